@@ -1,0 +1,1 @@
+"""Decision rules: pure functions from facts to plan values, each with its reason."""

@@ -1,0 +1,1 @@
+"""selfseg: self-configuring medical image segmentation."""

@@ -1,0 +1,1 @@
+"""Random transforms of training patches: drawn once, applied on CPU or GPU."""

@@ -1,0 +1,1 @@
+"""Run a function over many items: local processes."""

@@ -1,0 +1,1 @@
+"""Measure a dataset: facts, no decisions."""

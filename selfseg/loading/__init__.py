@@ -1,0 +1,1 @@
+"""Where patches are cut, and how batches reach the training loop."""

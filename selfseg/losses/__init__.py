@@ -1,0 +1,1 @@
+"""Loss terms, built from plan options."""

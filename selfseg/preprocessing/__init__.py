@@ -1,0 +1,1 @@
+"""From image files to training arrays, and predictions back to native geometry."""

@@ -1,0 +1,80 @@
+"""Progress of long work: a bar with ETA on a terminal, plain lines elsewhere, silent if told so."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_LINE_EVERY_S = 15.0
+
+
+class ProgressBar:
+    """Counts `total` items on stderr; `advance` may carry a short note (loss, case name).
+
+    Use as a context manager. On a terminal it draws a bar; elsewhere it prints a line at most
+    every 15 seconds and one at the end.
+    """
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label = label
+        self._total = total
+        self._done = 0
+        self._started = time.monotonic()
+        self._last_line = self._started
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(label, total=total, note="")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        elif kind is None:
+            self._line(f"done in {time.monotonic() - self._started:.0f} s")
+
+    def advance(self, count: int = 1, *, note: str = "", total: int | None = None) -> None:
+        """Count finished items; `total` corrects the expected number."""
+        self._done += count
+        self._total = self._total if total is None else total
+        if self._bar:
+            self._bar.update(self._task, completed=self._done, total=self._total, note=note)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= PLAIN_LINE_EVERY_S:
+            self._last_line = now
+            left_s = (now - self._started) / max(self._done, 1) * (self._total - self._done)
+            self._line(f"{note}{', ' if note else ''}about {max(left_s, 0):.0f} s left")
+
+    def _line(self, text: str) -> None:
+        sys.stderr.write(f"{self._label}: {self._done}/{self._total}, {text}\n")
+        sys.stderr.flush()

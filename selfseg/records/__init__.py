@@ -1,0 +1,1 @@
+"""Frozen, typed values that flow between the stages."""

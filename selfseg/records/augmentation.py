@@ -1,0 +1,46 @@
+"""Options of training augmentation: for each transform its probability and range."""
+
+from __future__ import annotations
+
+from selfseg.records.serial import Record
+
+Range = tuple[float, float]
+
+
+class Augmentation(Record):
+    """Random transforms in the order they are applied; defaults follow nnU-Net v2.
+
+    Attributes:
+        dummy_2d: Rotate and scale in the plane only, equally for all slices.
+        rotation_p, rotation_degrees: Chance; limit of the uniform angle about each axis.
+        scaling_p, scaling: Chance; range of the zoom of the sampling grid (> 1 shrinks objects).
+        noise_p, noise_std: Gaussian noise; its standard deviation is uniform in the range.
+        blur_p, blur_channel_p, blur_sigma: Gaussian blur; chance per sample, then per channel.
+        brightness_p, brightness: Factor on each channel.
+        contrast_p, contrast: Factor about the channel mean, clamped to the old range.
+        low_resolution_p, low_resolution_channel_p, low_resolution: Zoom down and up again.
+        gamma_inverted_p, gamma_p, gamma: Power on the range-scaled channel; mean and std kept.
+        mirror_axes: Spatial axes mirrored with probability one half each.
+    """
+
+    dummy_2d: bool = False
+    rotation_p: float = 0.2
+    rotation_degrees: float = 30.0
+    scaling_p: float = 0.2
+    scaling: Range = (0.7, 1.4)
+    noise_p: float = 0.1
+    noise_std: Range = (0.0, 0.1)
+    blur_p: float = 0.2
+    blur_channel_p: float = 0.5
+    blur_sigma: Range = (0.5, 1.0)
+    brightness_p: float = 0.15
+    brightness: Range = (0.75, 1.25)
+    contrast_p: float = 0.15
+    contrast: Range = (0.75, 1.25)
+    low_resolution_p: float = 0.25
+    low_resolution_channel_p: float = 0.5
+    low_resolution: Range = (0.5, 1.0)
+    gamma_inverted_p: float = 0.1
+    gamma_p: float = 0.3
+    gamma: Range = (0.7, 1.5)
+    mirror_axes: tuple[int, ...] = ()

@@ -1,0 +1,38 @@
+"""What training leaves behind: progress lines and the description of a trained fold."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from selfseg.records.plan import ConfigurationName
+from selfseg.records.serial import Record
+
+
+class EpochRecord(Record):
+    """One line of history.jsonl."""
+
+    epoch: int
+    step: int
+    learning_rate: float
+    loss: float
+    validation_loss: float | None = None
+    dice: tuple[float | None, ...] = ()
+    seconds: float
+    wait_share: float
+
+
+class TrainedFold(Record):
+    """fold.json beside weights.safetensors: which plan, data and length made these weights."""
+
+    schema_version: Literal[1] = 1
+    configuration: ConfigurationName
+    fold: str
+    plan_digest: str
+    dataset: str
+    seed: int
+    epochs: int
+    steps: int
+    seconds: float
+    precision: str
+    train_cases: tuple[str, ...]
+    validation_cases: tuple[str, ...]

@@ -1,0 +1,76 @@
+"""Options of optimization: optimizer, schedule, length, sampling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from selfseg.records.serial import Record
+
+
+class SGD(Record):
+    """Stochastic gradient descent with Nesterov momentum."""
+
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: float = 0.01
+    momentum: float = 0.99
+    nesterov: bool = True
+    weight_decay: float = 3e-5
+
+
+class AdamW(Record):
+    """Adam with decoupled weight decay."""
+
+    kind: Literal["adamw"] = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+
+
+Optimizer = Annotated[SGD | AdamW, Field(discriminator="kind")]
+
+
+class Poly(Record):
+    """`lr · (1 − progress) ** exponent`; progress is the share of the training that is over."""
+
+    kind: Literal["poly"] = "poly"
+    exponent: float = 0.9
+
+
+class WarmupCosine(Record):
+    """Linear warm-up over a share of the training, then half a cosine down to zero."""
+
+    kind: Literal["warmup_cosine"] = "warmup_cosine"
+    warmup: float = 0.05
+
+
+Schedule = Annotated[Poly | WarmupCosine, Field(discriminator="kind")]
+
+
+class Recipe(Record):
+    """An optimizer with its schedule; `average_decay` > 0 keeps an average of the weights.
+
+    `schedule_per_epoch`: the learning rate changes at epoch borders (nnU-Net) or every step.
+    """
+
+    optimizer: Optimizer
+    schedule: Schedule
+    schedule_per_epoch: bool = True
+    average_decay: float = 0.0
+
+
+class Optimization(Record):
+    """How long and how to train.
+
+    `recipe` is for full-length training; `short_recipe` for runs that are expected to make fewer
+    than `short_below_steps` steps.
+    """
+
+    recipe: Recipe
+    short_recipe: Recipe
+    short_below_steps: int
+    epochs: int = 1000
+    steps_per_epoch: int = 250
+    validation_steps: int = 50
+    gradient_clip: float = 12.0
+    foreground_share: float = 0.33

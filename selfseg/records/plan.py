@@ -1,0 +1,84 @@
+"""All decisions about a dataset, each with its reason."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from selfseg.records.augmentation import Augmentation
+from selfseg.records.dataset import Label
+from selfseg.records.loss import Loss
+from selfseg.records.network import Network
+from selfseg.records.optimization import Optimization
+from selfseg.records.preprocessing import Preprocessing
+from selfseg.records.serial import Record, Triple
+
+ConfigurationName = Literal["2d", "2.5d", "3d_fullres", "3d_lowres", "3d_cascade"]
+
+
+class Budget(Record):
+    """What a plan must fit: memory of the training device, and what device that is."""
+
+    memory_gib: float
+    device: Literal["cpu", "cuda"]
+
+
+class Decision(Record):
+    """One choice: the rule that made it, its value, the evidence, what else was possible.
+
+    `subject` is the plan's path the value stands at (`configurations.3d_fullres.batch`), or a
+    topic such as `configurations.3d_lowres` when something was left out.
+    """
+
+    rule: str
+    subject: str
+    value: str
+    because: str
+    alternatives: tuple[str, ...] = ()
+
+
+class Inference(Record):
+    """Sliding-window prediction: step in patches, mirrored axes, width of the window weight."""
+
+    step: float = 0.5
+    mirror_axes: tuple[int, ...] = ()
+    window_sigma: float = 0.125
+
+
+class Configuration(Record):
+    """One trainable set of decisions. Per-axis tuples are in working order.
+
+    Attributes:
+        name: 2d, 3d_fullres, …
+        preprocessing: Image → training array; equal ones share the stored arrays.
+        median_shape: Median shape of the training cases at the working spacing.
+        patch: Two entries (Y, X) for a 2D network, three for 3D.
+        batch: Patches per optimizer step.
+        memory_gib: Estimated memory of a training step.
+        network, loss, augmentation, optimization, inference: Options of the parts.
+    """
+
+    name: ConfigurationName
+    preprocessing: Preprocessing
+    median_shape: Triple
+    patch: tuple[int, ...]
+    batch: int
+    memory_gib: float
+    network: Network
+    loss: Loss
+    augmentation: Augmentation
+    optimization: Optimization
+    inference: Inference
+
+
+class Plan(Record):
+    """All decisions about one dataset; editable by hand."""
+
+    schema_version: Literal[1] = 1
+    planner: str
+    planner_version: str
+    dataset: str
+    channels: tuple[str, ...]
+    labels: tuple[Label, ...]
+    budget: Budget
+    configurations: tuple[Configuration, ...]
+    decisions: tuple[Decision, ...]

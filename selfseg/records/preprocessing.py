@@ -1,0 +1,89 @@
+"""Options of preprocessing: spacing, normalization of each channel, resampling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from selfseg.records.serial import Record
+
+
+class CTNormalization(Record):
+    """Clip to [lower, upper], subtract the dataset's mean, divide by its standard deviation."""
+
+    kind: Literal["ct"] = "ct"
+    lower: float
+    upper: float
+    mean: float
+    std: float
+
+
+class ZScore(Record):
+    """Zero mean, unit standard deviation per case; `inside_mask`: of the nonzero mask only."""
+
+    kind: Literal["zscore"] = "zscore"
+    inside_mask: bool = False
+
+
+class PercentileNormalization(Record):
+    """Clip to two percentiles of the case, then z-score."""
+
+    kind: Literal["percentile"] = "percentile"
+    lower_percent: float = 0.5
+    upper_percent: float = 99.5
+
+
+class MinMax(Record):
+    """Scale the range of the case to [0, 1]."""
+
+    kind: Literal["min_max"] = "min_max"
+
+
+class FixedScale(Record):
+    """Divide by a fixed number (255 for 8-bit color)."""
+
+    kind: Literal["fixed_scale"] = "fixed_scale"
+    divisor: float = 255.0
+
+
+class NoNormalization(Record):
+    """Leave values as they are."""
+
+    kind: Literal["none"] = "none"
+
+
+Normalization = Annotated[
+    CTNormalization | ZScore | PercentileNormalization | MinMax | FixedScale | NoNormalization,
+    Field(discriminator="kind"),
+]
+
+
+class Resampling(Record):
+    """Spline orders of resampling.
+
+    If the larger of the spacing's ratios exceeds `separate_axis_ratio` (current spacing first,
+    then the new one) the coarse axis is resampled on its own with `order_separate`.
+    """
+
+    order_image: int = 3
+    order_label: int = 1
+    order_probabilities: int = 1
+    order_separate: int = 0
+    separate_axis_ratio: float = 3.0
+
+
+class Preprocessing(Record):
+    """From a canonical image to a training array.
+
+    Attributes:
+        axes: Canonical → working axis order; the coarsest axis comes first.
+        spacing_mm: Working spacing in working order; None keeps the case's own (2D slices).
+        normalization: One for each channel.
+        resampling: Spline orders.
+    """
+
+    axes: tuple[int, int, int]
+    spacing_mm: tuple[float | None, float, float]
+    normalization: tuple[Normalization, ...]
+    resampling: Resampling = Resampling()

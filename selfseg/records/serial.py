@@ -1,0 +1,86 @@
+"""Records to JSON files and back: strict on reading, atomic on writing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from selfseg.errors import RecordError
+
+Triple = tuple[float, float, float]
+Shape3 = tuple[int, int, int]
+
+
+class Record(BaseModel):
+    """A frozen, typed value that can be written to a file and read back strictly."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def save(record: Record, path: Path) -> None:
+    """Write a record as JSON through a temporary name and a rename."""
+    write_text(record.model_dump_json(indent=1) + "\n", path)
+
+
+def load(kind: type[RecordT], path: Path) -> RecordT:
+    """Read a record of the given kind.
+
+    Raises:
+        RecordError: The file is missing, no JSON, or holds unknown keys, wrong types or wrong
+            values; the message names the place (`$.configurations[0].network.kind`).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(
+            f"{path}: cannot be read ({error.__class__.__name__}: {error})",
+            remedy="Check the path; 'selfseg plan' writes the files of a workspace.",
+        ) from error
+    return decode(kind, text, source=str(path))
+
+
+def decode(kind: type[RecordT], text: str, *, source: str) -> RecordT:
+    """Read a record from JSON text; `source` names it in messages."""
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        findings = "; ".join(
+            f"{_place(tuple(item['loc']))}: {item['msg']}" for item in error.errors()[:8]
+        )
+        raise RecordError(
+            f"{source}: not a valid {kind.__name__}: {findings}",
+            remedy="Mend the named place, or delete the file and make it again.",
+        ) from error
+
+
+def digest(record: Record) -> str:
+    """Return a short stable digest of a record's content."""
+    return hashlib.sha256(record.model_dump_json().encode()).hexdigest()[:16]
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write text so that the file is either the old one or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Return a JSON path such as `$.configurations[0].network` for pydantic's location."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
+    return "$" + "".join(steps)

@@ -1,0 +1,125 @@
+"""The only file that knows the file names of a workspace."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfseg.errors import SelfSegError
+from selfseg.records import serial
+from selfseg.records.preprocessing import Preprocessing
+
+DEFAULT_WORKSPACE = "selfseg_workspace"
+ENVIRONMENT_VARIABLE = "SELFSEG_WORKSPACE"
+
+
+def workspace_root(option: Path | None) -> Path:
+    """Return the workspace folder: option, else environment variable, else the default."""
+    return option or Path(os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_WORKSPACE)
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """Files of one trained fold: `models/CONFIG/fold_K`."""
+
+    path: Path
+
+    @property
+    def weights(self) -> Path:
+        """Final weights; present once the fold is finished."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def description(self) -> Path:
+        """TrainedFold record; written just before the weights."""
+        return self.path / "fold.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """All that is needed to resume, in one file."""
+        return self.path / "checkpoint" / "state.safetensors"
+
+    @property
+    def history(self) -> Path:
+        """One JSON line an epoch."""
+        return self.path / "history.jsonl"
+
+    @property
+    def validation(self) -> Path:
+        """Predictions of the fold's validation cases, and their scores."""
+        return self.path / "validation"
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """Files of one dataset: `WORKSPACE/NAME`."""
+
+    path: Path
+
+    @property
+    def dataset(self) -> Path:
+        """What was read."""
+        return self.path / "dataset.json"
+
+    @property
+    def fingerprint(self) -> Path:
+        """Measured facts."""
+        return self.path / "fingerprint.json"
+
+    @property
+    def plan(self) -> Path:
+        """All decisions."""
+        return self.path / "plan.json"
+
+    @property
+    def splits(self) -> Path:
+        """Folds."""
+        return self.path / "splits.json"
+
+    @property
+    def models(self) -> Path:
+        """Trained folds of all configurations."""
+        return self.path / "models"
+
+    def preprocessed(self, options: Preprocessing) -> Path:
+        """Folder of the arrays made with these options: spacing and a digest of the options."""
+        spacing = "x".join("own" if s is None else f"{s:.4g}" for s in options.spacing_mm)
+        return self.path / "preprocessed" / f"{spacing}_{serial.digest(options)[:8]}"
+
+    def fold(self, configuration: str, fold: str) -> FoldFolder:
+        """Folder of one fold; `fold` is `0`, `1`, … or `all`."""
+        return FoldFolder(self.models / configuration / f"fold_{fold}")
+
+
+def dataset_folder(root: Path, name: str) -> DatasetFolder:
+    """Return the folder of a dataset in a workspace."""
+    return DatasetFolder(root / name)
+
+
+def planned_folder(root: Path, dataset: str) -> DatasetFolder:
+    """Return the folder of a planned dataset, given by name or by its data folder.
+
+    Raises:
+        SelfSegError: There is no plan for it; lists what the workspace holds.
+    """
+    for name in dict.fromkeys((dataset, _declared_name(Path(dataset)), Path(dataset).name)):
+        folder = dataset_folder(root, name)
+        if name and folder.plan.is_file():
+            return folder
+    planned = sorted(path.parent.name for path in root.glob("*/plan.json"))
+    raise SelfSegError(
+        f"{dataset}: no plan in workspace {root} (planned there: {', '.join(planned) or 'none'})",
+        remedy=f"Run 'selfseg plan {dataset} --workspace {root}' first.",
+    )
+
+
+def _declared_name(folder: Path) -> str:
+    """Return the `name` in a folder's dataset.json, or an empty string."""
+    try:
+        described = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    name = described.get("name") if isinstance(described, dict) else None
+    return name if isinstance(name, str) else ""

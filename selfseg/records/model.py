@@ -22,7 +22,10 @@ class EpochRecord(Record):
 
 
 class TrainedFold(Record):
-    """fold.json beside weights.safetensors: which plan, data and length made these weights."""
+    """fold.json beside weights.safetensors: which plan, data and length made these weights.
+
+    `mirror_axes`: axes that training mirrored; prediction averages over no others.
+    """
 
     schema_version: Literal[1] = 1
     configuration: ConfigurationName
@@ -34,5 +37,6 @@ class TrainedFold(Record):
     steps: int
     seconds: float
     precision: str
+    mirror_axes: tuple[int, ...]
     train_cases: tuple[str, ...]
     validation_cases: tuple[str, ...]

@@ -51,12 +51,14 @@ class Recipe(Record):
     """An optimizer with its schedule; `average_decay` > 0 keeps an average of the weights.
 
     `schedule_per_epoch`: the learning rate changes at epoch borders (nnU-Net) or every step.
+    `mirror`: train (and so predict) with the mirrored axes of the augmentation.
     """
 
     optimizer: Optimizer
     schedule: Schedule
     schedule_per_epoch: bool = True
     average_decay: float = 0.0
+    mirror: bool = True
 
 
 class Optimization(Record):

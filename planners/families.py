@@ -1,0 +1,97 @@
+"""Network families with the memory references they were tuned at, and building their options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from selfseg.records.network import Network, ResidualUNet, UNet
+from selfseg.records.plan import Decision
+
+from .topology import Topology
+
+FIRST_FEATURES = 32
+MOST_FEATURES_2D, MOST_FEATURES_3D = 512, 320
+CONVS_PER_STAGE = 2
+RESIDUAL_BLOCKS = (1, 3, 4, 6)  # deeper stages repeat the last
+RESIDUAL_CONVS_DECODER = 1
+REFERENCE_BATCH_2D, REFERENCE_BATCH_3D = 12, 2
+BATCH_SHARE = 0.05  # of the data set's voxels in one batch
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of network and its reference: so many feature-map voxels fill so many GB.
+
+    Attributes:
+        kind: Network kind.
+        features_3d, features_2d: Feature-map voxels of the reference batch.
+        memory_gb: Memory that the references fill; they scale linearly with the target.
+        shrink_at_batch_2: The patch shrinks only when batch 2 does not fit (plain U-Net), not
+            already when the reference batch does not (residual). Differs in 2D only.
+        batch_share: Cap of the batch as a share of the data set; 1.0 is no cap.
+    """
+
+    kind: Literal["unet", "residual_unet"]
+    features_3d: float
+    features_2d: float
+    memory_gb: float
+    shrink_at_batch_2: bool = False
+    batch_share: float = BATCH_SHARE
+
+
+# The references of nnU-Net 2.8.1; its residual presets M, L, XL have no cap, ours do.
+PLAIN = Family("unet", 560e6, 85e6, 8, shrink_at_batch_2=True)
+RESIDUAL_M = Family("residual_unet", 680e6, 135e6, 8)
+RESIDUAL_L = Family("residual_unet", 2.1e9, 380e6, 24)
+RESIDUAL_XL = Family("residual_unet", 3.6e9, 560e6, 40)
+
+
+def choose_family(device: str, memory_gb: float) -> tuple[Family, Decision]:
+    """Take the residual encoder where a GPU pays for it, the plain U-Net on a CPU."""
+    if device == "cpu":
+        because = (
+            "a residual encoder costs about 1.5 times the arithmetic for about half a Dice point; "
+            "on a CPU that time is better spent on more training steps of a plain U-Net"
+        )
+        family, others = PLAIN, ("residual_unet",)
+    else:
+        family = RESIDUAL_M
+        for larger in (RESIDUAL_L, RESIDUAL_XL):
+            family = larger if memory_gb >= larger.memory_gb else family
+        because = (
+            f"with {memory_gb:g} GB on a GPU a residual encoder scores higher than a plain U-Net "
+            f"in published cross-validations; its reference is the one tuned at {family.memory_gb} GB"
+        )
+        others = ("unet",)
+    decision = Decision(
+        rule="family", subject="network family", value=family.kind, because=because,
+        alternatives=others,
+    )  # fmt: skip
+    return family, decision
+
+
+def build_options(family: Family, topology: Topology) -> Network:
+    """Return the network's options for a topology."""
+    stages = len(topology.strides)
+    most = MOST_FEATURES_2D if len(topology.patch) == 2 else MOST_FEATURES_3D
+    features = tuple(min(most, FIRST_FEATURES * 2**stage) for stage in range(stages))
+    if family.kind == "unet":
+        return UNet(
+            features=features,
+            kernels=topology.kernels,
+            strides=topology.strides,
+            convs_encoder=(CONVS_PER_STAGE,) * stages,
+            convs_decoder=(CONVS_PER_STAGE,) * (stages - 1),
+        )
+    return ResidualUNet(
+        features=features,
+        kernels=topology.kernels,
+        strides=topology.strides,
+        blocks_encoder=_blocks(stages),
+        convs_decoder=(RESIDUAL_CONVS_DECODER,) * (stages - 1),
+    )
+
+
+def _blocks(stages: int) -> tuple[int, ...]:
+    return tuple(RESIDUAL_BLOCKS[min(stage, len(RESIDUAL_BLOCKS) - 1)] for stage in range(stages))

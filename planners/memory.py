@@ -1,0 +1,107 @@
+"""Closed-form memory of a U-Net: feature-map voxels, parameters, GiB of a training step.
+
+The feature-map count is the one that nnU-Net sums over a real network; in closed form it costs
+nothing and can be tested against a built network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from selfseg.records.network import Network, UNet
+
+# A training step keeps, for each convolution output, the output itself and its activation, and
+# needs about a tenth more for gradients in flight.
+TENSORS_PER_FEATURE_MAP = 2.2
+BYTES_FLOAT32, BYTES_BFLOAT16 = 4, 2
+BYTES_PER_PARAMETER = 16  # weight, gradient, two optimizer moments in float32
+GIB = 2**30
+# Ordinary data sets have a few classes and channels; what goes beyond takes memory that the plain
+# count ignores: logits, log-probabilities and gradient of each further class.
+FREE_CLASSES, FREE_CHANNELS = 4, 4
+MAPS_PER_CLASS = 3
+
+
+def stage_voxels(patch: Sequence[int], strides: Sequence[Sequence[int]]) -> list[int]:
+    """Return the voxels of a feature map at each stage."""
+    shape, voxels = list(patch), []
+    for stride in strides:
+        shape = [n // s for n, s in zip(shape, stride, strict=True)]
+        voxels.append(prod(shape))
+    return voxels
+
+
+def count_features(network: Network, patch: Sequence[int], classes: int) -> int:
+    """Return Σ channels·voxels over the convolution outputs of one sample.
+
+    Args:
+        network: Options.
+        patch: Voxels per axis.
+        classes: Labels including background.
+    """
+    voxels = stage_voxels(patch, network.strides)
+    sizes = [f * v for f, v in zip(network.features, voxels, strict=True)]
+    decoder = sum((n + 1) * s for n, s in zip(network.convs_decoder, sizes[:-1], strict=True))
+    if isinstance(network, UNet):
+        encoder = sum(n * s for n, s in zip(network.convs_encoder, sizes, strict=True))
+    else:
+        encoder = sizes[0] + sum(
+            (2 * n + (stage > 0)) * s
+            for stage, (n, s) in enumerate(zip(network.blocks_encoder, sizes, strict=True))
+        )
+    return encoder + decoder + classes * voxels[0]
+
+
+def count_extra_features(voxels: int, classes: int, channels: int) -> int:
+    """Return what many classes and channels add to the count (nothing for ordinary data)."""
+    return voxels * (
+        MAPS_PER_CLASS * max(0, classes - FREE_CLASSES) + max(0, channels - FREE_CHANNELS)
+    )
+
+
+def count_parameters(network: Network, channels: int, classes: int) -> int:
+    """Return the number of weights, all segmentation heads counted."""
+    features, last = network.features, len(network.features) - 1
+    volumes = [prod(kernel) for kernel in network.kernels]
+    total = 0
+    before = channels
+    if isinstance(network, UNet):
+        for stage, convs in enumerate(network.convs_encoder):
+            for _ in range(convs):
+                total += _block(before, features[stage], volumes[stage])
+                before = features[stage]
+    else:
+        total += _block(channels, features[0], volumes[0])
+        before = features[0]
+        for stage, blocks in enumerate(network.blocks_encoder):
+            for _ in range(blocks):
+                total += _block(before, features[stage], volumes[stage])
+                total += _block(features[stage], features[stage], volumes[stage])
+                if before != features[stage]:
+                    total += before * features[stage] + 2 * features[stage]
+                before = features[stage]
+    for stage in range(last):
+        width = features[stage]
+        total += features[stage + 1] * width * prod(network.strides[stage + 1]) + width
+        total += _block(2 * width, width, volumes[stage])
+        total += (network.convs_decoder[stage] - 1) * _block(width, width, volumes[stage])
+        total += classes * (width + 1)
+    return total
+
+
+def estimate_gib(
+    network: Network, patch: Sequence[int], batch: int, *, channels: int, classes: int, device: str
+) -> float:
+    """Return the estimated memory of a training step in GiB: float32 on CPU, bfloat16 on CUDA."""
+    per_value = BYTES_BFLOAT16 if device == "cuda" else BYTES_FLOAT32
+    maps = count_features(network, patch, classes)
+    maps += count_extra_features(prod(patch), classes, channels)
+    activations = maps * batch * per_value * TENSORS_PER_FEATURE_MAP
+    weights = count_parameters(network, channels, classes) * BYTES_PER_PARAMETER
+    return float((activations + weights) / GIB)
+
+
+def _block(before: int, after: int, kernel_volume: int) -> int:
+    """Return the weights of convolution with bias, and norm with scale and shift."""
+    return before * after * kernel_volume + 3 * after

@@ -1,0 +1,153 @@
+"""Patch, network and batch of one configuration: as large as the memory target allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from selfseg.records.network import Network
+from selfseg.records.plan import Decision
+
+from .families import REFERENCE_BATCH_2D, REFERENCE_BATCH_3D, Family, build_options
+from .memory import count_extra_features, count_features
+from .topology import Topology, decide_topology
+
+START_VOXELS = {2: 2048**2, 3: 256**3}
+SMALLEST_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """What patch and batch follow from.
+
+    Attributes:
+        spacing: Working spacing per axis (two or three).
+        median_shape: Median shape at that spacing.
+        dataset_voxels: Voxels of all training cases at the full-resolution spacing.
+        classes: Labels including background.
+        channels: Input channels.
+        memory_gb: Target.
+        count_extras: Count many classes and channels (off reproduces nnU-Net exactly).
+    """
+
+    spacing: tuple[float, ...]
+    median_shape: tuple[float, ...]
+    dataset_voxels: float
+    classes: int
+    channels: int
+    memory_gb: float
+    count_extras: bool = True
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Patch, batch and network of one configuration, with the decisions behind them."""
+
+    patch: tuple[int, ...]
+    batch: int
+    network: Network
+    features: int
+    decisions: tuple[Decision, ...]
+
+
+def decide_sizes(request: Request, family: Family, *, name: str) -> Sizes:
+    """Start from a patch of the image's shape, shrink it until it fits, fill up with batch.
+
+    Args:
+        request: What the sizes follow from.
+        family: Network family with its memory reference.
+        name: Configuration, for the decisions' subjects.
+    """
+    dims = len(request.spacing)
+    reference_batch = REFERENCE_BATCH_2D if dims == 2 else REFERENCE_BATCH_3D
+    reference = family.features_2d if dims == 2 else family.features_3d
+    reference *= request.memory_gb / family.memory_gb
+    start = start_patch(request.spacing, request.median_shape)
+    topology = decide_topology(request.spacing, start)
+    features = _count(family, topology, request)
+    scale = SMALLEST_BATCH / reference_batch if family.shrink_at_batch_2 else 1.0
+    steps = 0
+    while features * scale > reference:
+        smaller = shrink(topology, request)
+        if smaller.patch == topology.patch:
+            break
+        topology = smaller
+        features = _count(family, topology, request)
+        steps += 1
+    fitting = round(reference / features * reference_batch)
+    cap = round(request.dataset_voxels * family.batch_share / prod(topology.patch))
+    batch = max(min(fitting, cap), SMALLEST_BATCH)
+    decisions = (
+        Decision(
+            rule="patch",
+            subject=f"configurations.{name}.patch",
+            value=_joined(topology.patch),
+            because=f"started at {_joined(start)} (aspect of the spacing, not beyond the median "
+            f"image {_joined(request.median_shape)}); {steps} reductions until "
+            f"{features / 1e6:.0f} M feature-map voxels fit the {reference / scale / 1e6:.0f} M of "
+            f"{request.memory_gb:g} GB; padded to the total stride {_joined(topology.divisors)}",
+        ),
+        Decision(
+            rule="topology",
+            subject=f"configurations.{name}.network",
+            value=f"{family.kind}, {len(topology.strides)} stages",
+            because=f"axes of spacing {_joined(request.spacing)} mm pool together while within a "
+            "factor of two of the finest and at least eight voxels long",
+        ),
+        Decision(
+            rule="batch",
+            subject=f"configurations.{name}.batch",
+            value=str(batch),
+            because=f"{fitting} patches fit the memory; at most {family.batch_share:.0%} of the "
+            f"data set's voxels in a batch allows {cap}; at least {SMALLEST_BATCH}",
+            alternatives=tuple(str(n) for n in {fitting, cap} - {batch}),
+        ),
+    )
+    return Sizes(
+        patch=topology.patch,
+        batch=batch,
+        network=build_options(family, topology),
+        features=features,
+        decisions=decisions,
+    )
+
+
+def start_patch(spacing: Sequence[float], median_shape: Sequence[float]) -> tuple[float, ...]:
+    """Return the patch of 256³ (2048²) voxels with equal mm per axis, not beyond the image."""
+    dims = len(spacing)
+    inverse = 1 / np.asarray(spacing)
+    scale = (START_VOXELS[dims] / inverse.prod()) ** (1 / dims)
+    return tuple(
+        float(min(round(side * scale), limit))
+        for side, limit in zip(inverse, median_shape, strict=True)
+    )
+
+
+def shrink(topology: Topology, request: Request) -> Topology:
+    """Return the next smaller patch with its topology.
+
+    The axis that covers most of the image loses one step of the divisor that it would have
+    afterwards, so that 256 becomes 224 and not 192.
+    """
+    ratio = np.asarray(topology.patch) / np.asarray(request.median_shape)
+    axis = int(np.argsort(ratio)[-1])
+    patch = list(topology.patch)
+    trial = patch.copy()
+    trial[axis] -= topology.divisors[axis]
+    patch[axis] -= decide_topology(request.spacing, trial).divisors[axis]
+    return topology if patch[axis] < 1 else decide_topology(request.spacing, patch)
+
+
+def _count(family: Family, topology: Topology, request: Request) -> int:
+    network = build_options(family, topology)
+    count = count_features(network, topology.patch, request.classes)
+    if request.count_extras:
+        count += count_extra_features(prod(topology.patch), request.classes, request.channels)
+    return count
+
+
+def _joined(values: Sequence[float]) -> str:
+    return "×".join(f"{value:.4g}" for value in values)

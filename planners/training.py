@@ -1,0 +1,88 @@
+"""Loss, augmentation, mirroring, optimization: the values of nnU-Net v2, and one short recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selfseg.records.augmentation import Augmentation
+from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss
+from selfseg.records.optimization import SGD, AdamW, Optimization, Poly, Recipe, WarmupCosine
+from selfseg.records.plan import Decision
+
+DUMMY_2D_RATIO = 3.0  # longest patch axis over the first, above which slices move in plane only
+ELONGATED_2D = 1.5  # longest over shortest axis of a 2D patch, above which it hardly rotates
+DEGREES_3D, DEGREES_PLANE, DEGREES_ELONGATED = 30.0, 180.0, 15.0
+SHORT_BELOW_STEPS = 10_000
+
+
+def decide_loss(name: str, *, batch_dice: bool) -> tuple[Loss, Decision]:
+    """Dice plus cross-entropy, one weight each."""
+    loss = Loss(terms=(DiceTerm(batch=batch_dice), CrossEntropyTerm()))
+    over = "the whole batch" if batch_dice else "each sample"
+    decision = Decision(
+        rule="loss",
+        subject=f"configurations.{name}.loss",
+        value=f"dice + cross_entropy, Dice over {over}",
+        because="overlap and voxel-wise term together are the most robust choice over data sets; "
+        "a patch of a 2D or coarse-to-fine configuration sees only a part, so its Dice is pooled"
+        if batch_dice
+        else "overlap and voxel-wise term together are the most robust choice over data sets; "
+        "a patch covers enough of a case for a Dice of its own",
+    )
+    return loss, decision
+
+
+def decide_augmentation(name: str, patch: Sequence[int]) -> tuple[Augmentation, Decision]:
+    """Rotate fully in the plane, by 30° in space, and in the plane only for flat patches."""
+    axes = tuple(range(len(patch)))
+    longest, shortest = max(patch), min(patch)
+    if len(patch) == 2:
+        elongated = longest / shortest > ELONGATED_2D
+        degrees = DEGREES_ELONGATED if elongated else DEGREES_PLANE
+        because = f"2D patch with a longest over shortest axis of {longest / shortest:.2g}"
+        flat = False
+    else:
+        flat = longest / patch[0] > DUMMY_2D_RATIO
+        degrees = DEGREES_PLANE if flat else DEGREES_3D
+        because = f"3D patch with a longest over first axis of {longest / patch[0]:.2g}"
+    because += f" (limit {ELONGATED_2D if len(patch) == 2 else DUMMY_2D_RATIO:g})"
+    value = Augmentation(dummy_2d=flat, rotation_degrees=degrees, mirror_axes=axes)
+    decision = Decision(
+        rule="augmentation",
+        subject=f"configurations.{name}.augmentation",
+        value=f"rotation ±{degrees:g}°{' in the plane of the slices' if flat else ''}, "
+        "mirroring of all axes",
+        because=because,
+    )
+    return value, decision
+
+
+def decide_optimization(name: str) -> tuple[Optimization, Decision]:
+    """SGD over 250,000 steps, and a recipe of its own for short runs."""
+    value = Optimization(
+        recipe=Recipe(optimizer=SGD(), schedule=Poly()),
+        short_recipe=Recipe(
+            optimizer=AdamW(),
+            schedule=WarmupCosine(),
+            schedule_per_epoch=False,
+            average_decay=0.99,
+            mirror=False,
+        ),
+        short_below_steps=SHORT_BELOW_STEPS,
+    )
+    decision = Decision(
+        rule="optimization",
+        subject=f"configurations.{name}.optimization",
+        value=f"SGD, poly over {value.epochs} × {value.steps_per_epoch} steps; "
+        f"below {SHORT_BELOW_STEPS} steps AdamW, warm-up, cosine, averaged weights, no mirroring",
+        because=SHORT_REASON,
+        alternatives=("SGD for short runs", "mirroring in short runs"),
+    )
+    return value, decision
+
+
+SHORT_REASON = (
+    "the long recipe is nnU-Net's; short runs were measured on hippocampus MR (40 training cases, "
+    "60 unseen, 500 steps of batch 2): this short recipe reached a mean Dice of 0.88, where 1,250 "
+    "steps of nnU-Net reach 0.86; a short run has no time to learn eight mirrored anatomies"
+)

@@ -1,0 +1,43 @@
+"""Array operations that several packages share. Axes: channels first, then Z, Y, X."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from selfseg.records.geometry import Box
+
+
+def bounding_box(mask: npt.NDArray[np.bool_]) -> Box:
+    """Return the tight box of the True voxels of a (Z, Y, X) mask; the whole array if none."""
+    lower, upper = [0, 0, 0], list(mask.shape)
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        hit = np.flatnonzero(mask.any(axis=others))
+        if hit.size == 0:
+            return Box(lower=(0, 0, 0), upper=(mask.shape[0], mask.shape[1], mask.shape[2]))
+        lower[axis], upper[axis] = int(hit[0]), int(hit[-1]) + 1
+    return Box(lower=(lower[0], lower[1], lower[2]), upper=(upper[0], upper[1], upper[2]))
+
+
+def nonzero_box(image: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.bool_], Box]:
+    """Return the mask of voxels that are nonzero in any channel, holes filled, and its box.
+
+    Args:
+        image: (c, Z, Y, X).
+
+    Returns:
+        Mask (Z, Y, X) and its tight box; the whole image if everything is zero.
+    """
+    mask: npt.NDArray[np.bool_] = (image != 0).any(axis=0)
+    if mask.all():
+        return mask, bounding_box(mask)
+    if not mask.any():
+        return ~mask, bounding_box(mask)
+    from scipy.ndimage import binary_fill_holes
+
+    box = bounding_box(mask)
+    inner = mask[box.slices]
+    if not inner.all():
+        mask[box.slices] = binary_fill_holes(inner)
+    return mask, box

@@ -1,0 +1,138 @@
+"""Draw all random parameters of one augmented sample; both backends apply the same draws.
+
+The transforms, their order and their default ranges follow nnU-Net v2 (Isensee et al., 2021).
+Drawing is separate from applying, so that a sample is a pure function of its random stream, the
+patch to load is known before it is loaded, and two backends can be compared draw by draw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from selfseg.records.augmentation import Augmentation, Range
+
+Factors = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SampleDraw:
+    """All parameters of one sample; None means that a transform is not applied.
+
+    Attributes:
+        dummy_2d: Spatial transforms act in the plane of the last two axes only.
+        angles: Rotation in radians: about each axis (3D), or one angle in the plane.
+        scale: Zoom of the sampling grid; > 1 shrinks objects.
+        noise_std: Standard deviation of the additive Gaussian noise.
+        noise_seed: Seed of the noise's own stream.
+        blur: For each channel the standard deviation in voxels per axis, or None.
+        brightness: Factor for each channel.
+        contrast: Factor about the mean for each channel.
+        low_resolution: For each channel the zoom, or None.
+        gamma_inverted: Exponent for each channel, applied to the negated channel.
+        gamma: Exponent for each channel.
+        mirror: Spatial axes to mirror.
+    """
+
+    dummy_2d: bool = False
+    angles: tuple[float, ...] | None = None
+    scale: float | None = None
+    noise_std: float | None = None
+    noise_seed: int = 0
+    blur: tuple[tuple[float, ...] | None, ...] = ()
+    brightness: Factors | None = None
+    contrast: Factors | None = None
+    low_resolution: tuple[float | None, ...] = ()
+    gamma_inverted: Factors | None = None
+    gamma: Factors | None = None
+    mirror: tuple[int, ...] = ()
+
+    @property
+    def is_spatial(self) -> bool:
+        """True if the sample must be interpolated; else its patch is cut as it is."""
+        return self.angles is not None or self.scale is not None
+
+
+def draw_sample(
+    options: Augmentation, *, channels: int, patch: tuple[int, ...], rng: np.random.Generator
+) -> SampleDraw:
+    """Draw the parameters of one sample.
+
+    Args:
+        options: Probabilities and ranges.
+        channels: Number of image channels.
+        patch: Final patch in voxels, two or three axes.
+        rng: The stream of the sample; draws happen in the order of the transforms.
+    """
+    dims = len(patch)
+    in_plane = options.dummy_2d and dims == 3
+    return SampleDraw(
+        dummy_2d=in_plane,
+        angles=_angles(options, 1 if in_plane or dims == 2 else 3, rng),
+        scale=_uniform(options.scaling, rng) if rng.random() < options.scaling_p else None,
+        noise_std=_uniform(options.noise_std, rng) if rng.random() < options.noise_p else None,
+        noise_seed=int(rng.integers(2**63)),
+        blur=_blur(options, channels, dims, rng),
+        brightness=_factors(options.brightness_p, options.brightness, channels, rng),
+        contrast=_factors(options.contrast_p, options.contrast, channels, rng),
+        low_resolution=_low_resolution(options, channels, rng),
+        gamma_inverted=_factors(options.gamma_inverted_p, options.gamma, channels, rng),
+        gamma=_factors(options.gamma_p, options.gamma, channels, rng),
+        mirror=tuple(axis for axis in options.mirror_axes if rng.random() < 0.5),
+    )
+
+
+def _angles(
+    options: Augmentation, count: int, rng: np.random.Generator
+) -> tuple[float, ...] | None:
+    if rng.random() >= options.rotation_p:
+        return None
+    limit = np.deg2rad(options.rotation_degrees)
+    return tuple(float(angle) for angle in rng.uniform(-limit, limit, size=count))
+
+
+def _blur(
+    options: Augmentation, channels: int, dims: int, rng: np.random.Generator
+) -> tuple[tuple[float, ...] | None, ...]:
+    if rng.random() >= options.blur_p:
+        return (None,) * channels
+    return tuple(
+        tuple(_uniform(options.blur_sigma, rng) for _ in range(dims))
+        if rng.random() < options.blur_channel_p
+        else None
+        for _ in range(channels)
+    )
+
+
+def _low_resolution(
+    options: Augmentation, channels: int, rng: np.random.Generator
+) -> tuple[float | None, ...]:
+    if rng.random() >= options.low_resolution_p:
+        return (None,) * channels
+    return tuple(
+        _uniform(options.low_resolution, rng)
+        if rng.random() < options.low_resolution_channel_p
+        else None
+        for _ in range(channels)
+    )
+
+
+def _factors(
+    chance: float, limits: Range, channels: int, rng: np.random.Generator
+) -> Factors | None:
+    if rng.random() >= chance:
+        return None
+    return tuple(_two_sided(limits, rng) for _ in range(channels))
+
+
+def _uniform(limits: Range, rng: np.random.Generator) -> float:
+    return float(rng.uniform(limits[0], limits[1]))
+
+
+def _two_sided(limits: Range, rng: np.random.Generator) -> float:
+    """Draw below one and above one equally often, uniformly on each side."""
+    low, high = limits
+    if low >= 1 or high <= 1:
+        return _uniform(limits, rng)
+    return _uniform((low, 1.0) if rng.random() < 0.5 else (1.0, high), rng)

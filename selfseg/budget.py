@@ -1,0 +1,60 @@
+"""What a plan must fit: memory from the option or from the device, without loading torch needlessly."""
+
+from __future__ import annotations
+
+import ctypes.util
+import logging
+import re
+
+from selfseg.errors import SelfSegError
+from selfseg.records.plan import Budget
+
+log = logging.getLogger(__name__)
+
+MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(gib|gb|g|mib|mb|m)?", re.IGNORECASE)
+CPU_DEFAULT_GIB = 8.0
+# Published residual-encoder plans gain nothing beyond 24 GB (nnU-Net Revisited); more is asked for
+# with --memory.
+LARGEST_DEFAULT_GIB = 24.0
+
+
+def parse_gib(text: str) -> float:
+    """Return GiB for `4GB`, `500MB` (a bare number is GB; GB and GiB mean the same here)."""
+    match = MEMORY.fullmatch(text.strip())
+    per_unit = 1 / 1024 if match and (match[2] or "g").lower().startswith("m") else 1.0
+    gib = float(match[1]) * per_unit if match else 0.0
+    if gib <= 0:
+        raise SelfSegError(f"memory {text!r}: not an amount", remedy="Write 4GB or 500MB.")
+    return gib
+
+
+def detect_budget(memory: str | None, device: str) -> Budget:
+    """Return the budget of a plan.
+
+    Args:
+        memory: Amount such as `8GB`; None takes the device's, at most 24 GiB, and 8 on a CPU.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; a plan for CUDA can be made without one if
+            `memory` is given.
+    """
+    asked = None if memory is None else parse_gib(memory)
+    if device == "cpu" or (device == "auto" and not _has_driver()):
+        return Budget(memory_gib=asked or CPU_DEFAULT_GIB, device="cpu")
+    if device != "auto" and asked is not None:
+        return Budget(memory_gib=asked, device="cuda")
+    import torch
+
+    if not torch.cuda.is_available():
+        if device == "auto":
+            return Budget(memory_gib=asked or CPU_DEFAULT_GIB, device="cpu")
+        raise SelfSegError(
+            f"--device {device}: torch {torch.__version__} sees no CUDA device",
+            remedy="Name the memory to plan for (--memory 24GB), or use --device cpu.",
+        )
+    index = torch.device(device if device != "auto" else "cuda").index or 0
+    total = torch.cuda.get_device_properties(index).total_memory / 2**30
+    return Budget(memory_gib=asked or min(round(total, 1), LARGEST_DEFAULT_GIB), device="cuda")
+
+
+def _has_driver() -> bool:
+    """Tell whether an NVIDIA driver is installed; far cheaper than importing torch."""
+    return ctypes.util.find_library("cuda") is not None

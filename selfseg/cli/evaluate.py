@@ -1,0 +1,42 @@
+"""`selfseg evaluate`: score predictions against references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfseg.cli import options
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Option("-p", "--predictions", help="Folder of label maps.")],
+    references: Annotated[Path, typer.Option("-r", "--references", help="Folder of references.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write FILE.json and FILE.csv. Default: none."),
+    ] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tolerance",
+            metavar="MM or LABEL=MM",
+            help="Tolerance of the normalized surface Dice in mm (default 1); repeatable.",
+        ),
+    ] = None,
+    workers: options.Workers = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Score every case and label: overlap, surface distances in mm, volume."""
+    from selfseg import pipeline
+    from selfseg.cli import tables
+
+    table = pipeline.evaluate_predictions(
+        predictions, references, output=output, tolerances=tuple(tolerance or ()), workers=workers
+    )
+    if json:
+        typer.echo(table.model_dump_json(indent=1))
+    else:
+        tables.print_metrics(table)

@@ -1,0 +1,56 @@
+"""The `selfseg` command: registers the subcommands, turns errors into one message and exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+from selfseg.cli import demo, evaluate, plan, predict, train
+from selfseg.errors import SelfSegError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="selfseg",
+    help="Self-configuring medical image segmentation: plan, train, predict, evaluate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("plan")(plan.plan)
+app.command("train")(train.train)
+app.command("predict")(predict.predict)
+app.command("evaluate")(evaluate.evaluate)
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Run the command line; a SelfSegError becomes a short message and exit code 2."""
+    debug = "--debug" in sys.argv
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("selfseg").setLevel(logging.DEBUG if debug else logging.INFO)
+    try:
+        app()
+    except SelfSegError as error:
+        if debug:
+            raise
+        _complain(error)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted; the same command goes on where it stopped.\n")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _complain(error: SelfSegError) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Error: {error.args[0]}", style="red")
+    if error.remedy:
+        console.print(f"  → {error.remedy}", style="yellow")

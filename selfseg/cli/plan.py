@@ -1,0 +1,61 @@
+"""`selfseg plan`: check, fingerprint, plan, preprocess."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfseg.cli import options
+
+
+def plan(
+    dataset: Annotated[str, typer.Argument(help="Data folder, or name of a planned data set.")],
+    workspace: options.Workspace = None,
+    planner: Annotated[str, typer.Option("--planner", help="Who decides.")] = "default",
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", help="Memory target, such as 8GB. Default: the device's."),
+    ] = None,
+    cases: Annotated[
+        Path | None,
+        typer.Option("--cases", help="Text file with the case ids to use, one a line."),
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print every decision.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Decide a value yourself; repeatable."),
+    ] = None,
+    no_preprocess: Annotated[
+        bool, typer.Option("--no-preprocess", help="Stop after the plan.")
+    ] = False,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Check and measure a data set, decide everything, and prepare the training arrays."""
+    from selfseg import pipeline
+    from selfseg.cli import tables
+    from selfseg.workspace import workspace_root
+
+    result = pipeline.plan_dataset(
+        dataset,
+        workspace_root(workspace),
+        pipeline.PlanRequest(
+            planner=planner,
+            memory=memory,
+            device=device,
+            cases=cases,
+            settings=tuple(settings or ()),
+            preprocess=not no_preprocess,
+            workers=workers,
+        ),
+    )
+    if json:
+        typer.echo(result.plan.model_dump_json(indent=1))
+        return
+    if explain:
+        tables.print_decisions(result.plan)
+    tables.print_plan(result)

@@ -1,0 +1,64 @@
+"""`selfseg predict`: segment new images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfseg.cli import options
+
+
+def predict(
+    source: Annotated[Path, typer.Option("-i", "--input", help="A folder or one image.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the label maps.")],
+    model: Annotated[
+        Path | None, typer.Option("-m", "--model", help="Model folder. Default: the workspace's.")
+    ] = None,
+    workspace: options.Workspace = None,
+    config: Annotated[str | None, typer.Option("--config", help="Configuration to use.")] = None,
+    folds: Annotated[
+        str | None, typer.Option("--folds", help="Folds to average, such as 0,1,2 or all.")
+    ] = None,
+    tta: Annotated[
+        bool | None,
+        typer.Option("--tta/--no-tta", help="Average over mirrored images. Default: the plan's."),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write probabilities as well.")
+    ] = False,
+    max_memory: Annotated[
+        str | None, typer.Option("--max-memory", help="Memory limit, such as 4GB.")
+    ] = None,
+    step: Annotated[
+        float | None, typer.Option("--step", min=0.05, max=1.0, help="Window step in patches.")
+    ] = None,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Segment images with a trained model; results have exactly the geometry of the input."""
+    from selfseg import pipeline
+    from selfseg.cli import tables
+    from selfseg.workspace import workspace_root
+
+    result = pipeline.predict_images(
+        pipeline.PredictRequest(
+            source=source,
+            output=output,
+            model=model or workspace_root(workspace),
+            configuration=config,
+            folds=None if folds is None else tuple(folds.split(",")),
+            tta=tta,
+            probabilities=probabilities,
+            max_memory=max_memory,
+            step=step,
+            device=device,
+            workers=workers,
+        )
+    )
+    tables.print_predictions(result, output, as_json=json)
+    if result.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,113 @@
+"""What commands print: tables on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from selfseg.records.metrics import LabelScores, MetricsTable
+from selfseg.records.plan import Plan
+
+if TYPE_CHECKING:
+    from selfseg.inference.predictor import PredictionReport
+    from selfseg.pipeline import PlanResult, TrainResult
+
+COLUMNS = (
+    ("Dice", "dice", 4),
+    ("IoU", "iou", 4),
+    ("HD95 mm", "hd95_mm", 2),
+    ("ASSD mm", "assd_mm", 2),
+    ("NSD", "nsd", 4),
+    ("ΔV ml", "volume_difference_ml", 3),
+)
+
+
+def console() -> Console:
+    """Return a console on stdout that does not guess at numbers and paths."""
+    return Console(highlight=False, markup=False)
+
+
+def print_decisions(plan: Plan) -> None:
+    """Print every decision of a plan with its reason."""
+    table = Table(title=f"Decisions of planner {plan.planner} for {plan.dataset}", show_lines=True)
+    for name in ("what", "value", "because", "else"):
+        table.add_column(name, overflow="fold")
+    for decision in plan.decisions:
+        table.add_row(
+            decision.subject, decision.value, decision.because, "\n".join(decision.alternatives)
+        )
+    console().print(table)
+
+
+def print_plan(result: PlanResult) -> None:
+    """Print the configurations of a plan and the next command."""
+    table = Table(title=f"Plan for {result.plan.dataset}: {len(result.dataset.cases)} cases")
+    for name in ("configuration", "spacing mm", "patch", "batch", "network", "memory GiB"):
+        table.add_column(name)
+    for item in result.plan.configurations:
+        spacing = (f"{s:.3g}" if s is not None else "own" for s in item.preprocessing.spacing_mm)
+        table.add_row(
+            item.name,
+            " × ".join(spacing),
+            " × ".join(map(str, item.patch)),
+            str(item.batch),
+            f"{item.network.kind}, {len(item.network.features)} stages",
+            f"{item.memory_gib:.1f}",
+        )
+    out = console()
+    out.print(table)
+    if result.splits.note:
+        out.print(f"Folds: {result.splits.note}")
+    first = result.plan.configurations[-1].name if result.plan.configurations else "2d"
+    names = [item.name for item in result.plan.configurations]
+    chosen = "3d_fullres" if "3d_fullres" in names else first
+    out.print(f"Written to {result.folder.path}")
+    out.print(f"Next: selfseg train {result.plan.dataset} {chosen} 0")
+
+
+def print_trained(result: TrainResult) -> None:
+    """Print what was trained and how its validation cases scored."""
+    fold = result.fold
+    out = console()
+    out.print(
+        f"{fold.dataset} {fold.configuration} fold {fold.fold}: {fold.epochs} epochs, "
+        f"{fold.steps} steps, {fold.seconds:.0f} s, {fold.precision}"
+    )
+    if result.scores is not None:
+        print_metrics(result.scores)
+    out.print(f"Model: {result.folder}")
+
+
+def print_metrics(table: MetricsTable) -> None:
+    """Print mean scores per label and over labels."""
+    view = Table(title=f"{len(table.cases)} cases")
+    view.add_column("label")
+    for title, _, _ in COLUMNS:
+        view.add_column(title, justify="right")
+    for name, scores in table.labels.items():
+        view.add_row(name, *_cells(scores))
+    view.add_section()
+    view.add_row("mean", *_cells(table.mean))
+    console().print(view)
+
+
+def print_predictions(report: PredictionReport, output: Path, *, as_json: bool) -> None:
+    """Print how many cases were done and which failed, and why."""
+    if as_json:
+        failed: Mapping[str, str] = dict(report.failed)
+        print(json.dumps({"done": list(report.done), "failed": failed}, indent=1))
+        return
+    out = console()
+    out.print(f"{len(report.done)} cases segmented, written to {output}")
+    for case, message in report.failed:
+        out.print(f"FAILED {case}: {message}")
+
+
+def _cells(scores: LabelScores) -> list[str]:
+    values = ((getattr(scores, field), digits) for _, field, digits in COLUMNS)
+    return ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]

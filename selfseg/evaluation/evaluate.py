@@ -1,0 +1,249 @@
+"""Score predictions against references, case by case and label by label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from selfseg.errors import DatasetError, GeometryError, SelfSegError
+from selfseg.evaluation.labels import declared_labels, numbered_labels
+from selfseg.evaluation.overlap import overlaps
+from selfseg.evaluation.surface import (
+    average_distance_mm,
+    hausdorff_mm,
+    normalized_surface_dice,
+    surface_distances,
+)
+from selfseg.evaluation.table import metrics_table
+from selfseg.execution.processes import map_parallel
+from selfseg.io.images import (
+    IMAGE_ENDINGS,
+    Image,
+    case_name,
+    grid_differences,
+    label_indices,
+    read_label_map,
+)
+from selfseg.records.dataset import Label
+from selfseg.records.metrics import CaseScores, LabelScores, MetricsTable
+from selfseg.records.serial import Triple
+
+Tolerance = float | Mapping[str, float]
+DEFAULT_TOLERANCE_MM = 1.0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two files of one case, and how to score them."""
+
+    id: str
+    prediction: Path
+    reference: Path
+    labels: tuple[Label, ...]
+    tolerance_mm: Tolerance
+
+
+def evaluate_folders(
+    predictions: Path,
+    references: Path,
+    *,
+    labels: Sequence[Label] | None = None,
+    tolerance_mm: Tolerance = DEFAULT_TOLERANCE_MM,
+    workers: int = 1,
+) -> MetricsTable:
+    """Score a folder of predictions against a folder of references.
+
+    Args:
+        predictions: Folder of label maps; what has no reference is ignored.
+        references: Folder of label maps; each needs a prediction of the same name up to the ending.
+        labels: Foreground labels. Default: those of a dataset.json in the references' folder or
+            its parent, else every value that occurs.
+        tolerance_mm: Tolerance of the normalized surface Dice, one or by label name (1 mm for
+            labels that are not named).
+        workers: Parallel processes.
+
+    Raises:
+        SelfSegError: Missing predictions, unknown values, unreadable files; all are listed.
+        GeometryError: Predictions that do not lie on the grid of their references.
+    """
+    files = _matched(predictions, references)
+    known = tuple(labels) if labels is not None else declared_labels(references)
+    if not known:
+        paths = [path for pair in files.values() for path in pair]
+        known = numbered_labels(
+            value
+            for values in map_parallel(_values, paths, workers=workers, label="reading labels")
+            for value in values
+        )
+    _check_tolerances(tolerance_mm, known)
+    pairs = [Pair(case, *paths, known, tolerance_mm) for case, paths in files.items()]
+    results = map_parallel(score_files, pairs, workers=workers, label="evaluating")
+    scored = [result for result in results if isinstance(result, CaseScores)]
+    _raise_all([result for result in results if isinstance(result, SelfSegError)], predictions)
+    return metrics_table(scored, [label.name for label in known])
+
+
+def score_files(pair: Pair) -> CaseScores | SelfSegError:
+    """Score one pair of files; a mistake of the user comes back as a value."""
+    try:
+        prediction, reference = read_label_map(pair.prediction), read_label_map(pair.reference)
+        differences = grid_differences(prediction.geometry, reference.geometry)
+        if differences:
+            return GeometryError(
+                f"{pair.prediction}: not on the grid of {pair.reference}: {'; '.join(differences)}"
+            )
+        scores = score_case(
+            _indices(prediction, pair.prediction, pair.labels),
+            _indices(reference, pair.reference, pair.labels),
+            pair.labels,
+            reference.geometry.spacing_mm,
+            pair.tolerance_mm,
+        )
+    except SelfSegError as error:
+        return error
+    return CaseScores(case=pair.id, labels=scores)
+
+
+def score_case(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    labels: Sequence[Label],
+    spacing_mm: Triple,
+    tolerance_mm: Tolerance = DEFAULT_TOLERANCE_MM,
+) -> dict[str, LabelScores]:
+    """Score two label maps of one grid.
+
+    Args:
+        prediction: Label indices (z, y, x), 0 to the number of labels.
+        reference: The same of the annotation judged against.
+        labels: Foreground labels in the order of the indices.
+        spacing_mm: Voxel size.
+        tolerance_mm: Tolerance of the normalized surface Dice, one or by label name.
+
+    Returns:
+        Scores by label name; what is undefined is None (see `LabelScores`).
+    """
+    counts = overlaps(prediction, reference, len(labels))
+    boxes = _label_boxes(prediction, reference, len(labels))
+    scores = {}
+    for index, label in enumerate(labels, start=1):
+        box, overlap = boxes[index - 1], counts[index - 1]
+        distances = surface_distances(prediction[box] == index, reference[box] == index, spacing_mm)
+        scores[label.name] = LabelScores(
+            dice=overlap.dice,
+            iou=overlap.iou,
+            hd95_mm=hausdorff_mm(distances),
+            assd_mm=average_distance_mm(distances),
+            nsd=normalized_surface_dice(distances, tolerance_of(label.name, tolerance_mm)),
+            volume_difference_ml=overlap.volume_difference_ml(math.prod(spacing_mm)),
+        )
+    return scores
+
+
+def tolerance_of(name: str, tolerance_mm: Tolerance) -> float:
+    """Return the tolerance of one label in mm."""
+    if isinstance(tolerance_mm, Mapping):
+        return tolerance_mm.get(name, DEFAULT_TOLERANCE_MM)
+    return tolerance_mm
+
+
+def _label_boxes(a: np.ndarray, b: np.ndarray, num_labels: int) -> list[tuple[slice, slice, slice]]:
+    """Return the box of each label in both maps, with a margin of one voxel where there is one.
+
+    The margin keeps a label that is one voxel thick apart from an image that is.
+    """
+    empty = (slice(0, 0), slice(0, 0), slice(0, 0))
+    boxes = []
+    for found in zip(*(ndimage.find_objects(m, max_label=num_labels) for m in (a, b)), strict=True):
+        present = [box for box in found if box is not None]
+        if not present:
+            boxes.append(empty)
+            continue
+        z, y, x = (
+            slice(max(min(s.start for s in axis) - 1, 0), max(s.stop for s in axis) + 1)
+            for axis in zip(*present, strict=True)
+        )
+        boxes.append((z, y, x))
+    return boxes
+
+
+def _matched(predictions: Path, references: Path) -> dict[str, tuple[Path, Path]]:
+    """Return prediction and reference of every case that has a reference."""
+    made, expected = _files(predictions), _files(references)
+    if not expected:
+        raise SelfSegError(
+            f"{references}: holds no label maps ({', '.join(IMAGE_ENDINGS)})",
+            remedy="Give the folder of the references with -r.",
+        )
+    missing = sorted(set(expected) - set(made))
+    if missing:
+        raise SelfSegError(
+            f"{predictions}: no prediction for {len(missing)} of {len(expected)} references: "
+            + ", ".join(missing),
+            remedy="Predict these cases as well, or evaluate against a folder without them.",
+        )
+    return {case: (made[case], expected[case]) for case in sorted(expected)}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return the label maps of a folder by case name."""
+    if not folder.is_dir():
+        raise SelfSegError(f"{folder}: no such folder", remedy="Check the path.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or not path.name.lower().endswith(IMAGE_ENDINGS):
+            continue
+        name = case_name(path)
+        if name in found:
+            raise SelfSegError(
+                f"{folder}: two files for case {name}: {found[name].name} and {path.name}",
+                remedy="Remove one of them.",
+            )
+        found[name] = path
+    return found
+
+
+def _values(path: Path) -> tuple[int, ...]:
+    """Return the values that occur in a label map."""
+    return tuple(int(value) for value in np.unique(read_label_map(path).array))
+
+
+def _indices(image: Image, path: Path, labels: Sequence[Label]) -> np.ndarray:
+    """Return label indices (z, y, x); a complaint about values names the file."""
+    try:
+        return label_indices(image.array[0], labels)
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error.message}", remedy=error.remedy) from error
+
+
+def _check_tolerances(tolerance_mm: Tolerance, labels: Sequence[Label]) -> None:
+    """Refuse tolerances of labels that do not exist."""
+    if not isinstance(tolerance_mm, Mapping):
+        return
+    names = [label.name for label in labels]
+    unknown = sorted(set(tolerance_mm) - set(names))
+    if unknown:
+        raise SelfSegError(
+            f"tolerance for unknown labels: {', '.join(unknown)} (labels: {', '.join(names)})",
+            remedy="Name labels as in the dataset's description.",
+        )
+
+
+def _raise_all(errors: Sequence[SelfSegError], folder: Path) -> None:
+    """Raise all complaints as one; a GeometryError if all are."""
+    if not errors:
+        return
+    all_geometry = all(isinstance(error, GeometryError) for error in errors)
+    kind = GeometryError if all_geometry else SelfSegError
+    lines = "".join(f"\n  • {error.message}" for error in errors)
+    raise kind(
+        f"{folder}: {len(errors)} cases cannot be evaluated{lines}",
+        remedy="Predictions need the grid and the label values of their references."
+        if all_geometry
+        else next((error.remedy for error in errors if error.remedy), ""),
+    )

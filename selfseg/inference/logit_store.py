@@ -1,0 +1,84 @@
+"""Where the logits of a whole image lie: on the device, in memory, or in a scratch file.
+
+Logits are the one array whose size grows with the number of labels. The first place with enough
+room is taken: device float32, device float16, memory float32, memory float16, file float16.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import mmap
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """How much memory prediction may take, and what each part of it gets.
+
+    Two images are on their way at once, one computed and one exported. Each may have a quarter
+    for its logits and the exported one an eighth for its conversion; the rest is for images.
+
+    Attributes:
+        max_gib: Upper limit; None takes what is available.
+    """
+
+    max_gib: float | None = None
+
+    def logits_bytes(self, device: torch.device) -> float:
+        """Return room for the logits of one image on a device."""
+        if device.type == "cuda":
+            return self._bytes(torch.cuda.mem_get_info(device)[0]) / 4
+        return self._bytes(psutil.virtual_memory().available) / 4
+
+    def export_gib(self) -> float:
+        """Return room for bringing logits back to the image's grid."""
+        return self._bytes(psutil.virtual_memory().available) / 8 / GIB
+
+    def _bytes(self, available: int) -> float:
+        return available if self.max_gib is None else min(self.max_gib * GIB, available)
+
+
+@dataclass
+class LogitStore:
+    """Room for the logits of one image after another.
+
+    Attributes:
+        budget: Memory that prediction may take.
+        folder: Folder of scratch files; default: the system's.
+    """
+
+    budget: MemoryBudget = MemoryBudget()
+    folder: Path | None = None
+    _mapped: mmap.mmap | None = field(default=None, init=False, repr=False)
+
+    def allocate(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Return zeros of a shape in the first place that has room for them."""
+        self._mapped = None
+        count = math.prod(shape)
+        for place in dict.fromkeys((device, torch.device("cpu"))):
+            room = self.budget.logits_bytes(place)
+            for dtype in (torch.float32, torch.float16):
+                if count * dtype.itemsize <= room:
+                    return torch.zeros(tuple(shape), dtype=dtype, device=place)
+        log.info("logits of %.1f GiB go to a scratch file", count * 2 / GIB)
+        with tempfile.TemporaryFile(dir=self.folder, prefix=".selfseg-logits-") as file:
+            file.truncate(count * 2)
+            self._mapped = mmap.mmap(file.fileno(), count * 2)
+        return torch.frombuffer(self._mapped, dtype=torch.float16).view(tuple(shape))
+
+    def release(self, logits: Tensor) -> None:
+        """Let go of the memory that the pages of a scratch file take; the file keeps them."""
+        if self._mapped is not None and logits.device.type == "cpu":
+            self._mapped.madvise(mmap.MADV_DONTNEED)

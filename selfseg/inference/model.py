@@ -1,0 +1,253 @@
+"""Find and load a trained model: its plan, one configuration, and the weights of its folds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from selfseg.errors import ModelError
+from selfseg.inference.ensemble import MeanOfLogits
+from selfseg.networks.build import build_network
+from selfseg.networks.weights import load_weights
+from selfseg.records import serial
+from selfseg.records.dataset import Label
+from selfseg.records.model import TrainedFold
+from selfseg.records.network import Network
+from selfseg.records.plan import Configuration, Plan
+from selfseg.records.preprocessing import Preprocessing
+from selfseg.workspace import DatasetFolder, dataset_folder
+
+ALL_CASES = "all"  # the fold that trains on every case
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained configuration, ready to predict.
+
+    Attributes:
+        folder: Where it was found.
+        plan: The plan it was trained with.
+        configuration: The configuration in it.
+        folds: The folds whose logits are averaged.
+        mirror_axes: Planned axes of mirroring that every fold was trained with.
+        network: All folds as one network in eval mode; gives a tuple with one entry.
+        device: Where the network is.
+    """
+
+    folder: Path
+    plan: Plan
+    configuration: Configuration
+    folds: tuple[str, ...]
+    mirror_axes: tuple[int, ...]
+    network: nn.Module
+    device: torch.device
+
+    @property
+    def outputs(self) -> int:
+        """Number of network outputs, background included."""
+        return len(self.plan.labels) + 1
+
+    @property
+    def description(self) -> str:
+        """Which model this is, in one line."""
+        plural = "s" if len(self.folds) > 1 else ""
+        return (
+            f"{self.plan.dataset} {self.configuration.name}, "
+            f"fold{plural} {', '.join(self.folds)} ({self.folder})"
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration with trained folds that could be loaded."""
+
+    folder: DatasetFolder
+    plan: Plan
+    configuration: Configuration
+    folds: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Return the options that choose this model."""
+        folds = ", ".join(self.folds)
+        return f"-m {self.folder.path} --config {self.configuration.name} (folds: {folds})"
+
+
+def load_model(
+    folder: Path,
+    *,
+    configuration: str | None = None,
+    folds: Sequence[str] | None = None,
+    device: torch.device,
+) -> Model:
+    """Load the one model that a folder holds.
+
+    Args:
+        folder: A workspace, a dataset's folder in it, or any folder with plan.json and models/.
+        configuration: Name of the configuration; needed if several are trained.
+        folds: Folds to average. Default: every trained fold of the cross-validation, else `all`.
+        device: Where to compute.
+
+    Raises:
+        ModelError: There is no such model, or more than one; the message lists what there is.
+    """
+    candidate = _choose(folder, configuration, folds)
+    chosen = tuple(folds) if folds else _default_folds(candidate.folds)
+    trained = [_description(candidate, fold) for fold in chosen]
+    networks = [_load_fold(candidate, fold, device) for fold in chosen]
+    planned = candidate.configuration.inference.mirror_axes
+    return Model(
+        folder=candidate.folder.path,
+        plan=candidate.plan,
+        configuration=candidate.configuration,
+        folds=chosen,
+        mirror_axes=tuple(a for a in planned if all(a in fold.mirror_axes for fold in trained)),
+        network=MeanOfLogits(networks).eval(),
+        device=device,
+    )
+
+
+def find_models(folder: Path) -> tuple[Candidate, ...]:
+    """Return every configuration with at least one trained fold in a folder or workspace."""
+    found = []
+    for dataset in _dataset_folders(folder):
+        plan = serial.load(Plan, dataset.plan)
+        for configuration in plan.configurations:
+            folds = _trained_folds(dataset, configuration.name)
+            if folds:
+                found.append(Candidate(dataset, plan, configuration, folds))
+    return tuple(found)
+
+
+def _choose(folder: Path, configuration: str | None, folds: Sequence[str] | None) -> Candidate:
+    trained = find_models(folder)
+    listing = "".join(f"\n  • {candidate.describe()}" for candidate in trained) or " nothing"
+    fitting = [
+        candidate
+        for candidate in trained
+        if configuration in (None, candidate.configuration.name)
+        and set(folds or ()) <= set(candidate.folds)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    asked = " ".join(
+        ["model", *([configuration] if configuration else [])]
+        + ([f"with folds {','.join(folds)}"] if folds else [])
+    )
+    if fitting:
+        raise ModelError(
+            f"{folder}: several trained models; trained there:{listing}",
+            remedy="Choose one with -m and --config.",
+        )
+    raise ModelError(
+        f"{folder}: no trained {asked}; trained there:{listing}",
+        remedy="Choose one that is there."
+        if trained
+        else "Give a folder with plan.json and models/, or run 'selfseg train' first.",
+    )
+
+
+def _dataset_folders(folder: Path) -> list[DatasetFolder]:
+    """Return the dataset folders that a path means: itself, its parent, or its children."""
+    for path in (folder, folder.parent):
+        candidate = DatasetFolder(path)
+        if candidate.plan.is_file() and (path == folder or candidate.models == folder):
+            return [candidate]
+    pattern = dataset_folder(Path(), "*").plan
+    return [DatasetFolder(plan.parent) for plan in sorted(folder.glob(str(pattern)))]
+
+
+def _trained_folds(dataset: DatasetFolder, configuration: str) -> tuple[str, ...]:
+    """Return the finished folds of a configuration, numbers first."""
+    pattern = dataset.fold(configuration, "*").path
+    prefix = pattern.name.removesuffix("*")
+    names = (path.name.removeprefix(prefix) for path in pattern.parent.glob(pattern.name))
+    finished = [name for name in names if dataset.fold(configuration, name).weights.is_file()]
+    return tuple(sorted(finished, key=lambda name: (not name.isdecimal(), len(name), name)))
+
+
+def _default_folds(trained: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in trained if name != ALL_CASES) or tuple(trained)
+
+
+def _load_fold(candidate: Candidate, fold: str, device: torch.device) -> nn.Module:
+    """Build the network of a fold, fill in its weights, and bring it to the device."""
+    configuration, plan = candidate.configuration, candidate.plan
+    files = candidate.folder.fold(configuration.name, fold)
+    network = build_network(
+        configuration.network, channels=len(plan.channels), outputs=len(plan.labels) + 1
+    )
+    weights = load_weights(files.weights)
+    complaints = _misfits(network, weights)
+    if complaints:
+        raise ModelError(
+            f"{files.weights}: weights do not fit the network of the plan: {'; '.join(complaints)}",
+            remedy="Restore the plan that this model was trained with, or train again.",
+        )
+    network.load_state_dict(weights)
+    network.eval().requires_grad_(False)
+    if device.type == "cpu":
+        network.to(memory_format=CHANNELS_LAST[len(configuration.patch)])
+    network.to(device)
+    return network
+
+
+class WeightsBasis(serial.Record):
+    """What weights depend on; all else in a plan may change after training."""
+
+    channels: tuple[str, ...]
+    labels: tuple[Label, ...]
+    preprocessing: Preprocessing
+    network: Network
+
+
+def weights_digest(plan: Plan, configuration: Configuration) -> str:
+    """Return a digest of the decisions that weights depend on (`TrainedFold.plan_digest`)."""
+    return serial.digest(
+        WeightsBasis(
+            channels=plan.channels,
+            labels=plan.labels,
+            preprocessing=configuration.preprocessing,
+            network=configuration.network,
+        )
+    )
+
+
+def _description(candidate: Candidate, fold: str) -> TrainedFold:
+    """Read how a fold was trained; refuse it if what its weights depend on was edited since."""
+    configuration = candidate.configuration
+    path = candidate.folder.fold(configuration.name, fold).description
+    trained = serial.load(TrainedFold, path)
+    if trained.plan_digest != weights_digest(candidate.plan, configuration):
+        raise ModelError(
+            f"{path}: trained with another plan: channels, labels, preprocessing or network of "
+            f"configuration {configuration.name} have changed since",
+            remedy="Restore the plan that this model was trained with, or train again.",
+        )
+    return trained
+
+
+def _misfits(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Return what is missing, left over or of another shape in a file of weights."""
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    missing = sorted(expected.keys() - found.keys())
+    unexpected = sorted(found.keys() - expected.keys())
+    reshaped = [
+        f"{name} is {found[name]}, not {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    complaints = [f"missing {_first(missing)}"] if missing else []
+    complaints += [f"unexpected {_first(unexpected)}"] if unexpected else []
+    complaints += [_first(reshaped)] if reshaped else []
+    return complaints
+
+
+def _first(items: Sequence[str], shown: int = 5) -> str:
+    more = f" and {len(items) - shown} more" if len(items) > shown else ""
+    return ", ".join(items[:shown]) + more

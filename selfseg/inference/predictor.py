@@ -1,0 +1,190 @@
+"""Segment cases: reading, computing and writing overlap, and memory stays bounded."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfseg.errors import DeviceError, ImageError, SelfSegError
+from selfseg.inference.export import Export
+from selfseg.inference.logit_store import LogitStore, MemoryBudget
+from selfseg.inference.model import Model, load_model
+from selfseg.inference.sliding_window import is_out_of_memory, predict_logits
+from selfseg.io.images import read_image
+from selfseg.preprocessing.case import PreparedCase, prepare_case
+from selfseg.progress import ProgressBar
+from selfseg.records.dataset import Case
+from selfseg.records.geometry import PreprocessedCase
+from selfseg.records.plan import Inference
+
+__all__ = ["Model", "PredictionReport", "load_model", "predict_cases"]
+
+log = logging.getLogger(__name__)
+
+# Cases read ahead, and finished cases waiting to be written: enough to overlap, little memory.
+IN_FLIGHT = 2
+
+
+@dataclass(frozen=True)
+class PredictionReport:
+    """What became of each case: ids of those done; ids and messages of those that failed."""
+
+    done: tuple[str, ...]
+    failed: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One case that is finished; `problem` is None if it went well."""
+
+    case: Case
+    problem: SelfSegError | None = None
+
+
+def predict_cases(  # noqa: PLR0913 (the options of the command)
+    model: Model,
+    cases: Sequence[Case],
+    output: Path,
+    *,
+    tta: bool = True,
+    step: float | None = None,
+    max_memory_gib: float | None = None,
+    probabilities: bool = False,
+    workers: int = 1,
+) -> PredictionReport:
+    """Segment cases and write a label map for each, in exactly its geometry.
+
+    A case that fails is reported and the others go on. Files appear whole or not at all, so an
+    interrupted prediction is simply run again.
+
+    Args:
+        model: From `load_model`.
+        cases: Images to segment; paths are absolute.
+        output: Folder of the label maps, named `CASE` with the ending of the image.
+        tta: Average over mirror images along the planned axes.
+        step: Distance of windows in patches; default: as planned.
+        max_memory_gib: Memory for logits and export; default: what is available.
+        probabilities: Also write `CASE_probabilities.npz`.
+        workers: Threads that read and preprocess; two are enough, more are not used.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    options = inference_options(model, tta=tta, step=step)
+    budget = MemoryBudget(max_memory_gib)
+    store = LogitStore(budget, folder=output)
+    export = Export(model, output, budget, probabilities=probabilities)
+
+    def prepare(case: Case) -> PreparedCase:
+        export.check(case)
+        return read_case(model, case)
+
+    def compute(prepared: PreparedCase) -> Tensor:
+        return predict_logits(
+            model.network,
+            torch.from_numpy(prepared.image),
+            patch=model.configuration.patch,
+            options=options,
+            outputs=model.outputs,
+            device=model.device,
+            store=store,
+        )
+
+    done, failed = [], []
+    with ProgressBar("predicting", len(cases)) as bar:
+        threads = max(1, min(workers, IN_FLIGHT))
+        for outcome in _pipeline(cases, prepare, compute, export.write, threads):
+            bar.advance(note=outcome.case.id)
+            if outcome.problem is None:
+                done.append(outcome.case.id)
+            else:
+                log.warning("%s: %s", outcome.case.id, outcome.problem)
+                failed.append((outcome.case.id, str(outcome.problem)))
+    return PredictionReport(tuple(done), tuple(failed))
+
+
+def inference_options(model: Model, *, tta: bool, step: float | None) -> Inference:
+    """Return the plan's options with what the user asked for in their place."""
+    options = model.configuration.inference
+    changes = {
+        "mirror_axes": model.mirror_axes if tta else (),
+        "step": options.step if step is None else step,
+    }
+    return options.model_copy(update=changes)
+
+
+def read_case(model: Model, case: Case) -> PreparedCase:
+    """Read and preprocess a case.
+
+    Raises:
+        ImageError: It cannot be read, has other channels than the plan, or no finite values.
+    """
+    paths = [Path(file.path) for file in case.images]
+    image = read_image(paths)
+    names, found = model.plan.channels, image.array.shape[0]
+    if found != len(names):
+        raise ImageError(
+            f"{paths[0]}: {found} channels, but the model needs {len(names)} ({', '.join(names)})",
+            remedy="Give every channel, as CASE_0000, CASE_0001, … or in one file.",
+        )
+    if not np.isfinite(image.array).all():
+        raise ImageError(
+            f"{paths[0]}: contains NaN or infinite values",
+            remedy="Replace them, for instance by the background value.",
+        )
+    return prepare_case(case.id, image, None, model.configuration.preprocessing)
+
+
+def _pipeline(
+    cases: Sequence[Case],
+    prepare: Callable[[Case], PreparedCase],
+    compute: Callable[[PreparedCase], Tensor],
+    write: Callable[[Case, PreprocessedCase, Tensor], None],
+    threads: int,
+) -> Iterator[Outcome]:
+    """Yield cases as they finish: the next ones are read while one is computed, one written."""
+    upcoming = deque(cases)
+    reading: deque[tuple[Case, Future[PreparedCase]]] = deque()
+    writing: deque[tuple[Case, Future[None]]] = deque()
+    with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(1) as writers:
+        while upcoming or reading:
+            while upcoming and len(reading) < IN_FLIGHT:
+                case = upcoming.popleft()
+                reading.append((case, readers.submit(prepare, case)))
+            while len(writing) >= IN_FLIGHT:
+                yield _outcome(*writing.popleft())
+            case, prepared = reading.popleft()
+            try:
+                record, logits = prepared.result().record, compute(prepared.result())
+            except Exception as error:
+                yield Outcome(case, _explained(error))
+                continue
+            writing.append((case, writers.submit(write, case, record, logits)))
+            del prepared, logits
+        while writing:
+            yield _outcome(*writing.popleft())
+
+
+def _outcome(case: Case, written: Future[None]) -> Outcome:
+    error = written.exception()
+    return Outcome(case, None if error is None else _explained(error))
+
+
+def _explained(error: BaseException) -> SelfSegError:
+    """Return a mistake of the user or exhausted memory as such; raise anything else."""
+    if isinstance(error, SelfSegError):
+        return error
+    if is_out_of_memory(error):
+        return DeviceError(
+            f"out of memory ({error})",
+            remedy="Close other programs, or set --max-memory to less than what is free.",
+        )
+    if isinstance(error, OSError):
+        return SelfSegError(f"{error}", remedy="Check the disk's free space and permissions.")
+    raise error

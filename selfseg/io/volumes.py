@@ -1,0 +1,170 @@
+"""Medical volumes (NIfTI, NRRD, MetaImage) through SimpleITK, which is imported when needed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfseg.errors import ImageError
+from selfseg.io import nifti
+from selfseg.io.geometry import triple
+from selfseg.records.geometry import Geometry
+
+VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+_READERS = {
+    ".nii.gz": "NiftiImageIO",
+    ".nii": "NiftiImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+}
+_STDERR_LOCK = threading.Lock()
+
+
+def read_volume(path: Path, ending: str) -> tuple[NDArray[np.generic], Geometry]:
+    """Read a 2D, 3D or 4D file (the fourth axis and vector components become channels).
+
+    Returns:
+        Native array (c, z, y, x) in the type of the file, and its geometry.
+
+    Raises:
+        ImageError: The file is damaged, truncated or not supported.
+    """
+    # NIfTI first: its own reader finds damage that ITK would pass over.
+    array = nifti.read_voxels(path) if _READERS[ending] == "NiftiImageIO" else None
+    itk = _itk()
+    reader = itk.ImageFileReader()
+    reader.SetImageIO(_READERS[ending])
+    reader.SetFileName(str(path))
+    try:
+        # MetaImage writes to stderr past ITK's switch.
+        with _no_stderr() if _READERS[ending] == "MetaImageIO" else nullcontext():
+            reader.ReadImageInformation()
+            if array is None:
+                array = _arranged(itk, reader, path)
+    except RuntimeError as error:
+        raise _unreadable(path, _reason(error)) from error
+    return array, _geometry(reader, array.shape[1:], path)
+
+
+def write_volume_file(array: NDArray[np.generic], geometry: Geometry, path: Path) -> None:
+    """Write a native (z, y, x) array with exactly this geometry; 2D where the geometry is.
+
+    Raises:
+        ImageError: ITK cannot write it.
+    """
+    itk = _itk()
+    flat = geometry.is_2d
+    image = itk.GetImageFromArray(np.ascontiguousarray(array[0] if flat else array))
+    axes = 2 if flat else 3
+    image.SetSpacing(geometry.spacing_mm[::-1][:axes])
+    image.SetOrigin(geometry.origin_mm[:axes])
+    columns = np.array(geometry.direction)[:, ::-1][:axes, :axes]
+    image.SetDirection([float(value) for value in columns.ravel()])
+    try:
+        itk.WriteImage(image, str(path), useCompression=path.suffix not in (".nii", ".mhd"))
+    except RuntimeError as error:
+        raise ImageError(
+            f"{path.name}: cannot be written ({_reason(error)})",
+            remedy="Check the disk space and the permissions of the output folder.",
+        ) from error
+
+
+def _itk() -> ModuleType:
+    """Return SimpleITK with its warnings on stderr switched off."""
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    return SimpleITK  # type: ignore[no-any-return]
+
+
+def _unreadable(path: Path, reason: str) -> ImageError:
+    if "orthonormal" in reason:
+        return ImageError(
+            f"{path}: the axes of the grid are not at right angles (sheared or missing sform)",
+            remedy="Resample it to a rectangular grid; a tilted CT gantry is the usual cause.",
+        )
+    return ImageError(
+        f"{path}: damaged, truncated or not supported ({reason})",
+        remedy="Copy or export the file again.",
+    )
+
+
+def _arranged(itk: ModuleType, reader: object, path: Path) -> NDArray[np.generic]:
+    """Return (c, z, y, x) from what ITK reads."""
+    dimension: int = reader.GetDimension()  # type: ignore[attr-defined]
+    if dimension not in (2, 3, 4):
+        raise ImageError(
+            f"{path}: a {dimension}D image; 2D, 3D and 4D are supported",
+            remedy="Split the file into one 3D image a channel.",
+        )
+    image = reader.Execute()  # type: ignore[attr-defined]
+    array: NDArray[np.generic] = itk.GetArrayFromImage(image)
+    if array.dtype.kind == "c":
+        raise ImageError(
+            f"{path}: complex values are not supported",
+            remedy="Store magnitude (and phase) as channels.",
+        )
+    if image.GetNumberOfComponentsPerPixel() == 1:
+        array = array[..., np.newaxis]
+    *lead, y, x, components = array.shape
+    volumes, z = (1, 1, *lead)[-2:]
+    split = array.reshape(volumes, z, y, x, components)
+    return np.moveaxis(split, -1, 1).reshape(volumes * components, z, y, x)
+
+
+def _geometry(reader: object, shape: tuple[int, ...], path: Path) -> Geometry:
+    """Return the native geometry that ITK found in the header."""
+    dimension: int = reader.GetDimension()  # type: ignore[attr-defined]
+    axes = min(dimension, 3)
+    matrix = np.array(reader.GetDirection()).reshape(dimension, dimension)  # type: ignore[attr-defined]
+    direction = np.eye(3)
+    direction[:axes, :axes] = matrix[:axes, :axes]
+    direction = direction[:, ::-1]
+    spacing = np.ones(3)
+    spacing[:axes] = reader.GetSpacing()[:axes]  # type: ignore[attr-defined]
+    origin = np.zeros(3)
+    origin[:axes] = reader.GetOrigin()[:axes]  # type: ignore[attr-defined]
+    known = np.isfinite(spacing).all() and np.isfinite(origin).all() and np.isfinite(matrix).all()
+    if not known or spacing.min() <= 0:
+        raise ImageError(
+            f"{path}: impossible geometry (spacing {spacing.tolist()}, origin {origin.tolist()})",
+            remedy="Export the image again with its voxel size.",
+        )
+    z, y, x = shape
+    return Geometry(
+        shape=(z, y, x),
+        spacing_mm=triple(spacing[::-1]),
+        origin_mm=triple(origin),
+        direction=(triple(direction[0]), triple(direction[1]), triple(direction[2])),
+        is_2d=axes == 2,
+    )
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return the last line of ITK's message without its own location."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].removeprefix("sitk::ERROR: ") if lines else "unknown reason"
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Keep what C++ writes to stderr from the user; the exception says the same."""
+    with _STDERR_LOCK, tempfile.TemporaryFile() as sink:
+        kept = os.dup(2)
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,178 @@
+"""Preprocessed cases of a folder, opened lazily or held in memory, and patches cut from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from selfseg.errors import DatasetError
+from selfseg.io.store import StoredArray, open_array
+from selfseg.loading.sampling import Corner, Locations
+from selfseg.records import serial
+from selfseg.records.geometry import PreprocessedCase
+
+# Share of the free memory that decompressed cases may fill; the rest is for training.
+MEMORY_SHARE = 0.25
+PAD_IMAGE = 0
+PAD_LABEL = -1
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """The arrays of one case: numpy arrays, or files that are read slice by slice.
+
+    Attributes:
+        id: Case id.
+        image: (c, z, y, x) float32.
+        label: (z, y, x) int16, -1 outside the nonzero mask.
+        locations: (n, 3) voxels of the foreground labels, one label after the other.
+        counts: Rows of each label in `locations`.
+    """
+
+    id: str
+    image: StoredArray
+    label: StoredArray
+    locations: Locations
+    counts: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis."""
+        return tuple(self.label.shape)
+
+
+@dataclass
+class CaseFolder:
+    """Cases of one preprocessed folder by position; each process opens its own files.
+
+    Args:
+        folder: Folder with `CASE.b2nd`, `CASE_label.b2nd`, `CASE_locations.npy`, `CASE.json`.
+        ids: Cases.
+    """
+
+    folder: Path
+    ids: tuple[str, ...]
+    _open: dict[str, StoredCase] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        missing = [case for case in self.ids if not (self.folder / f"{case}.json").is_file()]
+        if missing or not self.ids:
+            raise DatasetError(
+                f"{self.folder}: cannot train, cases are not preprocessed",
+                complaints=[f"{case}: {case}.json is missing" for case in missing]
+                or ["the list of training cases is empty"],
+                remedy="Run 'selfseg plan' again; it makes what is missing.",
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave open files behind: they do not cross a process border."""
+        return {"folder": self.folder, "ids": self.ids, "_open": {}}
+
+    def __getitem__(self, index: int) -> StoredCase:
+        case = self.ids[index]
+        if case not in self._open:
+            self._open[case] = self._read(case)
+        return self._open[case]
+
+    def hold_in_memory(self, limit_bytes: float | None = None) -> bool:
+        """Decompress all cases into memory if they fit; processes forked later share them.
+
+        Args:
+            limit_bytes: Largest total; default: a quarter of the free memory.
+
+        Returns:
+            True if all cases are in memory now.
+        """
+        if limit_bytes is None:
+            limit_bytes = MEMORY_SHARE * psutil.virtual_memory().available
+        files = [self._read(case) for case in self.ids]
+        total = sum(
+            math.prod(array.shape) * array.dtype.itemsize
+            for case in files
+            for array in (case.image, case.label)
+        )
+        if total > limit_bytes:
+            return False
+        for case in files:
+            whole = slice(None)
+            self._open[case.id] = replace(case, image=case.image[whole], label=case.label[whole])
+        return True
+
+    def cut(
+        self, index: int, corner: Corner, shape: Sequence[int]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int16]]:
+        """Copy a patch: image (c, *shape), 0 outside, and label (*shape), -1 outside.
+
+        Raises:
+            DatasetError: The file is damaged there.
+        """
+        case = self[index]
+        try:
+            return (
+                cut(case.image, corner, shape, fill=PAD_IMAGE),
+                cut(case.label, corner, shape, fill=PAD_LABEL),
+            )
+        except RuntimeError as error:
+            raise self._damaged(case.id, f"cannot be decompressed ({error})") from error
+
+    def _read(self, case: str) -> StoredCase:
+        record = serial.load(PreprocessedCase, self.folder / f"{case}.json")
+        try:
+            path = self.folder / f"{case}_locations.npy"
+            locations = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise self._damaged(case, f"has no usable class locations ({error})") from error
+        stored = StoredCase(
+            id=case,
+            image=open_array(self.folder / f"{case}.b2nd"),
+            label=open_array(self.folder / f"{case}_label.b2nd"),
+            locations=locations,
+            counts=record.num_locations,
+        )
+        shapes = {tuple(record.shape), stored.shape, tuple(stored.image.shape[1:])}
+        if len(shapes) > 1 or len(locations) != sum(record.num_locations):
+            raise self._damaged(case, f"consists of files that do not fit {case}.json")
+        return stored
+
+    def _damaged(self, case: str, finding: str) -> DatasetError:
+        return DatasetError(
+            f"{self.folder}: preprocessed case {case} {finding}",
+            remedy=f"Delete {case}.json there and run 'selfseg plan' again.",
+        )
+
+
+def cut(
+    array: StoredArray, corner: Corner, shape: Sequence[int], *, fill: float
+) -> npt.NDArray[Any]:
+    """Copy a box out of the trailing axes of an array; what lies outside is filled.
+
+    Args:
+        array: Array or file of an array; leading axes are taken whole.
+        corner: Lowest voxel of the box; may be negative.
+        shape: Voxels of the box.
+        fill: Value outside the array.
+    """
+    lead = len(array.shape) - len(shape)
+    source, target = [slice(None)] * lead, [slice(None)] * lead
+    for low, size, whole in zip(corner, shape, array.shape[lead:], strict=True):
+        start, stop = max(low, 0), min(low + size, whole)
+        if start >= stop:
+            return np.full((*array.shape[:lead], *shape), fill, dtype=array.dtype)
+        source.append(slice(start, stop))
+        target.append(slice(start - low, stop - low))
+    inside = array[tuple(source)]
+    if inside.shape[lead:] == tuple(shape):
+        return np.array(inside)
+    box = np.full((*array.shape[:lead], *shape), fill, dtype=array.dtype)
+    box[tuple(target)] = inside
+    return box

@@ -1,0 +1,76 @@
+"""Which case and which position a training sample is cut from; foreground is forced in a share.
+
+The rules are nnU-Net v2's (Isensee et al., 2021), with one deviation: a forced patch is also kept
+from hanging over the far border, as it is at the near one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Corner = tuple[int, ...]
+Locations = npt.NDArray[np.int32]
+
+
+def is_forced(index: int, batch: int, share: float) -> bool:
+    """Tell whether sample `index` of a batch must show foreground: the last ones do."""
+    return index >= round(batch * (1.0 - share))
+
+
+def position_limits(loaded: int, final: int, size: int) -> tuple[int, int]:
+    """Return the lowest and highest corner of a loaded patch along one axis, both inclusive.
+
+    Limits are such that the final patch, in the center of the loaded one, stays inside the image,
+    or that the image stays inside the final patch if it is the smaller one (both up to half a
+    voxel of rounding).
+
+    Args:
+        loaded: Patch that is loaded, at least the final one.
+        final: Patch that is left after spatial transforms.
+        size: Image.
+    """
+    pad = max(loaded - final, loaded - size)
+    return -((pad + 1) // 2), size + pad // 2 + pad % 2 - loaded
+
+
+def random_corner(
+    loaded: Sequence[int], final: Sequence[int], shape: Sequence[int], rng: np.random.Generator
+) -> Corner:
+    """Draw a corner uniformly."""
+    limits = [position_limits(*sizes) for sizes in zip(loaded, final, shape, strict=True)]
+    return tuple(int(rng.integers(low, high, endpoint=True)) for low, high in limits)
+
+
+def corner_around(
+    voxel: Sequence[int], loaded: Sequence[int], final: Sequence[int], shape: Sequence[int]
+) -> Corner:
+    """Return the corner that brings a voxel to the center, as far as the limits allow."""
+    limits = [position_limits(*sizes) for sizes in zip(loaded, final, shape, strict=True)]
+    return tuple(
+        min(max(low, at - size // 2), high)
+        for at, size, (low, high) in zip(voxel, loaded, limits, strict=True)
+    )
+
+
+def draw_location(
+    counts: Sequence[int], row: Callable[[int], Sequence[int]], rng: np.random.Generator
+) -> tuple[int, ...] | None:
+    """Draw a class evenly among those present, then one of its voxels evenly.
+
+    Args:
+        counts: Stored voxels of each foreground label; they lie one label after the other.
+        row: Returns the stored voxel of a row.
+        rng: Stream.
+
+    Returns:
+        The voxel, or None without any foreground.
+    """
+    present = [label for label, count in enumerate(counts) if count]
+    if not present:
+        return None
+    label = present[int(rng.integers(len(present)))]
+    chosen = sum(counts[:label]) + int(rng.integers(counts[label]))
+    return tuple(int(value) for value in row(chosen))

@@ -1,0 +1,47 @@
+"""The terms that a loss is summed of: (logits, labels) to a scalar."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from selfseg.records.loss import DiceTerm
+
+SMALLEST_DENOMINATOR = 1e-8
+
+
+class SoftDice(nn.Module):
+    """`−mean((2·I + s) / max(P + G + s, 1e-8))` over samples and foreground labels.
+
+    I, P, G are the sums over space of probability·one-hot, probability, one-hot (Drozdzal et al.
+    2016; smoothing s in both, as nnU-Net has it); with `batch` they also run over the batch.
+    """
+
+    def __init__(self, options: DiceTerm) -> None:
+        super().__init__()
+        self.batch = options.batch
+        self.smooth = options.smooth
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the scalar loss from logits (b, k, *D) and labels (b, *D)."""
+        # Sums over many voxels lose digits in bfloat16.
+        probabilities = logits.float().softmax(dim=1)[:, 1:].flatten(2)
+        labels = torch.arange(1, logits.shape[1], device=target.device).view(1, -1, 1)
+        reference = (target.flatten(1)[:, None] == labels).to(probabilities.dtype)
+        intersection = (probabilities * reference).sum(dim=2)
+        total = probabilities.sum(dim=2) + reference.sum(dim=2)
+        if self.batch:
+            intersection, total = intersection.sum(dim=0), total.sum(dim=0)
+        ratio = (2 * intersection + self.smooth) / (total + self.smooth).clamp_min(
+            SMALLEST_DENOMINATOR
+        )
+        return -ratio.mean()
+
+
+class CrossEntropy(nn.Module):
+    """Softmax cross-entropy, mean over voxels, in float32."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the scalar loss from logits (b, k, *D) and labels (b, *D)."""
+        return F.cross_entropy(logits.float(), target)

@@ -1,0 +1,38 @@
+"""Which device computes: the one asked for, or the best there is."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from selfseg.errors import DeviceError
+
+log = logging.getLogger(__name__)
+
+
+def select_device(option: str) -> torch.device:
+    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        DeviceError: No such device here.
+    """
+    if option == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(option)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"--device {option}: no such device", remedy="Write auto, cpu, cuda or cuda:0."
+        ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(
+            f"--device {option}: not supported", remedy="Write auto, cpu, cuda or cuda:0."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"--device {option}: torch {torch.__version__} sees {torch.cuda.device_count()} "
+            "CUDA devices",
+            remedy="Use --device cpu, or install a torch build with CUDA and a driver that fits.",
+        )
+    return device

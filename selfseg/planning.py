@@ -1,0 +1,221 @@
+"""Find a planner, run it, edit its plan on the user's word, and check that a plan can be executed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from math import prod
+from typing import Any, Protocol, cast, runtime_checkable
+
+from selfseg.errors import PlanError, PlannerError, RecordError
+from selfseg.records import serial
+from selfseg.records.dataset import Dataset, Splits
+from selfseg.records.fingerprint import Fingerprint
+from selfseg.records.network import UNet
+from selfseg.records.plan import Budget, Configuration, Decision, Plan
+
+GROUP = "selfseg.planners"
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """All that selfseg knows of a planner."""
+
+    name: str
+    version: str
+
+    def plan(self, dataset: Dataset, fingerprint: Fingerprint, budget: Budget) -> Plan:
+        """Decide everything about a dataset."""
+        ...
+
+    def split(self, dataset: Dataset, folds: int = 5) -> Splits:
+        """Decide the folds of a dataset."""
+        ...
+
+
+def find_planner(name: str) -> Planner:
+    """Return the installed planner of that name.
+
+    Raises:
+        PlannerError: None or several have the name, or it cannot be loaded.
+    """
+    installed = entry_points(group=GROUP)
+    found = [entry for entry in installed if entry.name == name]
+    if not found:
+        names = ", ".join(sorted({entry.name for entry in installed})) or "none"
+        raise PlannerError(
+            f"no planner named {name!r}; installed: {names}",
+            remedy="Install the package that has it; in a checkout run 'pip install -e .' again.",
+        )
+    if len({entry.value for entry in found}) > 1:
+        owners = ", ".join(f"{_owner(entry)} ({entry.value})" for entry in found)
+        raise PlannerError(
+            f"planner {name!r} is registered by several packages: {owners}",
+            remedy="Uninstall all but one of them.",
+        )
+    try:
+        planner = found[0].load()()
+    except Exception as error:  # a plug-in may fail in any way; it must be named
+        raise PlannerError(
+            f"planner {name!r} of {_owner(found[0])} cannot be loaded: {error!r}",
+            remedy="This is a fault of that package; choose another planner or mend it.",
+        ) from error
+    if not isinstance(planner, Planner):
+        raise PlannerError(
+            f"planner {name!r} of {_owner(found[0])} lacks name, version, plan or split",
+            remedy="See selfseg.planning.Planner for what a planner offers.",
+        )
+    return planner
+
+
+def make_plan(
+    dataset: Dataset, fingerprint: Fingerprint, budget: Budget, *, planner: str = "default"
+) -> Plan:
+    """Let a planner decide."""
+    return find_planner(planner).plan(dataset, fingerprint, budget)
+
+
+def make_splits(dataset: Dataset, *, planner: str = "default") -> Splits:
+    """Let a planner decide the folds."""
+    return find_planner(planner).split(dataset)
+
+
+def edit_plan(plan: Plan, settings: Sequence[str]) -> Plan:
+    """Apply `PATH=VALUE` settings in order; each is recorded as the user's decision.
+
+    A path goes by keys and, in lists, by `name` or index: `configurations.3d_fullres.batch=4`.
+    VALUE is JSON, or else plain text.
+
+    Raises:
+        PlanError: No such place, or the value does not fit there.
+    """
+    for setting in settings:
+        path, separator, text = setting.partition("=")
+        if not separator or not path:
+            raise PlanError(f"--set {setting}: no '='", remedy="Write --set PATH=VALUE.")
+        plan = _set(plan, path.strip(), text.strip())
+    return plan
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise PlanError, with everything that is wrong, if a plan (edited by hand) cannot work."""
+    complaints = [
+        f"configurations.{item.name}.{complaint}"
+        for item in plan.configurations
+        for complaint in _complaints(item, len(plan.channels))
+    ]
+    names = [item.name for item in plan.configurations]
+    if len(set(names)) < len(names):
+        complaints.append(f"configurations: names are not unique: {', '.join(names)}")
+    if complaints:
+        raise PlanError(
+            f"plan of {plan.dataset} cannot be executed: {'; '.join(complaints)}",
+            remedy="Mend these values in plan.json, or make the plan again.",
+        )
+
+
+def _set(plan: Plan, path: str, text: str) -> Plan:
+    content: Any = plan.model_dump(mode="json")
+    place: Any = content
+    steps = path.split(".")
+    for depth, step in enumerate(steps):
+        key = _key(place, step, ".".join(steps[:depth]) or "the plan")
+        if depth == len(steps) - 1:
+            former, place[key] = place[key], _value(text)
+        else:
+            place = place[key]
+    try:
+        edited = serial.decode(Plan, json.dumps(content), source=f"--set {path}={text}")
+    except RecordError as error:
+        raise PlanError(
+            error.message, remedy="Give a value of the kind that stands there."
+        ) from error
+    decision = Decision(
+        rule="user",
+        subject=path,
+        value=text,
+        because="set by the user with --set",
+        alternatives=(json.dumps(former),),
+    )
+    return edited.model_copy(update={"decisions": (*edited.decisions, decision)})
+
+
+def _key(place: Any, step: str, where: str) -> str | int:
+    """Return the key or index of a step, or say what stands there instead."""
+    if isinstance(place, dict):
+        if step in place:
+            return step
+        offered = list(place)
+    elif isinstance(place, list):
+        named = {item["name"]: index for index, item in enumerate(place) if _has_name(item)}
+        if step in named:
+            return cast(int, named[step])
+        if step.isdecimal() and int(step) < len(place):
+            return int(step)
+        offered = list(named) or [str(index) for index in range(len(place))]
+    else:
+        offered = []
+    there = ", ".join(map(str, offered)) or "a single value"
+    raise PlanError(f"--set: no {step!r} in {where}", remedy=f"There is: {there}.")
+
+
+def _has_name(item: Any) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("name"), str)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _complaints(item: Configuration, channels: int) -> list[str]:
+    """Return what contradicts itself in one configuration."""
+    found = []
+    network, dims = item.network, len(item.patch)
+    stages = len(network.features)
+    blocks = network.convs_encoder if isinstance(network, UNet) else network.blocks_encoder
+    if dims not in (2, 3):
+        return [f"patch: {dims} axes, must be 2 or 3"]
+    if item.batch < 1:
+        found.append(f"batch: {item.batch}, must be at least 1")
+    lengths = (
+        len(network.kernels),
+        len(network.strides),
+        len(blocks),
+        len(network.convs_decoder) + 1,
+    )
+    if stages < 2 or any(length != stages for length in lengths):
+        found.append(
+            f"network: {stages} features, but {lengths} kernels, strides, blocks, decoder+1"
+        )
+        return found
+    if any(len(axes) != dims for axes in (*network.kernels, *network.strides)):
+        found.append(f"network: kernels and strides must have {dims} axes like the patch")
+        return found
+    divisors = [prod(stride[axis] for stride in network.strides) for axis in range(dims)]
+    if any(n < 1 or n % d for n, d in zip(item.patch, divisors, strict=True)):
+        found.append(f"patch: {list(item.patch)} must be multiples of the total stride {divisors}")
+    if min(*network.features, *blocks, *network.convs_decoder) < 1:
+        found.append("network: features, blocks and convolutions must be at least 1")
+    if len(item.preprocessing.normalization) != channels:
+        given = len(item.preprocessing.normalization)
+        found.append(f"preprocessing.normalization: {given} for {channels} channels")
+    if any(s is not None and s <= 0 for s in item.preprocessing.spacing_mm):
+        found.append("preprocessing.spacing_mm: must be positive")
+    if sorted(item.preprocessing.axes) != [0, 1, 2]:
+        found.append(f"preprocessing.axes: {list(item.preprocessing.axes)} is no axis order")
+    mirrored = (*item.augmentation.mirror_axes, *item.inference.mirror_axes)
+    if any(not 0 <= axis < dims for axis in mirrored):
+        found.append(f"mirror_axes: {sorted(set(mirrored))}, the patch has axes 0 to {dims - 1}")
+    if not 0 < item.inference.step <= 1:
+        found.append(f"inference.step: {item.inference.step}, must be in (0, 1]")
+    if not item.loss.terms:
+        found.append("loss.terms: none")
+    return found
+
+
+def _owner(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else "an unknown package"

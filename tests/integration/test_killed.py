@@ -1,0 +1,59 @@
+"""Killed at any moment, the same command again finishes, with the same weights."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+from commandline import TINY_NETWORK, selfseg, write_tiny_dataset
+
+pytestmark = pytest.mark.slow
+
+# Twenty kills: moments are random in the time that the command takes when left alone.
+KILLS = {"plan": 6, "train": 8, "predict": 6}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_dataset(tmp_path_factory.mktemp("killed") / "data", test=4)
+
+
+def commands(data: Path, workspace: Path) -> dict[str, list[str]]:
+    """Return the three commands of the main job on one workspace."""
+    shared = ["--workspace", str(workspace), "--device", "cpu"]
+    length = ["--epochs", "6", "--steps-per-epoch", "12", "--seed", "7"]
+    source, output = str(data / "imagesTs"), str(workspace / "out")
+    return {
+        "plan": ["plan", str(data), *shared, *TINY_NETWORK],
+        "train": ["train", "tiny", "3d_fullres", "0", *shared, *length],
+        "predict": ["predict", "-i", source, "-o", output, *shared],
+    }
+
+
+def test_killed_runs_finish_with_equal_weights(data: Path, tmp_path: Path) -> None:
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    moments = random.Random(2024)
+    durations: dict[str, float] = {}
+    for name, command in commands(data, undisturbed).items():
+        started = time.monotonic()
+        done = selfseg(*command)
+        durations[name] = time.monotonic() - started
+        assert done.returncode == 0, done.stderr
+    killed = 0
+    for name, command in commands(data, disturbed).items():
+        for _ in range(KILLS[name]):
+            after_s = moments.uniform(0.1, 0.9) * durations[name]
+            killed += selfseg(*command, kill_after_s=after_s).returncode == -9
+        done = selfseg(*command)
+        assert done.returncode == 0, done.stderr
+    assert killed >= 10, "most commands should have been caught at work"
+    fold = Path("tiny/models/3d_fullres/fold_0/weights.safetensors")
+    assert (disturbed / fold).read_bytes() == (undisturbed / fold).read_bytes()
+    for path in sorted((undisturbed / "out").glob("*.nii.gz")):
+        assert (disturbed / "out" / path.name).read_bytes() == path.read_bytes()
+    leftovers = [
+        p.name for p in disturbed.rglob("*") if p.suffix == ".json" and p.stat().st_size == 0
+    ]
+    assert not leftovers

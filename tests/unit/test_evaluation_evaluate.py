@@ -1,0 +1,192 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from selfseg.errors import GeometryError, SelfSegError
+from selfseg.evaluation.evaluate import evaluate_folders, score_case
+from selfseg.evaluation.labels import declared_labels, numbered_labels
+from selfseg.evaluation.table import METRICS, mean_scores, metrics_table, write_table
+from selfseg.io.images import write_label_map
+from selfseg.records import serial
+from selfseg.records.dataset import Label
+from selfseg.records.geometry import Geometry, Orientation
+from selfseg.records.metrics import CaseScores, LabelScores, MetricsTable
+
+LABELS = (Label(name="liver", value=1), Label(name="tumor", value=7))
+GEOMETRY = Geometry(shape=(6, 8, 10), spacing_mm=(2.0, 1.0, 1.0))
+FLIPPED = Geometry(
+    shape=(6, 8, 10),
+    spacing_mm=(2.0, 1.0, 1.0),
+    origin_mm=(9.0, 0.0, 0.0),
+    direction=((0.0, 0.0, -1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),
+)
+
+
+def scores(dice: float | None, volume: float | None = 0.0) -> LabelScores:
+    return LabelScores(
+        dice=dice, iou=dice, hd95_mm=None, assd_mm=None, nsd=dice, volume_difference_ml=volume
+    )
+
+
+def label_map() -> np.ndarray:
+    indices = np.zeros(GEOMETRY.shape, dtype=np.int16)
+    indices[1:4, 1:6, 1:6] = 1
+    indices[2, 2:4, 2:4] = 2
+    return indices
+
+
+def write(
+    indices: np.ndarray,
+    path: Path,
+    geometry: Geometry = GEOMETRY,
+    flips: tuple[bool, bool, bool] = (False, False, False),
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    orientation = Orientation(flips=flips)
+    write_label_map(indices, LABELS, native=geometry, orientation=orientation, path=path)
+
+
+def test_a_perfect_prediction() -> None:
+    for result in score_case(label_map(), label_map(), LABELS, (2.0, 1.0, 1.0)).values():
+        assert result.dice == result.iou == result.nsd == 1
+        assert result.hd95_mm == result.assd_mm == result.volume_difference_ml == 0
+
+
+def test_scores_of_a_shifted_label() -> None:
+    reference = np.zeros((4, 12, 12), dtype=np.int16)
+    reference[1:3, 2:8, 2:8] = 2
+    prediction = np.roll(reference, 2, axis=2)
+    prediction[0, 0, 0] = 1
+    result = score_case(prediction, reference, LABELS, (1.0, 1.0, 1.5), {"tumor": 3.0})
+    assert result["tumor"].dice == pytest.approx(4 / 6)
+    assert result["tumor"].iou == pytest.approx(4 / 8)
+    assert result["tumor"].hd95_mm == pytest.approx(3.0)
+    assert result["tumor"].nsd == 1
+    assert result["tumor"].volume_difference_ml == 0
+    assert result["liver"] == LabelScores(
+        dice=0, iou=0, hd95_mm=None, assd_mm=None, nsd=0, volume_difference_ml=0.0015
+    )
+
+
+def test_a_label_absent_from_both_is_undefined() -> None:
+    empty = np.zeros((3, 4, 5), dtype=np.uint8)
+    assert score_case(empty, empty, LABELS, (1.0, 1.0, 1.0))["liver"] == scores(None)
+
+
+def test_means_count_only_what_is_defined() -> None:
+    cases = (
+        CaseScores(case="a", labels={"liver": scores(0.8), "tumor": scores(None)}),
+        CaseScores(case="b", labels={"liver": scores(0.6), "tumor": scores(0.1)}),
+    )
+    table = metrics_table(cases, ("liver", "tumor"))
+    assert table.labels["liver"].dice == pytest.approx(0.7)
+    assert table.labels["tumor"].dice == pytest.approx(0.1)
+    assert table.mean.dice == pytest.approx(0.4)  # every label weighs the same
+    assert table.mean.hd95_mm is None
+    assert mean_scores([]).dice is None
+
+
+def test_table_files_hold_every_case_and_the_means(tmp_path: Path) -> None:
+    cases = (CaseScores(case="a", labels={"liver": scores(0.8), "tumor": scores(None)}),)
+    table = metrics_table(cases, ("liver", "tumor"))
+    json_path, csv_path = write_table(table, tmp_path / "scores.v1.json")
+    assert (json_path.name, csv_path.name) == ("scores.v1.json", "scores.v1.csv")
+    assert serial.load(MetricsTable, json_path) == table
+    rows = list(csv.DictReader(csv_path.read_text().splitlines()))
+    assert [(row["case"], row["label"], row["dice"]) for row in rows] == [
+        ("a", "liver", "0.8"),
+        ("a", "tumor", ""),
+        ("mean", "liver", "0.8"),
+        ("mean", "tumor", ""),
+        ("mean", "mean", "0.8"),
+    ]
+    assert set(METRICS) < set(rows[0])
+
+
+def test_labels_are_read_from_both_conventions(tmp_path: Path) -> None:
+    references = tmp_path / "labelsTr"
+    references.mkdir()
+    assert declared_labels(references) == ()
+    described = tmp_path / "dataset.json"
+    described.write_text(json.dumps({"labels": {"background": 0, "tumor": 7, "liver": 1}}))
+    assert declared_labels(references) == LABELS
+    described.write_text(json.dumps({"labels": {"0": "background", "1": "liver", "7": "tumor"}}))
+    assert declared_labels(references) == LABELS
+    described.write_text(json.dumps({"labels": {"background": 0, "whole": [1, 7], "liver": 1}}))
+    assert declared_labels(references) == LABELS[:1]
+    described.write_text("{")
+    assert declared_labels(references) == ()
+    assert [label.name for label in numbered_labels([0, 7, 1, 7])] == ["label_1", "label_7"]
+
+
+def test_folders_are_matched_by_case_whatever_the_ending(tmp_path: Path) -> None:
+    write(label_map(), tmp_path / "made" / "a.nrrd")
+    write(label_map(), tmp_path / "made" / "other.nrrd")
+    write(label_map(), tmp_path / "true" / "a.nii.gz")
+    table = evaluate_folders(tmp_path / "made", tmp_path / "true", labels=LABELS)
+    assert [case.case for case in table.cases] == ["a"]
+    assert table.mean.dice == 1
+
+
+def test_a_prediction_may_be_stored_flipped(tmp_path: Path) -> None:
+    write(label_map(), tmp_path / "made" / "a.nrrd", FLIPPED, (False, False, True))
+    write(label_map(), tmp_path / "true" / "a.nrrd")
+    table = evaluate_folders(tmp_path / "made", tmp_path / "true", labels=LABELS)
+    assert table.mean.dice == 1
+
+
+def test_labels_default_to_the_values_that_occur(tmp_path: Path) -> None:
+    write(label_map(), tmp_path / "made" / "a.nrrd")
+    write(label_map() // 2, tmp_path / "true" / "a.nrrd")
+    table = evaluate_folders(tmp_path / "made", tmp_path / "true")
+    assert list(table.labels) == ["label_1", "label_7"]
+    assert table.labels["label_7"].dice == 0
+
+
+def test_all_missing_predictions_are_named(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    for case in ("a", "b"):
+        write(label_map(), tmp_path / "true" / f"{case}.nrrd")
+    with pytest.raises(SelfSegError, match=r"2 of 2 references: a, b"):
+        evaluate_folders(tmp_path / "made", tmp_path / "true")
+
+
+def test_all_grid_differences_are_named(tmp_path: Path) -> None:
+    other = GEOMETRY.model_copy(update={"spacing_mm": (3.0, 1.0, 1.0)})
+    for case in ("a", "b"):
+        write(label_map(), tmp_path / "true" / f"{case}.nrrd")
+        write(label_map(), tmp_path / "made" / f"{case}.nrrd", other)
+    with pytest.raises(GeometryError, match=r"(?s)2 cases.*a\.nrrd.*b\.nrrd"):
+        evaluate_folders(tmp_path / "made", tmp_path / "true", labels=LABELS)
+
+
+def test_undeclared_values_are_named(tmp_path: Path) -> None:
+    write(label_map(), tmp_path / "true" / "a.nrrd")
+    write(label_map(), tmp_path / "made" / "a.nrrd")
+    with pytest.raises(SelfSegError, match=r"7"):
+        evaluate_folders(tmp_path / "made", tmp_path / "true", labels=LABELS[:1])
+
+
+def test_folders_must_exist_and_be_unambiguous(tmp_path: Path) -> None:
+    with pytest.raises(SelfSegError, match="no such folder"):
+        evaluate_folders(tmp_path / "made", tmp_path / "true")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "true").mkdir()
+    with pytest.raises(SelfSegError, match="no label maps"):
+        evaluate_folders(tmp_path / "made", tmp_path / "true")
+    write(label_map(), tmp_path / "true" / "a.nrrd")
+    write(label_map(), tmp_path / "true" / "a.nii.gz")
+    with pytest.raises(SelfSegError, match=r"two files for case a"):
+        evaluate_folders(tmp_path / "made", tmp_path / "true")
+
+
+def test_tolerances_of_unknown_labels_are_refused(tmp_path: Path) -> None:
+    for folder in ("made", "true"):
+        write(label_map(), tmp_path / folder / "a.nrrd")
+    with pytest.raises(SelfSegError, match="unknown labels: spleen"):
+        evaluate_folders(
+            tmp_path / "made", tmp_path / "true", labels=LABELS, tolerance_mm={"spleen": 2.0}
+        )

@@ -1,0 +1,312 @@
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from torch import Tensor, nn
+
+from selfseg.errors import DeviceError
+from selfseg.inference import sliding_window
+from selfseg.inference.logit_store import LogitStore, MemoryBudget
+from selfseg.inference.mirroring import mirror_combinations, mirrored_mean
+from selfseg.inference.sliding_window import (
+    make_grid,
+    predict_logits,
+    tile_starts,
+    window_profile,
+)
+from selfseg.records.plan import Inference
+
+CPU = torch.device("cpu")
+
+
+class Voxelwise(nn.Module):
+    """A 1x1 convolution: what it gives for a voxel depends on that voxel only."""
+
+    def __init__(self, dims: int, channels: int = 2, outputs: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = (nn.Conv2d if dims == 2 else nn.Conv3d)(channels, outputs, 1)
+        self.largest_batch = 0
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        self.largest_batch = max(self.largest_batch, len(x))
+        return (self.layer(x),)
+
+    def whole(self, image: Tensor) -> Tensor:
+        weight, bias = self.layer.weight.flatten(1), self.layer.bias
+        assert bias is not None
+        return torch.einsum("kc,czyx->kzyx", weight, image) + bias[:, None, None, None]
+
+
+class Positional(nn.Module):
+    """Gives the position along the last axis: tells whether flips are undone and how averaged."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        ramp = torch.arange(x.shape[-1], dtype=x.dtype)
+        return (ramp.expand(len(x), 1, *x.shape[2:]),)
+
+
+def image(*shape: int, seed: int = 1) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "starts"),
+    [
+        (110, 64, (0, 23, 46)),
+        (432, 128, (0, 61, 122, 182, 243, 304)),
+        (64, 64, (0,)),
+        (65, 64, (0, 1)),
+        (3, 1, (0, 1, 2)),
+    ],
+)
+def test_positions_are_those_of_nnunet(size: int, patch: int, starts: tuple[int, ...]) -> None:
+    assert tile_starts(size, patch, 0.5) == starts
+
+
+@given(
+    patch=st.integers(1, 40),
+    extra=st.integers(0, 90),
+    step=st.floats(0.05, 1.0),
+)
+def test_windows_cover_every_voxel_and_keep_the_step(patch: int, extra: int, step: float) -> None:
+    starts = tile_starts(patch + extra, patch, step)
+    assert starts[0] == 0
+    assert starts[-1] == extra
+    gaps = [b - a for a, b in itertools.pairwise(starts)]
+    assert all(0 < gap <= math.ceil(max(step * patch, 1)) for gap in gaps)
+    assert all(gap <= patch for gap in gaps)
+
+
+def test_profile_is_the_filtered_impulse_of_nnunet() -> None:
+    patch = (16, 24, 9)
+    impulse = np.zeros(patch)
+    impulse[tuple(p // 2 for p in patch)] = 1
+    expected = ndimage.gaussian_filter(impulse, [p / 8 for p in patch], mode="constant")
+    expected /= expected.max()
+    z, y, x = (window_profile(p, 0.125) for p in patch)
+    np.testing.assert_allclose(z[:, None, None] * y[:, None] * x, expected, atol=1e-12)
+
+
+def test_profile_is_positive_and_can_be_flat() -> None:
+    assert (window_profile(50, 0.01) > 0).all()
+    np.testing.assert_array_equal(window_profile(5, 0.0), np.ones(5))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    patch=st.tuples(*[st.integers(1, 7)] * 3),
+    extra=st.tuples(*[st.integers(0, 9)] * 3),
+    step=st.floats(0.2, 1.0),
+)
+def test_shares_of_all_windows_add_up_to_one(
+    patch: tuple[int, int, int], extra: tuple[int, int, int], step: float
+) -> None:
+    shape = tuple(p + e for p, e in zip(patch, extra, strict=True))
+    grid = make_grid(shape, patch, step=step, sigma=0.125)
+    total = torch.zeros(shape)
+    windows = list(grid.windows())
+    assert len(windows) == math.prod(len(starts) for starts in grid.starts)
+    for index in windows:
+        total[grid.place(index)] += grid.share(index, CPU)
+    torch.testing.assert_close(total, torch.ones(shape))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 14)] * 3),
+    patch=st.tuples(*[st.integers(2, 8)] * 3),
+    step=st.sampled_from([0.3, 0.5, 1.0]),
+    axes=st.sampled_from([(), (0,), (0, 1, 2)]),
+)
+def test_a_voxelwise_network_gives_the_same_with_any_windows_3d(
+    shape: tuple[int, int, int],
+    patch: tuple[int, int, int],
+    step: float,
+    axes: tuple[int, ...],
+) -> None:
+    network, x = Voxelwise(3), image(2, *shape)
+    options = Inference(step=step, mirror_axes=axes)
+    logits = predict_logits(network, x, patch=patch, options=options, outputs=3, device=CPU)
+    torch.testing.assert_close(logits, network.whole(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [(), (1,), (0, 1)])
+def test_a_voxelwise_network_gives_the_same_with_any_windows_2d(axes: tuple[int, ...]) -> None:
+    network, x = Voxelwise(2), image(2, 5, 13, 10)
+    options = Inference(step=0.5, mirror_axes=axes)
+    logits = predict_logits(network, x, patch=(8, 6), options=options, outputs=3, device=CPU)
+    torch.testing.assert_close(logits, network.whole(x), rtol=1e-4, atol=1e-5)
+    assert network.largest_batch > 5
+
+
+def test_constant_logits_stay_constant() -> None:
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            values = torch.tensor([1.0, -2.0]).view(1, 2, 1, 1, 1)
+            return (values.expand(len(x), 2, *x.shape[2:]).clone(),)
+
+    logits = predict_logits(
+        Constant(), image(1, 9, 17, 20), patch=(4, 8, 8), options=Inference(), outputs=2, device=CPU
+    )
+    torch.testing.assert_close(logits[0], torch.full((9, 17, 20), 1.0))
+    torch.testing.assert_close(logits[1], torch.full((9, 17, 20), -2.0))
+
+
+def test_weighted_mean_equals_accumulating_and_dividing() -> None:
+    """The textbook way: add weighted logits and weights of every window, then divide."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1))
+    x, patch = image(1, 11, 14, 9), (6, 8, 6)
+
+    class First(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return (network(x),)
+
+    profile = [window_profile(p, 0.125) for p in patch]
+    weight = torch.from_numpy(profile[0][:, None, None] * profile[1][:, None] * profile[2]).float()
+    total, weights = torch.zeros(2, 11, 14, 9), torch.zeros(11, 14, 9)
+    places = (tile_starts(s, p, 0.5) for s, p in zip(x.shape[1:], patch, strict=True))
+    with torch.no_grad():
+        for start in itertools.product(*places):
+            place = tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True))
+            total[:, *place] += network(x[:, *place][None])[0] * weight
+            weights[place] += weight
+    logits = predict_logits(First(), x, patch=patch, options=Inference(), outputs=2, device=CPU)
+    torch.testing.assert_close(logits, total / weights, rtol=1e-4, atol=1e-5)
+
+
+def test_slices_of_a_2d_network_do_not_depend_on_each_other() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(1, 2, 3, padding=1)
+
+    class First(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return (layer(x),)
+
+    x = image(1, 6, 12, 12)
+    options = Inference(mirror_axes=(0, 1))
+
+    def run(part: Tensor) -> Tensor:
+        return predict_logits(First(), part, patch=(8, 8), options=options, outputs=2, device=CPU)
+
+    single = torch.cat([run(x[:, z : z + 1]) for z in range(6)], dim=1)
+    torch.testing.assert_close(run(x), single)
+
+
+def test_mirrored_axes_are_all_subsets() -> None:
+    assert mirror_combinations(()) == [()]
+    assert mirror_combinations((1, 0)) == [(), (0,), (1,), (0, 1)]
+    assert len(mirror_combinations((0, 1, 2))) == 8
+
+
+def test_mirroring_averages_and_mirrors_back() -> None:
+    x = torch.zeros(2, 1, 3, 5)
+    ramp = torch.arange(5.0).expand(2, 1, 3, 5)
+    forward = lambda batch: Positional()(batch)[0]  # noqa: E731
+    torch.testing.assert_close(mirrored_mean(forward, x, (0,), limit=1), ramp)
+    torch.testing.assert_close(mirrored_mean(forward, x, (0, 1), limit=1), torch.full_like(ramp, 2))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 8, 100])
+def test_mirroring_does_not_depend_on_what_runs_together(limit: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv3d(1, 2, 3, padding=1)
+    calls: list[int] = []
+
+    def forward(batch: Tensor) -> Tensor:
+        calls.append(len(batch))
+        logits: Tensor = layer(batch)
+        return logits
+
+    x = image(2, 1, 4, 5, 6)
+    with torch.no_grad():
+        result = mirrored_mean(forward, x, (0, 1, 2), limit=limit)
+        expected = torch.stack([layer(x.flip(dims)).flip(dims) for dims in _dims((0, 1, 2))]).mean(
+            0
+        )
+    torch.testing.assert_close(result, expected)
+    assert sum(calls) == 16
+    assert max(calls) <= max(limit, 2)
+
+
+def _dims(axes: Sequence[int]) -> list[list[int]]:
+    return [[axis + 2 for axis in subset] for subset in mirror_combinations(axes)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_scratch_file_or_half_precision_changes_next_to_nothing(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    network, x = Voxelwise(3), image(2, 12, 13, 14)
+    voxels = 3 * 12 * 13 * 14
+    store = LogitStore(MemoryBudget(voxels * dtype.itemsize * 4 / 2**30))
+    logits = predict_logits(
+        network, x, patch=(6, 6, 6), options=Inference(), outputs=3, device=CPU, store=store
+    )
+    assert logits.dtype == dtype
+    torch.testing.assert_close(logits.float(), network.whole(x), rtol=5e-3, atol=5e-3)
+
+    store = LogitStore(MemoryBudget(0.0))
+    mapped = predict_logits(
+        network, x, patch=(6, 6, 6), options=Inference(), outputs=3, device=CPU, store=store
+    )
+    assert mapped.dtype == torch.float16
+    torch.testing.assert_close(mapped.float(), network.whole(x), rtol=5e-3, atol=5e-3)
+
+
+def test_batches_shrink_when_memory_runs_out() -> None:
+    class Hungry(Voxelwise):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            if len(x) > 3:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(x)
+
+    network, x = Hungry(2), image(2, 9, 8, 8)
+    logits = predict_logits(network, x, patch=(8, 8), options=Inference(), outputs=3, device=CPU)
+    torch.testing.assert_close(logits, network.whole(x), rtol=1e-4, atol=1e-5)
+    assert network.largest_batch <= 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_a_window_that_does_not_fit_is_a_clear_error(error: RuntimeError) -> None:
+    class Full(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            raise error
+
+    with pytest.raises(DeviceError, match="does not fit into memory") as caught:
+        predict_logits(
+            Full(), image(1, 4, 4, 4), patch=(4, 4, 4), options=Inference(), outputs=2, device=CPU
+        )
+    assert "--device cpu" in caught.value.remedy
+
+
+def test_other_errors_come_through() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            raise RuntimeError("sizes do not match")
+
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        predict_logits(
+            Broken(), image(1, 4, 4, 4), patch=(4, 4, 4), options=Inference(), outputs=2, device=CPU
+        )
+
+
+def test_logits_leave_the_device_as_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = sliding_window._Runner(Voxelwise(3), (), 3, torch.device("meta"), 1)
+    total = torch.zeros(2, device="meta")
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: torch.zeros(2))
+    moved = sliding_window._make_room(runner, total, torch.OutOfMemoryError("out of memory"))
+    assert moved.device.type == "cpu"

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trainingdata import make_configuration, make_folder
+
+from selfseg.errors import DatasetError, DeviceError
+from selfseg.loading.batches import (
+    Batch,
+    default_loader_workers,
+    training_batches,
+    validation_batches,
+)
+from selfseg.loading.patches import CaseFolder
+from selfseg.loading.source import BatchSource, LoadedBatch, masked_channels
+from selfseg.records.augmentation import Augmentation
+
+CPU = torch.device("cpu")
+PLAIN = Augmentation(
+    rotation_p=0, scaling_p=0, noise_p=0, blur_p=0, brightness_p=0, contrast_p=0,
+    low_resolution_p=0, gamma_inverted_p=0, gamma_p=0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("preprocessed")
+    make_folder(path, cases=3, channels=2)
+    return path
+
+
+IDS = ("case_0", "case_1", "case_2")
+
+
+def batches(
+    folder: Path, patch: tuple[int, ...], steps: range, *, workers: int = 0, seed: int = 1
+) -> Iterator[Batch]:
+    configuration = make_configuration(patch, channels=2, batch=3)
+    return training_batches(
+        configuration, folder, IDS, steps=steps, seed=seed, workers=workers, device=CPU
+    )
+
+
+def same(first: list[Batch], second: list[Batch]) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a.image, b.image) and torch.equal(a.label, b.label)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+@pytest.mark.parametrize("patch", [(12, 16, 14), (20, 18)])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_depend_on_seed_and_step_only(
+    folder: Path, patch: tuple[int, ...], workers: int
+) -> None:
+    reference = list(batches(folder, patch, range(6)))
+    assert same(list(batches(folder, patch, range(6), workers=workers)), reference)
+    resumed = list(batches(folder, patch, range(4, 6), workers=workers))
+    assert same(resumed, reference[4:])
+    assert not same(list(batches(folder, patch, range(6), seed=2)), reference)
+    assert not same(reference[:1], reference[1:2])
+
+
+@pytest.mark.parametrize("patch", [(12, 16, 14), (20, 18), (40, 40, 40)])
+def test_shapes_types_and_values(folder: Path, patch: tuple[int, ...]) -> None:
+    for batch in batches(folder, patch, range(4)):
+        assert batch.image.shape == (3, 2, *patch)
+        assert batch.label.shape == (3, *patch)
+        assert batch.image.dtype == torch.float32
+        assert batch.label.dtype == torch.int64
+        assert bool(torch.isfinite(batch.image).all())
+        assert set(batch.label.flatten().tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("patch", [(12, 16, 14), (20, 18)])
+def test_forced_samples_show_their_class(folder: Path, patch: tuple[int, ...]) -> None:
+    configuration = make_configuration(patch, channels=2, batch=3, augmentation=PLAIN)
+    stream = training_batches(
+        configuration, folder, IDS, steps=range(60), seed=0, workers=0, device=CPU
+    )
+    seen = [set(batch.label[2].flatten().tolist()) - {0} for batch in stream]
+    assert all(seen)
+    assert set().union(*seen) == {1, 2}
+
+
+def test_image_and_label_come_from_the_same_place(folder: Path) -> None:
+    configuration = make_configuration((12, 16, 14), channels=2, batch=3, augmentation=PLAIN)
+    for batch in training_batches(
+        configuration, folder, IDS, steps=range(5), seed=0, workers=0, device=CPU
+    ):
+        assert torch.equal((batch.image[:, 0] // 10).long(), batch.label)
+
+
+def test_without_transforms_only_the_patch_is_loaded(folder: Path) -> None:
+    cases = CaseFolder(folder, IDS)
+    spatial = Augmentation(rotation_p=0.5, scaling_p=0.0)
+    configuration = make_configuration((12, 16, 14), channels=2, augmentation=spatial)
+    source = BatchSource(configuration, cases, seed=0, augment=True, finish=False)
+    sizes = set()
+    for step in range(20):
+        item = source[step]
+        assert isinstance(item, LoadedBatch)
+        for label, draw in zip(item.labels, item.draws, strict=True):
+            assert draw.is_spatial == (tuple(label.shape) != (12, 16, 14))
+            sizes.add(tuple(label.shape))
+    assert len(sizes) > 5
+
+
+def test_validation_is_plain_and_repeatable(folder: Path) -> None:
+    configuration = make_configuration((12, 16, 14), channels=2)
+
+    def make(workers: int) -> list[Batch]:
+        return list(
+            validation_batches(
+                configuration, folder, IDS, steps=5, seed=1, workers=workers, device=CPU
+            )
+        )
+
+    reference = make(0)
+    assert same(make(1), reference)
+    for batch in reference:
+        assert torch.equal((batch.image[:, 0] // 10).long(), batch.label)
+        assert bool((batch.label[1] > 0).any())
+
+
+def test_masked_channels_follow_the_normalization(folder: Path) -> None:
+    plain = make_configuration((8, 8, 8), channels=2)
+    assert masked_channels(plain) == ()
+    assert masked_channels(make_configuration((8, 8, 8), channels=2, inside_mask=True)) == (0, 1)
+
+
+def test_a_users_error_keeps_type_and_remedy_across_processes(tmp_path: Path) -> None:
+    ids = make_folder(tmp_path, channels=2)
+    configuration = make_configuration((12, 16, 14), channels=2)
+    stream = validation_batches(
+        configuration, tmp_path, ids, steps=20, seed=0, workers=1, device=CPU
+    )
+    for case in ids:
+        (tmp_path / f"{case}_locations.npy").write_bytes(b"no array")
+    with pytest.raises(DatasetError, match="has no usable class locations") as caught:
+        list(stream)
+    assert "selfseg plan" in caught.value.remedy
+
+
+class Deadly(BatchSource):
+    """Kills its own process at step 2, as the system does when memory runs out."""
+
+    def __getitem__(self, step: int) -> Batch:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Batch(torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+
+
+class Broken(BatchSource):
+    """Has a bug."""
+
+    def __getitem__(self, step: int) -> Batch:
+        raise KeyError(f"bug at step {step}")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_explained(folder: Path) -> None:
+    from selfseg.loading import batches as module
+
+    configuration = make_configuration((8, 8, 8), channels=2)
+    source = Deadly(configuration, CaseFolder(folder, IDS), seed=0, augment=True, finish=True)
+    stream = module._batches(source, range(5), workers=1, device=CPU)
+    before = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(DeviceError, match="died") as caught:
+        list(stream)
+    assert "--workers 0" in caught.value.remedy
+    assert signal.getsignal(signal.SIGCHLD) == before
+
+
+def test_a_bug_in_a_worker_keeps_its_cause(folder: Path) -> None:
+    from selfseg.loading import batches as module
+
+    configuration = make_configuration((8, 8, 8), channels=2)
+    source = Broken(configuration, CaseFolder(folder, IDS), seed=0, augment=True, finish=True)
+    with pytest.raises(KeyError, match="bug at step 0"):
+        list(module._batches(source, range(5), workers=1, device=CPU))
+
+
+def test_a_stream_can_be_left_early(folder: Path) -> None:
+    stream = batches(folder, (12, 16, 14), range(1000), workers=1)
+    assert len(list(itertools.islice(stream, 2))) == 2
+    del stream
+
+
+def test_torchs_global_stream_is_left_alone(folder: Path) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    list(batches(folder, (12, 16, 14), range(2), workers=1))
+    list(batches(folder, (12, 16, 14), range(2)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_default_workers() -> None:
+    assert default_loader_workers(CPU) == 1
+    assert default_loader_workers(torch.device("cuda")) >= 1
+
+
+def test_every_case_is_drawn_evenly(folder: Path) -> None:
+    cases = CaseFolder(folder, IDS)
+    configuration = make_configuration((4, 4, 4), channels=2, batch=4)
+    source = BatchSource(configuration, cases, seed=0, augment=False, finish=False)
+    chosen: list[int] = []
+    original = cases.cut
+
+    def spy(
+        index: int, corner: tuple[int, ...], shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        chosen.append(index)
+        return original(index, corner, shape)
+
+    cases.cut = spy  # type: ignore[assignment, method-assign]
+    for step in range(150):
+        source[step]
+    counts = np.bincount(chosen, minlength=3)
+    assert counts.sum() == 600
+    assert (np.abs(counts - 200) < 50).all()

@@ -61,7 +61,7 @@ def choose_family(device: str, memory_gb: float) -> tuple[Family, Decision]:
             family = larger if memory_gb >= larger.memory_gb else family
         because = (
             f"with {memory_gb:g} GB on a GPU a residual encoder scores higher than a plain U-Net "
-            f"in published cross-validations; its reference is the one tuned at {family.memory_gb} GB"
+            f"in published cross-validations; reference tuned at {family.memory_gb} GB"
         )
         others = ("unet",)
     decision = Decision(

@@ -65,6 +65,13 @@ def _choose(
             return FixedScale(divisor=LARGEST_BYTE), f"the name {name!r} asks for it"
         case "zscore":
             return ZScore(inside_mask=masked), f"the name {name!r} asks for it; {mask_reason}"
+        case _:
+            return _by_modality(name, key, facts, integers, masked, mask_reason)
+
+
+def _by_modality(
+    name: str, key: str, facts: IntensityFacts, integers: bool, masked: bool, mask_reason: str
+) -> tuple[Normalization, str]:
     if CT.fullmatch(key):
         value = CTNormalization(
             lower=facts.percentile_00_5,
@@ -76,7 +83,7 @@ def _choose(
             f"{name!r} is CT, whose values mean the same in every scan: clipped to the "
             "0.5–99.5 % range of all foreground, dataset-wide mean and spread"
         )
-    if COLOR.fullmatch(key) and integers and 0 <= facts.minimum and facts.maximum <= LARGEST_BYTE:
+    if COLOR.fullmatch(key) and integers and _is_byte_range(facts):
         return FixedScale(divisor=LARGEST_BYTE), f"{name!r} is 8-bit color or gray"
     if MR.fullmatch(key):
         return ZScore(inside_mask=masked), (
@@ -86,6 +93,10 @@ def _choose(
         f"{name!r} is no known modality: clipped to the case's 0.5–99.5 % range against outliers, "
         "then zero mean and unit spread"
     )
+
+
+def _is_byte_range(facts: IntensityFacts) -> bool:
+    return facts.minimum >= 0 and facts.maximum <= LARGEST_BYTE
 
 
 def _described(value: Normalization) -> str:

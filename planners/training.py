@@ -67,6 +67,7 @@ def decide_optimization(name: str) -> tuple[Optimization, Decision]:
             schedule_per_epoch=False,
             average_decay=0.99,
             mirror=False,
+            validation_share=0.05,
         ),
         short_below_steps=SHORT_BELOW_STEPS,
     )

@@ -1,4 +1,4 @@
-"""What a plan must fit: memory from the option or from the device, without loading torch needlessly."""
+"""What a plan must fit: memory from the option or from the device; loads torch only for CUDA."""
 
 from __future__ import annotations
 

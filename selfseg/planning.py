@@ -1,4 +1,4 @@
-"""Find a planner, run it, edit its plan on the user's word, and check that a plan can be executed."""
+"""Find a planner, run it, edit its plan on the user's word, check that a plan can be executed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from math import prod
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from selfseg.errors import PlanError, PlannerError, RecordError
 from selfseg.records import serial
@@ -118,13 +118,11 @@ def check_plan(plan: Plan) -> None:
 def _set(plan: Plan, path: str, text: str) -> Plan:
     content: Any = plan.model_dump(mode="json")
     place: Any = content
-    steps = path.split(".")
-    for depth, step in enumerate(steps):
-        key = _key(place, step, ".".join(steps[:depth]) or "the plan")
-        if depth == len(steps) - 1:
-            former, place[key] = place[key], _value(text)
-        else:
-            place = place[key]
+    *parents, last = path.split(".")
+    for depth, step in enumerate(parents):
+        place = place[_key(place, step, ".".join(parents[:depth]) or "the plan")]
+    key = _key(place, last, ".".join(parents) or "the plan")
+    former, place[key] = place[key], _value(text)
     try:
         edited = serial.decode(Plan, json.dumps(content), source=f"--set {path}={text}")
     except RecordError as error:
@@ -148,9 +146,11 @@ def _key(place: Any, step: str, where: str) -> str | int:
             return step
         offered = list(place)
     elif isinstance(place, list):
-        named = {item["name"]: index for index, item in enumerate(place) if _has_name(item)}
+        named: dict[str, int] = {
+            item["name"]: index for index, item in enumerate(place) if _has_name(item)
+        }
         if step in named:
-            return cast(int, named[step])
+            return named[step]
         if step.isdecimal() and int(step) < len(place):
             return int(step)
         offered = list(named) or [str(index) for index in range(len(place))]
@@ -173,48 +173,48 @@ def _value(text: str) -> Any:
 
 def _complaints(item: Configuration, channels: int) -> list[str]:
     """Return what contradicts itself in one configuration."""
-    found = []
-    network, dims = item.network, len(item.patch)
-    stages = len(network.features)
-    blocks = network.convs_encoder if isinstance(network, UNet) else network.blocks_encoder
+    dims = len(item.patch)
     if dims not in (2, 3):
         return [f"patch: {dims} axes, must be 2 or 3"]
-    if item.batch < 1:
-        found.append(f"batch: {item.batch}, must be at least 1")
-    lengths = (
-        len(network.kernels),
-        len(network.strides),
-        len(blocks),
-        len(network.convs_decoder) + 1,
+    mirrored = {*item.augmentation.mirror_axes, *item.inference.mirror_axes}
+    given, spacing = len(item.preprocessing.normalization), item.preprocessing.spacing_mm
+    axes = list(item.preprocessing.axes)
+    rules = (
+        (item.batch >= 1, f"batch: {item.batch}, must be at least 1"),
+        (given == channels, f"preprocessing.normalization: {given} for {channels} channels"),
+        (all(s is None or s > 0 for s in spacing), "preprocessing.spacing_mm: must be positive"),
+        (sorted(axes) == [0, 1, 2], f"preprocessing.axes: {axes} is no order of the axes"),
+        (
+            mirrored <= set(range(dims)),
+            f"mirror_axes: {sorted(mirrored)}, there are 0 to {dims - 1}",
+        ),
+        (0 < item.inference.step <= 1, f"inference.step: {item.inference.step}, must be in (0, 1]"),
+        (bool(item.loss.terms), "loss.terms: none"),
     )
-    if stages < 2 or any(length != stages for length in lengths):
-        found.append(
-            f"network: {stages} features, but {lengths} kernels, strides, blocks, decoder+1"
-        )
-        return found
+    return [text for fulfilled, text in rules if not fulfilled] + _network_complaints(item)
+
+
+def _network_complaints(item: Configuration) -> list[str]:
+    network, dims = item.network, len(item.patch)
+    blocks = network.convs_encoder if isinstance(network, UNet) else network.blocks_encoder
+    stages = len(network.features)
+    lengths = {
+        "kernels": len(network.kernels),
+        "strides": len(network.strides),
+        "encoder blocks": len(blocks),
+        "decoder convolutions + 1": len(network.convs_decoder) + 1,
+    }
+    if stages < 2 or any(length != stages for length in lengths.values()):
+        found = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        return [f"network: {stages} features, but {found}; must agree and be at least 2"]
     if any(len(axes) != dims for axes in (*network.kernels, *network.strides)):
-        found.append(f"network: kernels and strides must have {dims} axes like the patch")
-        return found
+        return [f"network: kernels and strides must have {dims} axes like the patch"]
+    if min(*network.features, *blocks, *network.convs_decoder) < 1:
+        return ["network: features, blocks and convolutions must be at least 1"]
     divisors = [prod(stride[axis] for stride in network.strides) for axis in range(dims)]
     if any(n < 1 or n % d for n, d in zip(item.patch, divisors, strict=True)):
-        found.append(f"patch: {list(item.patch)} must be multiples of the total stride {divisors}")
-    if min(*network.features, *blocks, *network.convs_decoder) < 1:
-        found.append("network: features, blocks and convolutions must be at least 1")
-    if len(item.preprocessing.normalization) != channels:
-        given = len(item.preprocessing.normalization)
-        found.append(f"preprocessing.normalization: {given} for {channels} channels")
-    if any(s is not None and s <= 0 for s in item.preprocessing.spacing_mm):
-        found.append("preprocessing.spacing_mm: must be positive")
-    if sorted(item.preprocessing.axes) != [0, 1, 2]:
-        found.append(f"preprocessing.axes: {list(item.preprocessing.axes)} is no axis order")
-    mirrored = (*item.augmentation.mirror_axes, *item.inference.mirror_axes)
-    if any(not 0 <= axis < dims for axis in mirrored):
-        found.append(f"mirror_axes: {sorted(set(mirrored))}, the patch has axes 0 to {dims - 1}")
-    if not 0 < item.inference.step <= 1:
-        found.append(f"inference.step: {item.inference.step}, must be in (0, 1]")
-    if not item.loss.terms:
-        found.append("loss.terms: none")
-    return found
+        return [f"patch: {list(item.patch)} must be multiples of the total stride {divisors}"]
+    return []
 
 
 def _owner(entry: EntryPoint) -> str:

@@ -62,10 +62,9 @@ class ProgressBar:
         elif kind is None:
             self._line(f"done in {time.monotonic() - self._started:.0f} s")
 
-    def advance(self, count: int = 1, *, note: str = "", total: int | None = None) -> None:
-        """Count finished items; `total` corrects the expected number."""
+    def advance(self, count: int = 1, *, note: str = "") -> None:
+        """Count finished items."""
         self._done += count
-        self._total = self._total if total is None else total
         if self._bar:
             self._bar.update(self._task, completed=self._done, total=self._total, note=note)
             return
@@ -74,6 +73,10 @@ class ProgressBar:
             self._last_line = now
             left_s = (now - self._started) / max(self._done, 1) * (self._total - self._done)
             self._line(f"{note}{', ' if note else ''}about {max(left_s, 0):.0f} s left")
+
+    def move_to(self, done: int, *, note: str = "") -> None:
+        """Set how much is done."""
+        self.advance(done - self._done, note=note)
 
     def _line(self, text: str) -> None:
         sys.stderr.write(f"{self._label}: {self._done}/{self._total}, {text}\n")

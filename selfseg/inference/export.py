@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from selfseg.errors import ImageError
-from selfseg.inference.logit_store import MemoryBudget
+from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.model import Model
 from selfseg.io.geometry import to_native
 from selfseg.io.images import image_ending, write_label_map
@@ -29,13 +29,13 @@ class Export:
     Attributes:
         model: Whose logits they are.
         folder: Where files go.
-        budget: Memory that prediction may take.
+        store: Where the logits lie, and the memory that prediction may take.
         probabilities: Write probabilities as well.
     """
 
     model: Model
     folder: Path
-    budget: MemoryBudget
+    store: LogitStore
     probabilities: bool = False
 
     def path(self, case: Case) -> Path:
@@ -55,9 +55,9 @@ class Export:
     def write(self, case: Case, record: PreprocessedCase, logits: Tensor) -> None:
         """Bring logits (k, z, y, x) back to the image's grid and write the files."""
         resampling = self.model.configuration.preprocessing.resampling
-        indices = label_map_from_logits(
-            logits, record, resampling, max_gib=self.budget.export_gib()
-        )
+        limit = self.store.budget.export_gib()
+        with self.store.releasing(logits):
+            indices = label_map_from_logits(logits, record, resampling, max_gib=limit)
         write_label_map(
             indices,
             self.model.plan.labels,
@@ -74,7 +74,7 @@ class Export:
             logits,
             record,
             self.model.configuration.preprocessing.resampling,
-            max_gib=self.budget.export_gib(),
+            max_gib=self.store.budget.export_gib(),
         )
         native = np.stack([to_native(part, record.orientation) for part in canonical])
         names = ["background", *(label.name for label in self.model.plan.labels)]

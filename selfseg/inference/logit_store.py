@@ -10,9 +10,12 @@ import logging
 import math
 import mmap
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import psutil
 import torch
@@ -21,6 +24,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 GIB = 2**30
+RELEASE_EVERY_S = 0.05  # at most some 100 MiB are read from a file in this time
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,12 @@ class LogitStore:
 
     budget: MemoryBudget = MemoryBudget()
     folder: Path | None = None
-    _mapped: mmap.mmap | None = field(default=None, init=False, repr=False)
+    _mapped: WeakValueDictionary[int, mmap.mmap] = field(
+        default_factory=WeakValueDictionary, init=False, repr=False
+    )
 
     def allocate(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Return zeros of a shape in the first place that has room for them."""
-        self._mapped = None
         count = math.prod(shape)
         for place in dict.fromkeys((device, torch.device("cpu"))):
             room = self.budget.logits_bytes(place)
@@ -75,10 +80,36 @@ class LogitStore:
         log.info("logits of %.1f GiB go to a scratch file", count * 2 / GIB)
         with tempfile.TemporaryFile(dir=self.folder, prefix=".selfseg-logits-") as file:
             file.truncate(count * 2)
-            self._mapped = mmap.mmap(file.fileno(), count * 2)
-        return torch.frombuffer(self._mapped, dtype=torch.float16).view(tuple(shape))
+            mapped = mmap.mmap(file.fileno(), count * 2)
+        logits = torch.frombuffer(mapped, dtype=torch.float16).view(tuple(shape))
+        self._mapped[logits.untyped_storage().data_ptr()] = mapped
+        return logits
 
     def release(self, logits: Tensor) -> None:
         """Let go of the memory that the pages of a scratch file take; the file keeps them."""
-        if self._mapped is not None and logits.device.type == "cpu":
-            self._mapped.madvise(mmap.MADV_DONTNEED)
+        mapped = self._mapped.get(logits.untyped_storage().data_ptr())
+        if mapped is not None:
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+    @contextmanager
+    def releasing(self, logits: Tensor) -> Iterator[None]:
+        """Release again and again while someone else reads the logits from end to end.
+
+        The system would drop the pages when memory gets scarce; this way it never does.
+        """
+        if logits.untyped_storage().data_ptr() not in self._mapped:
+            yield
+            return
+        finished = threading.Event()
+
+        def keep_releasing() -> None:
+            while not finished.wait(RELEASE_EVERY_S):
+                self.release(logits)
+
+        thread = threading.Thread(target=keep_releasing, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()

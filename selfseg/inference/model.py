@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from selfseg.errors import ModelError
 from selfseg.inference.ensemble import MeanOfLogits
+from selfseg.inference.sliding_window import CHANNELS_LAST
 from selfseg.networks.build import build_network
 from selfseg.networks.weights import load_weights
 from selfseg.records import serial
@@ -22,7 +23,6 @@ from selfseg.records.preprocessing import Preprocessing
 from selfseg.workspace import DatasetFolder, dataset_folder
 
 ALL_CASES = "all"  # the fold that trains on every case
-CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,8 @@ def _load_fold(candidate: Candidate, fold: str, device: torch.device) -> nn.Modu
     network.load_state_dict(weights)
     network.eval().requires_grad_(False)
     if device.type == "cpu":
-        network.to(memory_format=CHANNELS_LAST[len(configuration.patch)])
+        layout = CHANNELS_LAST[len(configuration.patch)]
+        network.to(memory_format=layout)  # type: ignore[call-overload] # missing in torch's stubs
     network.to(device)
     return network
 

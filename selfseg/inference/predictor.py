@@ -77,9 +77,8 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
     """
     output.mkdir(parents=True, exist_ok=True)
     options = inference_options(model, tta=tta, step=step)
-    budget = MemoryBudget(max_memory_gib)
-    store = LogitStore(budget, folder=output)
-    export = Export(model, output, budget, probabilities=probabilities)
+    store = LogitStore(MemoryBudget(max_memory_gib), folder=output)
+    export = Export(model, output, store, probabilities=probabilities)
 
     def prepare(case: Case) -> PreparedCase:
         export.check(case)

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 # Voxels in one call of a network. A GPU needs about this many to be busy; a CPU is busy with
 # less, and larger batches leave its caches. The result does not depend on it.
 VOXELS_PER_CALL = {"cuda": 2**21, "cpu": 2**17}
+USUAL_FEATURES = 32  # of a network at full resolution
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -146,7 +147,9 @@ def predict_logits(
     window = _as_window(patch)
     padded, inner = _pad(image, window)
     grid = make_grid(padded.shape[1:], window, step=options.step, sigma=options.window_sigma)
-    runner = _Runner(network, options.mirror_axes, len(patch), device, _batch_limit(window, device))
+    runner = _Runner(
+        network, options.mirror_axes, len(patch), device, _batch_limit(window, outputs, device)
+    )
     padded = _near(padded, device)
     store = store or LogitStore()
     total = store.allocate((outputs, *padded.shape[1:]), device)
@@ -231,9 +234,10 @@ def _near(image: Tensor, device: torch.device) -> Tensor:
         return image
 
 
-def _batch_limit(window: tuple[int, int, int], device: torch.device) -> int:
+def _batch_limit(window: tuple[int, int, int], outputs: int, device: torch.device) -> int:
+    """Return the windows in one call; more outputs than usual features take memory themselves."""
     voxels = VOXELS_PER_CALL.get(device.type, VOXELS_PER_CALL["cpu"])
-    return max(1, voxels // math.prod(window))
+    return max(1, voxels // math.prod(window) * USUAL_FEATURES // max(outputs, USUAL_FEATURES))
 
 
 def _as_window(patch: Sequence[int]) -> tuple[int, int, int]:

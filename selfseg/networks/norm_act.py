@@ -1,9 +1,9 @@
 """Instance normalization followed by leaky ReLU, as one step that stays in channels-last memory.
 
-torch's own instance norm copies channels-last tensors to planar memory and back, which costs a third
-of a training step on a CPU. The forward and backward passes here are written on the channels-last
-view (batch, voxels, channels); they give the same numbers up to float rounding. Elsewhere (planar
-memory, CUDA, autocast) torch's own operators are used.
+torch's own instance norm copies channels-last tensors to planar memory and back, which costs up
+to a third of a training step on a CPU. The forward and backward passes here are written on the
+channels-last view (batch, voxels, channels); they give the same numbers up to float rounding.
+Elsewhere (planar memory, CUDA, autocast) torch's own operators are used.
 """
 
 from __future__ import annotations

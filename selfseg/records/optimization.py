@@ -52,6 +52,7 @@ class Recipe(Record):
 
     `schedule_per_epoch`: the learning rate changes at epoch borders (nnU-Net) or every step.
     `mirror`: train (and so predict) with the mirrored axes of the augmentation.
+    `validation_share`: validation batches an epoch, as a share of its training steps.
     """
 
     optimizer: Optimizer
@@ -59,6 +60,7 @@ class Recipe(Record):
     schedule_per_epoch: bool = True
     average_decay: float = 0.0
     mirror: bool = True
+    validation_share: float = 0.2
 
 
 class Optimization(Record):
@@ -73,6 +75,5 @@ class Optimization(Record):
     short_below_steps: int
     epochs: int = 1000
     steps_per_epoch: int = 250
-    validation_steps: int = 50
     gradient_clip: float = 12.0
     foreground_share: float = 0.33

@@ -1,0 +1,132 @@
+"""All that is needed to resume, in one safetensors file: weights, optimizer, position, RNG."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from selfseg.errors import CheckpointError, ModelError, RecordError
+from selfseg.networks.weights import load_with_metadata, save_weights
+from selfseg.records import serial
+from selfseg.training.state import TrainState
+from selfseg.workspace import FoldFolder
+
+INFO = "selfseg"
+NETWORK, AVERAGE, OPTIMIZER, RNG = "network/", "average/", "optimizer/", "rng/"
+
+
+class Position(serial.Record):
+    """Where a training stands, and what it must agree with to go on.
+
+    `plan_digest` covers the whole configuration: resuming with other options would mix two runs.
+    """
+
+    schema_version: Literal[1] = 1
+    plan_digest: str
+    seed: int
+    recipe: Literal["long", "short"]
+    steps_per_epoch: int
+    epoch: int
+    step: int
+    elapsed_s: float
+    loss_sum: float
+    loss_count: int
+    scaler_scale: float | None
+
+
+def save_checkpoint(
+    state: TrainState, folder: FoldFolder, *, plan_digest: str, seed: int, steps_per_epoch: int,
+    recipe: Literal["long", "short"],
+) -> None:  # fmt: skip
+    """Write the checkpoint; a kill at any moment leaves the former or the new one."""
+    position = Position(
+        plan_digest=plan_digest,
+        seed=seed,
+        recipe=recipe,
+        steps_per_epoch=steps_per_epoch,
+        epoch=state.epoch,
+        step=state.step,
+        elapsed_s=state.elapsed_s,
+        loss_sum=float(state.loss_sum),
+        loss_count=state.loss_count,
+        scaler_scale=state.scaler.get_scale() if state.scaler.is_enabled() else None,
+    )
+    tensors = {NETWORK + name: value for name, value in state.network.state_dict().items()}
+    tensors |= {AVERAGE + name: value for name, value in state.average.items()}
+    tensors |= _optimizer_tensors(state.optimizer)
+    tensors[RNG + "cpu"] = torch.get_rng_state()
+    if state.device.type == "cuda":
+        tensors[RNG + "cuda"] = torch.cuda.get_rng_state(state.device)
+    save_weights(tensors, folder.checkpoint, {INFO: position.model_dump_json()})
+
+
+def read_position(folder: FoldFolder) -> tuple[Position, dict[str, Tensor]] | None:
+    """Return the checkpoint's position and tensors, or None if there is none.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    if not folder.checkpoint.is_file():
+        return None
+    try:
+        tensors, metadata = load_with_metadata(folder.checkpoint)
+        position = serial.decode(Position, metadata.get(INFO, ""), source=str(folder.checkpoint))
+    except (ModelError, RecordError) as error:
+        raise CheckpointError(
+            f"{folder.checkpoint}: damaged checkpoint ({error.message})",
+            remedy="Train this fold from the start with --restart.",
+        ) from error
+    return position, tensors
+
+
+def restore(state: TrainState, position: Position, tensors: dict[str, Tensor]) -> None:
+    """Bring a fresh state to where the checkpoint was written.
+
+    Raises:
+        CheckpointError: The tensors do not fit the network.
+    """
+    try:
+        state.network.load_state_dict(_part(tensors, NETWORK))
+        for name, value in _part(tensors, AVERAGE).items():
+            state.average[name].copy_(value)
+        _restore_optimizer(state.optimizer, _part(tensors, OPTIMIZER))
+        torch.set_rng_state(tensors[RNG + "cpu"])
+        if state.device.type == "cuda" and RNG + "cuda" in tensors:
+            torch.cuda.set_rng_state(tensors[RNG + "cuda"], state.device)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint does not fit the plan's network ({error})",
+            remedy="Train this fold from the start with --restart.",
+        ) from error
+    if position.scaler_scale is not None:
+        state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": position.scaler_scale})
+    state.epoch, state.step = position.epoch, position.step
+    state.elapsed_s = position.elapsed_s
+    state.loss_sum.fill_(position.loss_sum)
+    state.loss_count = position.loss_count
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state as `optimizer/INDEX/NAME`; numbers become tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{OPTIMIZER}{index}/{name}": torch.as_tensor(value)
+        for index, values in state.items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    content = optimizer.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**content, "state": state})
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

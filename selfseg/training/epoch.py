@@ -1,0 +1,68 @@
+"""Scores of an epoch on validation patches: loss, and Dice pooled over all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from selfseg.loading.batches import validation_batches
+from selfseg.training.job import Course, TrainingJob
+from selfseg.training.state import TrainState, mixed_precision
+from selfseg.training.step import final_weights
+
+
+@dataclass(frozen=True)
+class EpochScores:
+    """Validation loss, and Dice per foreground label (None: in no patch); empty without cases."""
+
+    loss: float | None = None
+    dice: tuple[float | None, ...] = ()
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean over the labels that occur."""
+        known = [value for value in self.dice if value is not None]
+        return sum(known) / len(known) if known else None
+
+
+@torch.no_grad()
+def score_epoch(
+    state: TrainState, job: TrainingJob, course: Course, loss: nn.Module
+) -> EpochScores:
+    """Score the weights that prediction would use on the same patches every epoch.
+
+    The Dice is `2·tp / (2·tp + fp + fn)` with counts over all patches; it is a guide, since patches
+    overlap objects by chance. The real scores come at the end, on whole cases.
+    """
+    if not job.validation_cases:
+        return EpochScores()
+    weights = final_weights(state)
+    counts = torch.zeros(3, job.outputs, dtype=torch.long, device=state.device)
+    total = torch.zeros((), device=state.device)
+    state.network.eval()
+    for batch in validation_batches(
+        job.configuration,
+        job.data,
+        job.validation_cases,
+        steps=course.validation_steps,
+        seed=job.seed,
+        workers=0,
+        device=state.device,
+    ):
+        image = batch.image.contiguous(memory_format=state.layout)
+        with mixed_precision(state.device, state.dtype):
+            outputs = functional_call(state.network, weights, (image,))
+            total += loss(outputs, batch.label)
+        chosen = outputs[0].argmax(dim=1)
+        hit = chosen[chosen == batch.label]
+        for row, values in enumerate((hit, chosen, batch.label)):
+            counts[row] += torch.bincount(values.flatten(), minlength=job.outputs)
+    state.network.train()
+    both, predicted, present = counts[:, 1:].tolist()
+    dice = tuple(
+        2 * b / (p + r) if p + r else None for b, p, r in zip(both, predicted, present, strict=True)
+    )
+    return EpochScores(loss=float(total) / course.validation_steps, dice=dice)

@@ -1,0 +1,159 @@
+"""What is to be trained, and how long."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from selfseg.networks.build import build_network
+from selfseg.records import serial
+from selfseg.records.optimization import Recipe
+from selfseg.records.plan import Configuration, Plan
+from selfseg.training.schedule import choose_recipe
+from selfseg.training.state import choose_layout, seconds_per_step
+from selfseg.workspace import FoldFolder
+
+log = logging.getLogger(__name__)
+
+# A timed training is cut into about so many epochs: often enough to see it go and to save.
+EPOCHS_OF_TIMED_RUN = 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """One fold of one configuration.
+
+    Attributes:
+        plan, configuration: What was decided.
+        fold: `0`, `1`, … or `all`.
+        train_cases, validation_cases: Case ids; no validation for `all`.
+        data: Folder of the preprocessed cases.
+        output: Where the model goes.
+        epochs, steps_per_epoch: In place of the plan's.
+        time_s: Train for so long instead; the schedule ends with the time.
+        seed: Of weights and batches.
+        device: Where to train.
+        workers: Processes that prepare batches; None decides by the device.
+        restart: Forget former progress.
+    """
+
+    plan: Plan
+    configuration: Configuration
+    fold: str
+    train_cases: tuple[str, ...]
+    validation_cases: tuple[str, ...]
+    data: Path
+    output: FoldFolder
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+    time_s: float | None = None
+    seed: int = 0
+    device: torch.device
+    workers: int | None = None
+    restart: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Input channels."""
+        return len(self.plan.channels)
+
+    @property
+    def outputs(self) -> int:
+        """Labels with background."""
+        return len(self.plan.labels) + 1
+
+    @property
+    def digest(self) -> str:
+        """What a checkpoint must agree with: configuration and training cases."""
+        cases = hashlib.sha256(",".join(self.train_cases).encode()).hexdigest()[:16]
+        return f"{serial.digest(self.configuration)}-{cases}"
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a run goes: fixed at its start, and kept when it is resumed.
+
+    Attributes:
+        kind, recipe: The plan's long or short recipe.
+        steps_per_epoch: Steps between two lines of the history.
+        total_steps: Length in steps; None where time decides.
+        time_s: Length in time; None where steps decide.
+    """
+
+    kind: Literal["long", "short"]
+    recipe: Recipe
+    steps_per_epoch: int
+    total_steps: int | None
+    time_s: float | None
+
+    def progress(self, step: int, elapsed_s: float) -> float:
+        """Return the share of the run that is over."""
+        if self.time_s is not None:
+            return min(elapsed_s / self.time_s, 1.0)
+        return min(step / (self.total_steps or 1), 1.0)
+
+    def is_over(self, step: int, elapsed_s: float) -> bool:
+        """Tell whether the run has reached its length."""
+        return self.progress(step, elapsed_s) >= 1.0
+
+    @property
+    def validation_steps(self) -> int:
+        """Validation batches an epoch."""
+        return max(round(self.recipe.validation_share * self.steps_per_epoch), 1)
+
+
+def plan_course(job: TrainingJob) -> Course:
+    """Decide recipe and epoch length of a run that starts now.
+
+    A timed run measures how long a step takes, to know whether it will be short.
+    """
+    options = job.configuration.optimization
+    per_epoch = job.steps_per_epoch or options.steps_per_epoch
+    if job.time_s is None:
+        total = (job.epochs or options.epochs) * per_epoch
+        expected = float(total)
+    else:
+        total = None
+        step_s = _measure_step(job)
+        expected = job.time_s / step_s
+        log.info("Speed: %.2f s a step forward and backward", step_s)
+        if job.steps_per_epoch is None:
+            per_epoch = max(min(per_epoch, round(expected / EPOCHS_OF_TIMED_RUN)), 1)
+    recipe, reason = choose_recipe(options, expected)
+    log.info("Recipe: %s", reason)
+    return Course(
+        kind="short" if recipe is options.short_recipe else "long",
+        recipe=recipe,
+        steps_per_epoch=per_epoch,
+        total_steps=total,
+        time_s=job.time_s,
+    )
+
+
+def resume_course(job: TrainingJob, kind: Literal["long", "short"], steps_per_epoch: int) -> Course:
+    """Return the course of a run that goes on: its recipe stays what it was."""
+    options = job.configuration.optimization
+    recipe = options.short_recipe if kind == "short" else options.recipe
+    per_epoch = job.steps_per_epoch or steps_per_epoch
+    total = None if job.time_s is not None else (job.epochs or options.epochs) * per_epoch
+    return Course(
+        kind=kind,
+        recipe=recipe,
+        steps_per_epoch=per_epoch,
+        total_steps=total,
+        time_s=job.time_s,
+    )
+
+
+def _measure_step(job: TrainingJob) -> float:
+    configuration = job.configuration
+    network = build_network(configuration.network, channels=job.channels, outputs=job.outputs)
+    network.to(job.device)
+    shape = (configuration.batch, job.channels, *configuration.patch)
+    layout = choose_layout(network, shape, job.device)
+    return seconds_per_step(network, shape, job.device, layout)

@@ -1,0 +1,194 @@
+"""TrainState, the only mutable object of training, and how it is built for a device.
+
+Layout, compilation and number format are applied once, here; the loop does not know of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import assert_never
+
+import torch
+from torch import Tensor, nn
+
+from selfseg.networks.build import build_network
+from selfseg.networks.precision import autocast_dtype
+from selfseg.records.optimization import SGD, AdamW, Optimizer, Recipe
+from selfseg.records.plan import Configuration
+
+log = logging.getLogger(__name__)
+
+TIMED_STEPS = 3
+
+
+@dataclass
+class TrainState:
+    """Everything that changes during training.
+
+    Attributes:
+        network: The weights.
+        forward: The network as it is called (compiled on CUDA).
+        average: Running average of the weights by name; empty without averaging.
+        optimizer: Its state.
+        scaler: Loss scaling; disabled unless the format is float16.
+        recipe: The recipe that this run follows.
+        device: Where it trains.
+        dtype: Format of automatic mixed precision; None is float32.
+        layout: Memory format of images and weights.
+        epoch, step: Finished epochs; finished steps.
+        elapsed_s: Training time so far, over all resumes.
+        loss_sum, loss_count: Of the current epoch.
+    """
+
+    network: nn.Module
+    forward: Callable[[Tensor], tuple[Tensor, ...]]
+    average: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    recipe: Recipe
+    device: torch.device
+    dtype: torch.dtype | None
+    layout: torch.memory_format
+    epoch: int = 0
+    step: int = 0
+    elapsed_s: float = 0.0
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    loss_count: int = 0
+
+
+def create_state(
+    configuration: Configuration,
+    recipe: Recipe,
+    *,
+    channels: int,
+    outputs: int,
+    seed: int,
+    device: torch.device,
+) -> TrainState:
+    """Return the state at step 0; the initial weights depend on the seed only."""
+    torch.manual_seed(seed)
+    network = build_network(configuration.network, channels=channels, outputs=outputs)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    dtype, reason = autocast_dtype(device)
+    log.info("Precision: %s", reason)
+    network.to(device)
+    layout = choose_layout(network, (configuration.batch, channels, *configuration.patch), device)
+    network.to(memory_format=layout)  # type: ignore[call-overload]
+    averaged = recipe.average_decay > 0
+    return TrainState(
+        network=network,
+        forward=_compiled(network, configuration, channels, device, layout, dtype),
+        average={n: p.detach().clone() for n, p in network.named_parameters()} if averaged else {},
+        optimizer=build_optimizer(recipe.optimizer, network),
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        recipe=recipe,
+        device=device,
+        dtype=dtype,
+        layout=layout,
+        loss_sum=torch.zeros((), device=device),
+    )
+
+
+def build_optimizer(options: Optimizer, network: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer over all weights."""
+    match options:
+        case SGD():
+            return torch.optim.SGD(
+                network.parameters(),
+                lr=options.learning_rate,
+                momentum=options.momentum,
+                nesterov=options.nesterov,
+                weight_decay=options.weight_decay,
+            )
+        case AdamW():
+            return torch.optim.AdamW(
+                network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+            )
+        case _:
+            assert_never(options)
+
+
+def choose_layout(
+    network: nn.Module, shape: tuple[int, ...], device: torch.device
+) -> torch.memory_format:
+    """Return the faster memory format for a batch of the given shape (b, c, *patch).
+
+    On the CPU channels-last is always faster for these networks (oneDNN's backward pass), and a
+    fixed choice keeps runs bit-equal; on CUDA both are timed.
+    """
+    channels_last = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    if device.type == "cpu":
+        return channels_last
+    times = {
+        layout: seconds_per_step(network, shape, device, layout)
+        for layout in (torch.contiguous_format, channels_last)
+    }
+    best = min(times, key=lambda layout: times[layout])
+    log.info("Layout: %s (%s)", best, ", ".join(f"{k}: {v * 1e3:.1f} ms" for k, v in times.items()))
+    return best
+
+
+def seconds_per_step(
+    network: nn.Module,
+    shape: tuple[int, ...],
+    device: torch.device,
+    layout: torch.memory_format,
+) -> float:
+    """Return the time of a forward and backward pass; no weight changes, no gradient stays."""
+    network.to(memory_format=layout)  # type: ignore[call-overload]
+    image = torch.zeros(shape, device=device).to(memory_format=layout)
+    dtype, _ = autocast_dtype(device)
+    started = time.perf_counter()
+    for repeat in range(1 + TIMED_STEPS):
+        if repeat == 1:  # the first one warms up
+            _wait(device)
+            started = time.perf_counter()
+        with mixed_precision(device, dtype):
+            total = torch.stack([out.float().mean() for out in network(image)]).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+    _wait(device)
+    network.zero_grad(set_to_none=True)
+    return (time.perf_counter() - started) / TIMED_STEPS
+
+
+@contextmanager
+def mixed_precision(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
+    """Compute in the device's reduced format where there is one."""
+    with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        yield
+
+
+def _compiled(
+    network: nn.Module,
+    configuration: Configuration,
+    channels: int,
+    device: torch.device,
+    layout: torch.memory_format,
+    dtype: torch.dtype | None,
+) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """Compile for CUDA, proven by one step; where that fails the network runs as it is."""
+    if device.type != "cuda":
+        return network
+    compiled = torch.compile(network)
+    image = torch.zeros((configuration.batch, channels, *configuration.patch), device=device)
+    try:
+        with mixed_precision(device, dtype):
+            outputs = compiled(image.to(memory_format=layout))
+            total = torch.stack([out.float().mean() for out in outputs]).sum()
+            total.backward()  # type: ignore[no-untyped-call]
+    except Exception as error:  # the compiler may fail in any way; training must not
+        log.warning("torch.compile failed (%s); training without it", error)
+        return network
+    finally:
+        network.zero_grad(set_to_none=True)
+    return compiled
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,46 @@
+"""One optimizer step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from selfseg.loading.batches import Batch
+from selfseg.training.state import TrainState, mixed_precision
+
+
+def train_step(
+    state: TrainState, batch: Batch, loss: nn.Module, *, learning_rate: float, gradient_clip: float
+) -> Tensor:
+    """Update the weights once; return the loss, still on the device (reading it would wait)."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate
+    state.optimizer.zero_grad(set_to_none=True)
+    image = batch.image.contiguous(memory_format=state.layout)
+    with mixed_precision(state.device, state.dtype):
+        value: Tensor = loss(state.forward(image), batch.label)
+    state.scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+    state.scaler.unscale_(state.optimizer)
+    torch.nn.utils.clip_grad_norm_(state.network.parameters(), gradient_clip)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.step += 1
+    update_average(state)
+    return value.detach()
+
+
+@torch.no_grad()
+def update_average(state: TrainState) -> None:
+    """Move the average towards the weights; early on faster, so that the start is forgotten."""
+    if not state.average:
+        return
+    decay = min(state.recipe.average_decay, (1 + state.step) / (10 + state.step))
+    weights = dict(state.network.named_parameters())
+    torch._foreach_lerp_(
+        list(state.average.values()), [weights[name] for name in state.average], 1 - decay
+    )
+
+
+def final_weights(state: TrainState) -> dict[str, Tensor]:
+    """Return the weights to predict with: the average where there is one."""
+    return {**state.network.state_dict(), **state.average}

@@ -1,0 +1,80 @@
+"""Predict a fold's validation cases as in real use, and score them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selfseg.errors import SelfSegError
+from selfseg.execution.processes import default_workers
+from selfseg.records import serial
+from selfseg.records.dataset import Case, Dataset, File
+from selfseg.records.metrics import CaseScores, MetricsTable
+from selfseg.training.job import TrainingJob
+
+
+def validate(job: TrainingJob, dataset: Dataset) -> MetricsTable | None:
+    """Return the scores of the fold's validation cases; None if it has none.
+
+    Predictions and scores are written to `validation/`; if the scores are there they are read.
+    """
+    if not job.validation_cases:
+        return None
+    folder = job.output.validation
+    stored = folder / "scores.json"
+    if stored.is_file():
+        return serial.load(MetricsTable, stored)
+
+    from selfseg.evaluation.table import write_table
+    from selfseg.inference.predictor import load_model, predict_cases
+
+    model = load_model(
+        job.output.path.parents[2],
+        configuration=job.configuration.name,
+        folds=[job.fold],
+        device=job.device,
+    )
+    wanted = [case for case in dataset.cases if case.id in job.validation_cases]
+    cases = [_absolute(case, Path(dataset.root)) for case in wanted]
+    workers = default_workers(job.workers)
+    report = predict_cases(model, cases, folder, workers=workers)
+    if report.failed:
+        listing = "; ".join(f"{case}: {message}" for case, message in report.failed)
+        raise SelfSegError(f"validation cases failed: {listing}", remedy="Mend these files.")
+    table = _score(cases, folder, dataset, workers)
+    write_table(table, stored)
+    return table
+
+
+def _score(cases: list[Case], folder: Path, dataset: Dataset, workers: int) -> MetricsTable:
+    from selfseg.evaluation.evaluate import DEFAULT_TOLERANCE_MM, Pair, score_files
+    from selfseg.evaluation.table import metrics_table
+    from selfseg.execution.processes import map_parallel
+    from selfseg.io.images import case_name
+
+    predictions = {case_name(path): path for path in folder.iterdir() if path.suffix != ".json"}
+    pairs = [
+        Pair(
+            case.id,
+            predictions[case.id],
+            Path(case.reference.path),
+            dataset.labels,
+            DEFAULT_TOLERANCE_MM,
+        )
+        for case in cases
+        if case.reference is not None
+    ]
+    results = map_parallel(score_files, pairs, workers=workers, label="Scoring")
+    for result in results:
+        if not isinstance(result, CaseScores):
+            raise result
+    scored = [result for result in results if isinstance(result, CaseScores)]
+    return metrics_table(scored, [label.name for label in dataset.labels])
+
+
+def _absolute(case: Case, root: Path) -> Case:
+    def resolve(file: File) -> File:
+        return file.model_copy(update={"path": str(root / file.path)})
+
+    reference = case.reference and resolve(case.reference)
+    images = tuple(resolve(file) for file in case.images)
+    return case.model_copy(update={"images": images, "reference": reference})

@@ -88,7 +88,7 @@ class LogitStore:
     def release(self, logits: Tensor) -> None:
         """Let go of the memory that the pages of a scratch file take; the file keeps them."""
         mapped = self._mapped.get(logits.untyped_storage().data_ptr())
-        if mapped is not None:
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # Windows lacks it
             mapped.madvise(mmap.MADV_DONTNEED)
 
     @contextmanager

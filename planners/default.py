@@ -11,7 +11,6 @@ from selfseg.records.plan import (
     Configuration,
     ConfigurationName,
     Decision,
-    Inference,
     Plan,
 )
 from selfseg.records.preprocessing import Preprocessing
@@ -21,9 +20,15 @@ from .low_resolution import decide_low_resolution
 from .memory import estimate_gib
 from .normalization import decide_normalization
 from .patch import Request, Sizes, decide_sizes
+from .resampling import decide_resampling
 from .spacing import Grid, decide_grid
 from .splits import decide_splits
-from .training import decide_augmentation, decide_loss, decide_optimization
+from .training import (
+    decide_augmentation,
+    decide_inference,
+    decide_loss,
+    decide_optimization,
+)
 
 
 class DefaultPlanner:
@@ -37,15 +42,21 @@ class DefaultPlanner:
         grid, decisions = decide_grid(fingerprint)
         normalization, because = decide_normalization(dataset.channels, fingerprint)
         family, family_decision = choose_family(budget.device, budget.memory_gib)
-        decisions = (*decisions, *because, family_decision)
+        resampling, resampling_decision = decide_resampling()
+        decisions = (*decisions, *because, resampling_decision, family_decision)
         common = Preprocessing(
-            axes=grid.axes, spacing_mm=grid.spacing_mm, normalization=normalization
+            axes=grid.axes,
+            spacing_mm=grid.spacing_mm,
+            normalization=normalization,
+            resampling=resampling,
         )
         configurations: list[Configuration] = []
-        for name, request, sizes, reasons in _proposals(dataset, grid, budget, family):
-            configuration, more = _configuration(name, request, sizes, common, budget)
+        proposals = _proposals(dataset, grid, budget, family)
+        has_coarser = any(proposal[0] == "3d_lowres" for proposal in proposals)
+        for proposal in proposals:
+            configuration, more = _configuration(proposal, common, budget, has_coarser=has_coarser)
             configurations.append(configuration)
-            decisions = (*decisions, *reasons, *more)
+            decisions = (*decisions, *proposal[3], *more)
         return Plan(
             planner=self.name,
             planner_version=self.version,
@@ -53,7 +64,7 @@ class DefaultPlanner:
             channels=dataset.channels,
             labels=dataset.labels,
             budget=budget,
-            configurations=tuple(_with_batch_dice(configurations)),
+            configurations=tuple(configurations),
             decisions=(*decisions, _left_out_3d(grid)) if grid.median_shape[0] == 1 else decisions,
         )
 
@@ -101,15 +112,24 @@ def _proposals(
 
 
 def _configuration(
-    name: ConfigurationName, request: Request, sizes: Sizes, common: Preprocessing, budget: Budget
+    proposal: Proposal, common: Preprocessing, budget: Budget, *, has_coarser: bool
 ) -> tuple[Configuration, tuple[Decision, ...]]:
-    loss, loss_decision = decide_loss(name, batch_dice=name == "2d")
+    """Add to proposed sizes everything else that a configuration consists of."""
+    name, request, sizes, _ = proposal
+    loss, loss_decision = decide_loss(name, has_coarser=has_coarser)
     augmentation, augmentation_decision = decide_augmentation(name, sizes.patch)
     optimization, optimization_decision = decide_optimization(name)
+    inference, inference_decision = decide_inference(name, augmentation.mirror_axes)
     first = None if name == "2d" else request.spacing[0]
     spacing = (first, request.spacing[-2], request.spacing[-1])
-    median = (
-        request.median_shape if len(request.median_shape) == 3 else (1.0, *request.median_shape)
+    median = (1.0, *request.median_shape)[-3:]
+    memory = estimate_gib(
+        sizes.network,
+        sizes.patch,
+        sizes.batch,
+        channels=request.channels,
+        classes=request.classes,
+        device=budget.device,
     )
     configuration = Configuration(
         name=name,
@@ -117,35 +137,24 @@ def _configuration(
         median_shape=(median[0], median[1], median[2]),
         patch=sizes.patch,
         batch=sizes.batch,
-        memory_gib=round(
-            estimate_gib(
-                sizes.network,
-                sizes.patch,
-                sizes.batch,
-                channels=request.channels,
-                classes=request.classes,
-                device=budget.device,
-            ),
-            2,
-        ),
+        memory_gib=float(f"{memory:.3g}"),
         network=sizes.network,
         loss=loss,
         augmentation=augmentation,
         optimization=optimization,
-        inference=Inference(mirror_axes=augmentation.mirror_axes),
+        inference=inference,
     )
-    return configuration, (loss_decision, augmentation_decision, optimization_decision)
+    decisions = (loss_decision, augmentation_decision, optimization_decision, inference_decision)
+    return configuration, (_own_slices(), *decisions) if name == "2d" else decisions
 
 
-def _with_batch_dice(configurations: list[Configuration]) -> list[Configuration]:
-    """Pool the Dice over the batch at full resolution where a coarser configuration exists."""
-    if all(item.name != "3d_lowres" for item in configurations):
-        return configurations
-    loss, _ = decide_loss("3d_fullres", batch_dice=True)
-    return [
-        item.model_copy(update={"loss": loss}) if item.name == "3d_fullres" else item
-        for item in configurations
-    ]
+def _own_slices() -> Decision:
+    return Decision(
+        rule="spacing",
+        subject="configurations.2d.preprocessing.spacing_mm",
+        value="own spacing along the first axis",
+        because="a 2D network never looks across slices, so every case keeps its own",
+    )
 
 
 def _left_out_3d(grid: Grid) -> Decision:

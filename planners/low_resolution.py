@@ -46,7 +46,7 @@ def decide_low_resolution(
         low = replace(
             request,
             spacing=tuple(float(s) for s in spacing),
-            median_shape=tuple(float(round(n)) for n in low_shape),
+            median_shape=tuple(float(max(1, round(n))) for n in low_shape),
             dataset_voxels=float(low_shape.prod() * cases),
         )
         sizes = decide_sizes(low, family, name=NAME)

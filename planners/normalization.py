@@ -18,6 +18,7 @@ from selfseg.records.preprocessing import (
 
 MASK_BELOW = 0.75  # median share of the image that is nonzero, below which the mask counts
 LARGEST_BYTE = 255.0
+KINDS = ("ct", "zscore", "percentile", "min_max", "fixed_scale", "none")
 
 CT = re.compile(r"ct|cta|ct[ _-].*|.*[ _-]ct|computed[ _-]?tomography.*")
 COLOR = re.compile(r"r|g|b|red|green|blue|rgb|gr[ae]y")
@@ -42,7 +43,7 @@ def decide_normalization(
                 subject=f"normalization of channel {index} ({name})",
                 value=_described(value),
                 because=because,
-                alternatives=("ct", "zscore", "percentile", "fixed_scale", "none"),
+                alternatives=tuple(kind for kind in KINDS if kind != value.kind),
             )
         )
     return tuple(chosen), tuple(decisions)

@@ -13,7 +13,7 @@ from selfseg.records.plan import Decision
 
 from .families import REFERENCE_BATCH_2D, REFERENCE_BATCH_3D, Family, build_options
 from .memory import count_extra_features, count_features
-from .topology import Topology, decide_topology
+from .topology import LONE_AXIS_EDGE, Topology, decide_topology
 
 START_VOXELS = {2: 2048**2, 3: 256**3}
 SMALLEST_BATCH = 2
@@ -77,6 +77,7 @@ def decide_sizes(request: Request, family: Family, *, name: str) -> Sizes:
         topology = smaller
         features = _count(family, topology, request)
         steps += 1
+    fits = features * scale <= reference
     fitting = round(reference / features * reference_batch)
     cap = round(request.dataset_voxels * family.batch_share / prod(topology.patch))
     batch = max(min(fitting, cap), SMALLEST_BATCH)
@@ -85,9 +86,10 @@ def decide_sizes(request: Request, family: Family, *, name: str) -> Sizes:
             rule="patch",
             subject=f"configurations.{name}.patch",
             value=_joined(topology.patch),
-            because=f"started at {_joined(start)} (aspect of the spacing, not beyond the median "
-            f"image {_joined(request.median_shape)}); {steps} reductions until "
-            f"{features / 1e6:.0f} M feature-map voxels fit the {reference / scale / 1e6:.0f} M of "
+            because=f"started at {_joined(start)} (aspect of the spacing, within the median image "
+            f"{_joined(request.median_shape)}); after {steps} reductions "
+            f"{features / 1e6:,.1f} M feature-map voxels "
+            f"{'fit' if fits else 'still exceed'} the {reference / scale / 1e6:,.1f} M of "
             f"{request.memory_gb:g} GB; padded to the total stride {_joined(topology.divisors)}",
         ),
         Decision(
@@ -103,7 +105,7 @@ def decide_sizes(request: Request, family: Family, *, name: str) -> Sizes:
             value=str(batch),
             because=f"{fitting} patches fit the memory; at most {family.batch_share:.0%} of the "
             f"data set's voxels in a batch allows {cap}; at least {SMALLEST_BATCH}",
-            alternatives=tuple(str(n) for n in {fitting, cap} - {batch}),
+            alternatives=tuple(str(n) for n in sorted({fitting, cap} - {batch}) if n),
         ),
     )
     return Sizes(
@@ -116,29 +118,40 @@ def decide_sizes(request: Request, family: Family, *, name: str) -> Sizes:
 
 
 def start_patch(spacing: Sequence[float], median_shape: Sequence[float]) -> tuple[float, ...]:
-    """Return the patch of 256³ (2048²) voxels with equal mm per axis, not beyond the image."""
+    """Return the patch of 256³ (2048²) voxels with equal mm per axis, not beyond the image.
+
+    An image too small to be pooled even once gets a patch that can be; it is padded then.
+    """
     dims = len(spacing)
     inverse = 1 / np.asarray(spacing)
     scale = (START_VOXELS[dims] / inverse.prod()) ** (1 / dims)
-    return tuple(
-        float(min(round(side * scale), limit))
+    patch = tuple(
+        float(min(max(1, round(side * scale)), limit))
         for side, limit in zip(inverse, median_shape, strict=True)
     )
+    if len(decide_topology(spacing, patch).strides) > 1:
+        return patch
+    return tuple(max(side, float(LONE_AXIS_EDGE)) for side in patch)
 
 
 def shrink(topology: Topology, request: Request) -> Topology:
-    """Return the next smaller patch with its topology.
+    """Return the next smaller patch with its topology, or the same one if there is none.
 
-    The axis that covers most of the image loses one step of the divisor that it would have
-    afterwards, so that 256 becomes 224 and not 192.
+    The axis that covers most of the image (of those that can) loses one step of the divisor that it
+    would have afterwards, so that 256 becomes 224 and not 192. At least one pooling remains.
     """
     ratio = np.asarray(topology.patch) / np.asarray(request.median_shape)
-    axis = int(np.argsort(ratio)[-1])
-    patch = list(topology.patch)
-    trial = patch.copy()
-    trial[axis] -= topology.divisors[axis]
-    patch[axis] -= decide_topology(request.spacing, trial).divisors[axis]
-    return topology if patch[axis] < 1 else decide_topology(request.spacing, patch)
+    for axis in np.argsort(ratio)[::-1]:
+        patch = list(topology.patch)
+        trial = patch.copy()
+        trial[axis] -= topology.divisors[axis]
+        patch[axis] -= decide_topology(request.spacing, trial).divisors[axis]
+        if patch[axis] < 1:
+            continue
+        smaller = decide_topology(request.spacing, patch)
+        if len(smaller.strides) > 1 and prod(smaller.patch) < prod(topology.patch):
+            return smaller
+    return topology
 
 
 def _count(family: Family, topology: Topology, request: Request) -> int:
@@ -150,4 +163,4 @@ def _count(family: Family, topology: Topology, request: Request) -> int:
 
 
 def _joined(values: Sequence[float]) -> str:
-    return "×".join(f"{value:.4g}" for value in values)
+    return "×".join(f"{value:g}" for value in values)

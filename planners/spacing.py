@@ -26,7 +26,7 @@ class Grid:
 
 
 def decide_grid(fingerprint: Fingerprint) -> tuple[Grid, tuple[Decision, ...]]:
-    """Take the median spacing, but a finer one along a coarse axis; put the coarsest axis first.
+    """Take the median spacing, but a finer one along a coarse axis; put the slice axis first.
 
     Along an axis whose spacing is more than three times, and whose shape less than a third of,
     every other's, the 10th percentile spares the finely sliced cases; it stays coarser than the
@@ -35,10 +35,9 @@ def decide_grid(fingerprint: Fingerprint) -> tuple[Grid, tuple[Decision, ...]]:
     spacings = np.array([case.spacing_mm for case in fingerprint.cases])
     shapes = np.array([case.shape_after_crop for case in fingerprint.cases])
     target, because = target_spacing(spacings, shapes)
-    coarsest = int(np.argmax(target))
-    axes = (coarsest, *(axis for axis in range(3) if axis != coarsest))
-    resampled = np.round(spacings / target * shapes)
-    median = np.median(resampled, axis=0)
+    median = np.median(np.maximum(1, np.round(spacings / target * shapes)), axis=0)
+    first, axes_because = _slice_axis(target, median)
+    axes = (first, *(axis for axis in range(3) if axis != first))
     grid = Grid(
         axes=(axes[0], axes[1], axes[2]),
         spacing_mm=_triple(target[list(axes)]),
@@ -55,7 +54,7 @@ def decide_grid(fingerprint: Fingerprint) -> tuple[Grid, tuple[Decision, ...]]:
             rule="axes",
             subject="axes",
             value="".join("ZYX"[axis] for axis in axes),
-            because=f"the coarsest axis ({'ZYX'[coarsest]}, {target[coarsest]:.4g} mm) comes first",
+            because=axes_because,
         ),
     )
     return grid, decisions
@@ -82,6 +81,20 @@ def target_spacing(
         f"median spacing of {len(spacings)} cases; along {'ZYX'[worst]}, more than {ANISOTROPY:g} "
         f"times coarser and shorter than the others, the {FINE_PERCENTILE}th percentile"
     )
+
+
+def _slice_axis(
+    target: npt.NDArray[np.float64], median: npt.NDArray[np.floating]
+) -> tuple[int, str]:
+    """Return the axis that comes first, and why: that of single slices, else the coarsest.
+
+    A 2D image has no spacing across it, so its in-plane axes may well be the coarser ones.
+    """
+    single = int(np.argmin(median))
+    if median[single] == 1:
+        return single, f"the images are single slices along {'ZYX'[single]}"
+    coarsest = int(np.argmax(target))
+    return coarsest, f"the coarsest axis ({'ZYX'[coarsest]}, {target[coarsest]:.4g} mm) comes first"
 
 
 def _triple(values: npt.NDArray[np.floating]) -> Triple:

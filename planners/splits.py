@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -14,6 +15,7 @@ SEED = 12345  # nnU-Net's, so that results compare fold by fold
 def decide_splits(cases: tuple[Case, ...], folds: int = 5) -> Splits:
     """Return the folds over groups; a case without a group is its own.
 
+    Groups of several cases go, the largest first, to the fold that has the fewest cases so far.
     Without groups the folds are those of scikit-learn's `KFold(5, shuffle=True,
     random_state=12345)` on the sorted case ids.
     """
@@ -29,8 +31,10 @@ def decide_splits(cases: tuple[Case, ...], folds: int = 5) -> Splits:
     note = "" if count == folds else f"{count} folds, since there are only {len(names)} patients"
     order = np.arange(len(names))
     np.random.RandomState(SEED).shuffle(order)
+    sizes = [len(groups[name]) for name in names]
+    held_groups = _balanced(order, sizes, count) if max(sizes) > 1 else np.array_split(order, count)
     parts = []
-    for held in np.array_split(order, count):
+    for held in held_groups:
         held_out = {case for index in held for case in groups[names[index]]}
         parts.append(
             Fold(
@@ -39,3 +43,11 @@ def decide_splits(cases: tuple[Case, ...], folds: int = 5) -> Splits:
             )
         )
     return Splits(folds=tuple(parts), note=note)
+
+
+def _balanced(order: Iterable[int], sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Return which groups each fold holds out, so that folds have about equally many cases."""
+    folds: list[list[int]] = [[] for _ in range(count)]
+    for group in sorted(order, key=lambda group: -sizes[group]):
+        min(folds, key=lambda fold: sum(sizes[member] for member in fold)).append(group)
+    return folds

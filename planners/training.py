@@ -1,4 +1,4 @@
-"""Loss, augmentation, mirroring, optimization: the values of nnU-Net v2, and one short recipe."""
+"""Loss, augmentation, optimization, inference: nnU-Net v2's values, and one short recipe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss
 from selfseg.records.optimization import SGD, AdamW, Optimization, Poly, Recipe, WarmupCosine
-from selfseg.records.plan import Decision
+from selfseg.records.plan import Decision, Inference
 
 DUMMY_2D_RATIO = 3.0  # longest patch axis over the first, above which slices move in plane only
 ELONGATED_2D = 1.5  # longest over shortest axis of a 2D patch, above which it hardly rotates
@@ -15,8 +15,14 @@ DEGREES_3D, DEGREES_PLANE, DEGREES_ELONGATED = 30.0, 180.0, 15.0
 SHORT_BELOW_STEPS = 10_000
 
 
-def decide_loss(name: str, *, batch_dice: bool) -> tuple[Loss, Decision]:
-    """Dice plus cross-entropy, one weight each."""
+def decide_loss(name: str, *, has_coarser: bool) -> tuple[Loss, Decision]:
+    """Dice plus cross-entropy, one weight each; Dice over the batch where a patch sees little.
+
+    Args:
+        name: Configuration.
+        has_coarser: A coarser 3D configuration exists, as patches cover little of the image.
+    """
+    batch_dice = name == "2d" or (name == "3d_fullres" and has_coarser)
     loss = Loss(terms=(DiceTerm(batch=batch_dice), CrossEntropyTerm()))
     over = "the whole batch" if batch_dice else "each sample"
     decision = Decision(
@@ -24,7 +30,7 @@ def decide_loss(name: str, *, batch_dice: bool) -> tuple[Loss, Decision]:
         subject=f"configurations.{name}.loss",
         value=f"dice + cross_entropy, Dice over {over}",
         because="overlap and voxel-wise term together are the most robust choice over data sets; "
-        "a patch of a 2D or coarse-to-fine configuration sees only a part, so its Dice is pooled"
+        "a patch sees only a small part of a case, so the Dice is pooled"
         if batch_dice
         else "overlap and voxel-wise term together are the most robust choice over data sets; "
         "a patch covers enough of a case for a Dice of its own",
@@ -67,6 +73,7 @@ def decide_optimization(name: str) -> tuple[Optimization, Decision]:
             schedule_per_epoch=False,
             average_decay=0.99,
             mirror=False,
+            rotation_limit_degrees=DEGREES_3D,
             validation_share=0.05,
         ),
         short_below_steps=SHORT_BELOW_STEPS,
@@ -75,9 +82,25 @@ def decide_optimization(name: str) -> tuple[Optimization, Decision]:
         rule="optimization",
         subject=f"configurations.{name}.optimization",
         value=f"SGD, poly over {value.epochs} × {value.steps_per_epoch} steps; "
-        f"below {SHORT_BELOW_STEPS} steps AdamW, warm-up, cosine, averaged weights, no mirroring",
+        f"below {SHORT_BELOW_STEPS} steps AdamW, warm-up, cosine, averaged "
+        f"weights, no mirroring, rotation at most {DEGREES_3D:g}°",
         because=SHORT_REASON,
         alternatives=("SGD for short runs", "mirroring in short runs"),
+    )
+    return value, decision
+
+
+def decide_inference(name: str, mirror_axes: tuple[int, ...]) -> tuple[Inference, Decision]:
+    """Windows half a patch apart, weighted by a Gaussian, mirrored as in training."""
+    value = Inference(mirror_axes=mirror_axes)
+    decision = Decision(
+        rule="inference",
+        subject=f"configurations.{name}.inference",
+        value=f"windows {value.step:g} patch apart, Gaussian weight of σ {value.window_sigma:g} "
+        f"patch, {2 ** len(mirror_axes)} mirrored views",
+        because="predictions are best in the middle of a window, so windows overlap and their "
+        "borders count less; views may be mirrored along the axes mirrored in training",
+        alternatives=("no mirroring: faster", "step 1: no overlap"),
     )
     return value, decision
 

@@ -6,12 +6,13 @@ import ctypes.util
 import logging
 import re
 
-from selfseg.errors import SelfSegError
+from selfseg.errors import DeviceError, SelfSegError
 from selfseg.records.plan import Budget
 
 log = logging.getLogger(__name__)
 
 MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(gib|gb|g|mib|mb|m)?", re.IGNORECASE)
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 CPU_DEFAULT_GIB = 8.0
 # Published residual-encoder plans gain nothing beyond 24 GB (nnU-Net Revisited); more is asked for
 # with --memory.
@@ -35,7 +36,14 @@ def detect_budget(memory: str | None, device: str) -> Budget:
         memory: Amount such as `8GB`; None takes the device's, at most 24 GiB, and 8 on a CPU.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; a plan for CUDA can be made without one if
             `memory` is given.
+
+    Raises:
+        SelfSegError: No amount of memory; no such device.
     """
+    if not DEVICE.fullmatch(device):
+        raise DeviceError(
+            f"--device {device}: not supported", remedy="Write auto, cpu, cuda or cuda:0."
+        )
     asked = None if memory is None else parse_gib(memory)
     if device == "cpu" or (device == "auto" and not _has_driver()):
         return Budget(memory_gib=asked or CPU_DEFAULT_GIB, device="cpu")
@@ -51,7 +59,13 @@ def detect_budget(memory: str | None, device: str) -> Budget:
             remedy="Name the memory to plan for (--memory 24GB), or use --device cpu.",
         )
     index = torch.device(device if device != "auto" else "cuda").index or 0
-    total = torch.cuda.get_device_properties(index).total_memory / 2**30
+    try:
+        total = torch.cuda.get_device_properties(index).total_memory / 2**30
+    except (AssertionError, RuntimeError) as error:  # torch's ways to say that it has fewer
+        raise DeviceError(
+            f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices",
+            remedy="Write auto, cpu, cuda or cuda:0.",
+        ) from error
     return Budget(memory_gib=asked or min(round(total, 1), LARGEST_DEFAULT_GIB), device="cuda")
 
 

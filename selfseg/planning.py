@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from math import prod
 from typing import Any, Protocol, runtime_checkable
@@ -14,8 +14,20 @@ from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.network import UNet
 from selfseg.records.plan import Budget, Configuration, Decision, Plan
+from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
 
 GROUP = "selfseg.planners"
+# Limits of numbers, by the name of the field wherever it stands in a configuration.
+POSITIVE = {
+    "learning_rate", "epochs", "steps_per_epoch", "gradient_clip", "window_sigma", "divisor",
+    "exponent", "separate_axis_ratio",
+}  # fmt: skip
+NOT_NEGATIVE = {
+    "weight", "weight_decay", "smooth", "std", "rotation_degrees", "rotation_limit_degrees",
+    "deep_supervision_decay",
+}  # fmt: skip
+BELOW_ONE = {"momentum", "average_decay", "warmup"}
+SHARES = {"foreground_share", "validation_share"}
 
 
 @runtime_checkable
@@ -108,6 +120,11 @@ def check_plan(plan: Plan) -> None:
     names = [item.name for item in plan.configurations]
     if len(set(names)) < len(names):
         complaints.append(f"configurations: names are not unique: {', '.join(names)}")
+    if not names:
+        complaints.append("configurations: none")
+    values = [label.value for label in plan.labels]
+    if not values or min(values) < 1 or len(set(values)) < len(values):
+        complaints.append(f"labels: values {values}, must be different and positive")
     if complaints:
         raise PlanError(
             f"plan of {plan.dataset} cannot be executed: {'; '.join(complaints)}",
@@ -117,11 +134,7 @@ def check_plan(plan: Plan) -> None:
 
 def _set(plan: Plan, path: str, text: str) -> Plan:
     content: Any = plan.model_dump(mode="json")
-    place: Any = content
-    *parents, last = path.split(".")
-    for depth, step in enumerate(parents):
-        place = place[_key(place, step, ".".join(parents[:depth]) or "the plan")]
-    key = _key(place, last, ".".join(parents) or "the plan")
+    place, key = _find(content, path)
     former, place[key] = place[key], _value(text)
     try:
         edited = serial.decode(Plan, json.dumps(content), source=f"--set {path}={text}")
@@ -137,6 +150,25 @@ def _set(plan: Plan, path: str, text: str) -> Plan:
         alternatives=(json.dumps(former),),
     )
     return edited.model_copy(update={"decisions": (*edited.decisions, decision)})
+
+
+def _find(content: Any, path: str) -> tuple[Any, str | int]:
+    """Return the container that a path ends in, and the key or index in it."""
+    place, passed, rest = content, "", path
+    while True:
+        step = _first_step(place, rest)
+        key = _key(place, step, passed.rstrip(".") or "the plan")
+        if rest == step:
+            return place, key
+        place, passed, rest = place[key], f"{passed}{step}.", rest[len(step) + 1 :]
+
+
+def _first_step(place: Any, path: str) -> str:
+    """Return the name of an item that the path begins with (`2.5d`), else up to the first dot."""
+    items = place if isinstance(place, list) else []
+    names = [item["name"] for item in items if _has_name(item)]
+    begun = [name for name in names if f"{path}.".startswith(f"{name}.")]
+    return max(begun, key=len, default=path.partition(".")[0])
 
 
 def _key(place: Any, step: str, where: str) -> str | int:
@@ -177,6 +209,10 @@ def _complaints(item: Configuration, channels: int) -> list[str]:
     if dims not in (2, 3):
         return [f"patch: {dims} axes, must be 2 or 3"]
     mirrored = {*item.augmentation.mirror_axes, *item.inference.mirror_axes}
+    doubled = any(
+        len(set(axes)) < len(axes)
+        for axes in (item.augmentation.mirror_axes, item.inference.mirror_axes)
+    )
     given, spacing = len(item.preprocessing.normalization), item.preprocessing.spacing_mm
     axes = list(item.preprocessing.axes)
     rules = (
@@ -188,10 +224,62 @@ def _complaints(item: Configuration, channels: int) -> list[str]:
             mirrored <= set(range(dims)),
             f"mirror_axes: {sorted(mirrored)}, there are 0 to {dims - 1}",
         ),
+        (not doubled, "mirror_axes: an axis stands there twice"),
         (0 < item.inference.step <= 1, f"inference.step: {item.inference.step}, must be in (0, 1]"),
         (bool(item.loss.terms), "loss.terms: none"),
     )
-    return [text for fulfilled, text in rules if not fulfilled] + _network_complaints(item)
+    wrong = [text for fulfilled, text in rules if not fulfilled]
+    return [
+        *wrong,
+        *_normalization_complaints(item),
+        *_number_complaints(item),
+        *_network_complaints(item),
+    ]
+
+
+def _normalization_complaints(item: Configuration) -> Iterator[str]:
+    for index, value in enumerate(item.preprocessing.normalization):
+        match value:
+            case CTNormalization() if value.lower > value.upper:
+                found = f"lower {value.lower:g}, upper {value.upper:g}"
+            case PercentileNormalization() if not (
+                0 <= value.lower_percent < value.upper_percent <= 100
+            ):
+                found = f"{value.lower_percent:g} to {value.upper_percent:g} %"
+            case _:
+                continue
+        yield f"preprocessing.normalization.{index}: {found} is no range"
+
+
+def _number_complaints(item: Configuration) -> Iterator[str]:
+    """Yield numbers outside their limits, chances that are none, ranges from high to low."""
+    for path, value in _leaves(item.model_dump(mode="json")):
+        if limit := _exceeded(path.rpartition(".")[2], value):
+            yield f"{path}: {value:g}, must be {limit}"
+    for name, value in item.augmentation:
+        if name != "mirror_axes" and isinstance(value, tuple) and not 0 <= value[0] <= value[1]:
+            yield f"augmentation.{name}: {list(value)}, must be [low, high] and not negative"
+
+
+def _exceeded(name: str, value: float) -> str:
+    """Return the limit that a value of this field does not keep, or nothing."""
+    if name in POSITIVE and value <= 0:
+        return "positive"
+    if name in NOT_NEGATIVE and value < 0:
+        return "0 or more"
+    if name in BELOW_ONE and not 0 <= value < 1:
+        return "in [0, 1)"
+    is_share = name in SHARES or name.endswith("_p")
+    return "in [0, 1]" if is_share and not 0 <= value <= 1 else ""
+
+
+def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield path and value of every number."""
+    if isinstance(content, dict | list):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(content, int | float):
+        yield path, content
 
 
 def _network_complaints(item: Configuration) -> list[str]:
@@ -211,6 +299,10 @@ def _network_complaints(item: Configuration) -> list[str]:
         return [f"network: kernels and strides must have {dims} axes like the patch"]
     if min(*network.features, *blocks, *network.convs_decoder) < 1:
         return ["network: features, blocks and convolutions must be at least 1"]
+    if network.strides[0] != (1,) * dims or min(min(axes) for axes in network.strides) < 1:
+        return ["network.strides: must be at least 1, and all 1 at full resolution"]
+    if any(size < 1 or size % 2 == 0 for axes in network.kernels for size in axes):
+        return ["network.kernels: must be odd"]
     divisors = [prod(stride[axis] for stride in network.strides) for axis in range(dims)]
     if any(n < 1 or n % d for n, d in zip(item.patch, divisors, strict=True)):
         return [f"patch: {list(item.patch)} must be multiples of the total stride {divisors}"]

@@ -24,13 +24,15 @@ class ProgressBar:
     """Counts `total` items on stderr; `advance` may carry a short note (loss, case name).
 
     Use as a context manager. On a terminal it draws a bar; elsewhere it prints a line at most
-    every 15 seconds and one at the end.
+    every 15 seconds and one at the end. `start` items were done before: they do not count for the
+    speed.
     """
 
-    def __init__(self, label: str, total: int) -> None:
+    def __init__(self, label: str, total: int, *, start: int = 0) -> None:
         self._label = label
         self._total = total
-        self._done = 0
+        self._start = start
+        self._done = start
         self._started = time.monotonic()
         self._last_line = self._started
         self._bar: Progress | None = None
@@ -44,7 +46,7 @@ class ProgressBar:
                 TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task(label, total=total, note="")
+            self._task = self._bar.add_task(label, total=total, completed=start, note="")
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -71,7 +73,8 @@ class ProgressBar:
         now = time.monotonic()
         if now - self._last_line >= PLAIN_LINE_EVERY_S:
             self._last_line = now
-            left_s = (now - self._started) / max(self._done, 1) * (self._total - self._done)
+            pace_s = (now - self._started) / max(self._done - self._start, 1)
+            left_s = pace_s * (self._total - self._done)
             self._line(f"{note}{', ' if note else ''}about {max(left_s, 0):.0f} s left")
 
     def move_to(self, done: int, *, note: str = "") -> None:

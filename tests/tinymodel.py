@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from selfseg.networks.build import build_network
-from selfseg.networks.weights import save_weights
 
 from selfseg.inference.model import weights_digest
+from selfseg.networks.build import build_network
+from selfseg.networks.weights import save_weights
 from selfseg.records import serial
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.dataset import Label

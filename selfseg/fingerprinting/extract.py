@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,11 @@ from selfseg.io.images import Image, label_indices, read_image, read_label_map
 from selfseg.records.dataset import Case, Dataset, File
 from selfseg.records.fingerprint import CaseFacts, Fingerprint
 
+log = logging.getLogger(__name__)
+
 # Goes into the cache key: raise it when a fact is measured differently.
 MEASURE_VERSION = 1
+NAMES_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def inspect(
         The dataset with the digest of every file, and its fingerprint.
 
     Raises:
-        DatasetError: All complaints about all cases.
+        DatasetError: All complaints about all cases; or not one case has foreground.
     """
     digests, facts = _known(known)
     cases = [_with_digests(case, Path(dataset.root), digests) for case in dataset.cases]
@@ -56,6 +60,7 @@ def inspect(
     checked = dataset.model_copy(update={"cases": tuple(report.case for report in reports)})
     complaints = [complaint for report in reports for complaint in report.complaints]
     complaints += find_duplicates(checked.cases)
+    complaints += _foreground_complaints(reports)
     if complaints:
         raise DatasetError(
             f"{dataset.root}: {len(complaints)} complaints about {len(cases)} cases",
@@ -106,6 +111,19 @@ def measure_case(
         intensities=tuple(sketch_intensities(values) for values in first),
         labels=measure_labels(indices, len(dataset.labels), image.geometry.spacing_mm),
     )
+
+
+def _foreground_complaints(reports: Sequence[CaseReport]) -> list[str]:
+    """Complain if no case has foreground; warn of single ones that have none."""
+    measured = [report.facts for report in reports if report.facts]
+    empty = [facts.id for facts in measured if not any(label.voxels for label in facts.labels)]
+    if not empty:
+        return []
+    if len(empty) == len(reports):
+        return ["no foreground in any case; correct the label files, or 'labels' in dataset.json"]
+    shown = ", ".join(empty[:NAMES_SHOWN]) + (", …" if len(empty) > NAMES_SHOWN else "")
+    log.warning("%d of %d cases without foreground: %s", len(empty), len(reports), shown)
+    return []
 
 
 def summarize(dataset: Dataset, cases: list[CaseFacts]) -> Fingerprint:

@@ -42,13 +42,11 @@ def pool_intensities(sketches: Sequence[IntensitySketch]) -> IntensityFacts:
         )
     means = np.array([sketch.mean for sketch in used])
     variances = np.array([sketch.std**2 for sketch in used])
-    mean = means.mean()
-    std = np.sqrt(max((variances + means**2).mean() - mean**2, 0.0))
     low, median, high = _mixture_percentiles(used, (0.5, 50.0, 99.5))
     return IntensityFacts(
-        mean=_rounded(mean),
+        mean=_rounded(means.mean()),
         median=_rounded(median),
-        std=_rounded(std),
+        std=_rounded(np.sqrt(variances.mean() + means.var())),
         minimum=min(sketch.quantiles[0] for sketch in used),
         maximum=max(sketch.quantiles[-1] for sketch in used),
         percentile_00_5=_rounded(low),

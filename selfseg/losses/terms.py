@@ -25,8 +25,7 @@ class SoftDice(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the scalar loss from logits (b, k, *D) and labels (b, *D)."""
-        # Sums over many voxels lose digits in bfloat16.
-        probabilities = logits.float().softmax(dim=1)[:, 1:].flatten(2)
+        probabilities = _precise(logits).softmax(dim=1)[:, 1:].flatten(2)
         labels = torch.arange(1, logits.shape[1], device=target.device).view(1, -1, 1)
         reference = (target.flatten(1)[:, None] == labels).to(probabilities.dtype)
         intersection = (probabilities * reference).sum(dim=2)
@@ -40,8 +39,13 @@ class SoftDice(nn.Module):
 
 
 class CrossEntropy(nn.Module):
-    """Softmax cross-entropy, mean over voxels, in float32."""
+    """Softmax cross-entropy, mean over voxels, in float32 or better."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the scalar loss from logits (b, k, *D) and labels (b, *D)."""
-        return F.cross_entropy(logits.float(), target)
+        return F.cross_entropy(_precise(logits), target)
+
+
+def _precise(logits: Tensor) -> Tensor:
+    """Return logits in float32 or better: sums over many voxels lose digits in bfloat16."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

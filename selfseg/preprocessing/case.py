@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +14,16 @@ from selfseg.errors import DatasetError
 from selfseg.io.images import Image
 from selfseg.preprocessing.normalize import normalize
 from selfseg.preprocessing.resample import (
-    resample_image,
+    resample_channel,
     resample_labels,
     separate_axis,
     target_shape,
 )
-from selfseg.records.geometry import PreprocessedCase
+from selfseg.records.geometry import Box, PreprocessedCase
 from selfseg.records.preprocessing import Preprocessing
-from selfseg.records.serial import Shape3, Triple
+from selfseg.records.serial import Shape3
+
+N = TypeVar("N", int, float)
 
 # Voxels per label kept to center training patches on: enough for any run, small on disk.
 MOST_LOCATIONS, LOCATIONS_SHARE = 10_000, 0.01
@@ -64,50 +68,35 @@ def prepare_case(
         source: Digest stored with the result.
 
     Raises:
-        DatasetError: The number of channels is not the plan's.
+        DatasetError: The number of channels is not the plan's, or image and reference differ
+            in shape.
     """
-    found, planned = image.array.shape[0], len(options.normalization)
-    if found != planned:
-        raise DatasetError(
-            f"{case_id}: {found} channels where the plan has {planned}",
-            remedy="Give all channels of the plan, in its order.",
-        )
+    _check(case_id, image, reference, options)
     working = image.array.transpose(0, *(axis + 1 for axis in options.axes))
-    spacing = _permuted(image.geometry.spacing_mm, options.axes)
     mask, box = nonzero_box(working)
-    label = None
-    if reference is not None:
-        label = reference.transpose(options.axes)[box.slices].astype(np.int16)
-        label[(label == 0) & ~mask[box.slices]] = OUTSIDE
-    inside = mask[box.slices] if label is None else label >= 0
+    inside = mask[box.slices]
     cropped = working[(slice(None), *box.slices)]
-    normalized = np.stack(
-        [
-            normalize(np.ascontiguousarray(channel), inside, how)
-            for channel, how in zip(cropped, options.normalization, strict=True)
-        ]
+    record = _record(case_id, image, options, box, source)
+    axis = separate_axis(
+        record.spacing_before_mm,
+        record.spacing_mm,
+        options.resampling,
+        is_2d=record.native.is_2d,
     )
-    new_spacing = _working_spacing(spacing, options)
-    shape = target_shape(box.shape, spacing, new_spacing)
-    axis = separate_axis(spacing, new_spacing, options.resampling)
-    resampled = resample_image(normalized, shape, axis, options.resampling)
-    if label is not None:
-        label = resample_labels(label, shape, axis, options.resampling)
-    locations = () if label is None else find_locations(label, num_labels)
-    before = working.shape
-    record = PreprocessedCase(
-        id=case_id,
-        source=source,
-        native=image.native,
-        orientation=image.orientation,
-        axes=options.axes,
-        crop=box,
-        shape_before_crop=(before[1], before[2], before[3]),
-        spacing_before_mm=spacing,
-        shape=shape,
-        spacing_mm=new_spacing,
-        num_locations=tuple(len(rows) for rows in locations),
-    )
+    label = None
+    locations: tuple[npt.NDArray[np.int32], ...] = ()
+    if reference is not None:
+        label = reference.transpose(options.axes)[box.slices].astype(np.int16, order="C")
+        label[(label == 0) & ~inside] = OUTSIDE
+        inside = label >= 0  # foreground outside the mask counts as inside, as in nnU-Net
+        label = resample_labels(label, record.shape, axis, options.resampling)
+        locations = find_locations(label, num_labels)
+    resampled = np.empty((len(cropped), *record.shape), np.float32)
+    for index, how in enumerate(options.normalization):
+        channel = np.ascontiguousarray(cropped[index], np.float32)
+        channel = normalize(channel, inside, how)
+        resampled[index] = resample_channel(channel, record.shape, axis, options.resampling)
+    record = record.model_copy(update={"num_locations": tuple(len(rows) for rows in locations)})
     return PreparedCase(image=resampled, label=label, locations=locations, record=record)
 
 
@@ -116,19 +105,61 @@ def find_locations(
 ) -> tuple[npt.NDArray[np.int32], ...]:
     """Return for labels 1 … num_labels a random choice of their voxels, (n, 3), without repeats."""
     random = np.random.RandomState(LOCATIONS_SEED)
+    voxels = np.flatnonzero(label > 0)
+    values = label.ravel()[voxels]
+    order = np.argsort(values, kind="stable")  # each label's voxels stay in the array's order
+    voxels, values = voxels[order], values[order]
+    ends = np.searchsorted(values, np.arange(1, num_labels + 2))
     chosen = []
-    for index in range(1, num_labels + 1):
-        rows = np.argwhere(label == index).astype(np.int32)
-        count = max(min(MOST_LOCATIONS, len(rows)), int(np.ceil(LOCATIONS_SHARE * len(rows))))
-        keep = random.choice(len(rows), count, replace=False) if len(rows) else slice(0)
-        chosen.append(rows[keep])
+    for first, last in pairwise(ends):
+        total = int(last - first)
+        count = max(min(MOST_LOCATIONS, total), int(np.ceil(LOCATIONS_SHARE * total)))
+        keep = random.choice(total, count, replace=False) if total else slice(0)
+        rows = np.unravel_index(voxels[first:last][keep], label.shape)
+        chosen.append(np.stack(rows, axis=1).astype(np.int32))
     return tuple(chosen)
 
 
-def _working_spacing(spacing_mm: Triple, options: Preprocessing) -> Triple:
+def _check(
+    case_id: str,
+    image: Image,
+    reference: npt.NDArray[np.integer] | None,
+    options: Preprocessing,
+) -> None:
+    found, planned = image.array.shape[0], len(options.normalization)
+    if found != planned:
+        raise DatasetError(
+            f"{case_id}: {found} channels where the plan has {planned}",
+            remedy="Give all channels of the plan, in its order.",
+        )
+    shape = image.array.shape[1:]
+    if reference is not None and reference.shape != shape:
+        raise DatasetError(
+            f"{case_id}: the reference has shape {reference.shape}, the image {shape}",
+            remedy="Resample the reference to the grid of the image.",
+        )
+
+
+def _record(
+    case_id: str, image: Image, options: Preprocessing, box: Box, source: str
+) -> PreprocessedCase:
+    before = _permuted(image.geometry.spacing_mm, options.axes)
     first, second, third = options.spacing_mm
-    return (spacing_mm[0] if first is None else first, second, third)
+    after = (before[0] if first is None else first, second, third)
+    shape = image.array.shape
+    return PreprocessedCase(
+        id=case_id,
+        source=source,
+        native=image.native,
+        orientation=image.orientation,
+        axes=options.axes,
+        crop=box,
+        shape_before_crop=_permuted((shape[1], shape[2], shape[3]), options.axes),
+        spacing_before_mm=before,
+        shape=target_shape(box.shape, before, after),
+        spacing_mm=after,
+    )
 
 
-def _permuted(values: Triple, axes: Shape3) -> Triple:
+def _permuted(values: tuple[N, N, N], axes: Shape3) -> tuple[N, N, N]:
     return (values[axes[0]], values[axes[1]], values[axes[2]])

@@ -21,7 +21,7 @@ from selfseg.records.geometry import PreprocessedCase
 from selfseg.records.preprocessing import Preprocessing
 
 # Goes into the digest that decides what is up to date: raise it when results change.
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def preprocess(
         patch: Training patch; the arrays' chunks are sized for it.
         workers: Parallel processes.
     """
-    todo = [case for case in dataset.cases if not _is_up_to_date(case, options, folder)]
+    sources = {case.id: _source_digest(case, dataset.labels, options) for case in dataset.cases}
+    todo = [case for case in dataset.cases if not _is_up_to_date(case, sources[case.id], folder)]
     if todo:
         folder.mkdir(parents=True, exist_ok=True)
         work = partial(
@@ -103,7 +104,7 @@ def _preprocess_case(
         reference,
         options,
         num_labels=len(labels),
-        source=_source_digest(case, options),
+        source=_source_digest(case, labels, options),
     )
     _write(prepared, CaseFiles(folder, case.id), patch)
 
@@ -121,7 +122,7 @@ def _write(prepared: PreparedCase, files: CaseFiles, patch: tuple[int, ...]) -> 
     serial.save(prepared.record, files.record)
 
 
-def _is_up_to_date(case: Case, options: Preprocessing, folder: Path) -> bool:
+def _is_up_to_date(case: Case, source: str, folder: Path) -> bool:
     files = CaseFiles(folder, case.id)
     needed = [files.record, files.image]
     if case.reference is not None:
@@ -132,11 +133,13 @@ def _is_up_to_date(case: Case, options: Preprocessing, folder: Path) -> bool:
         stored = serial.load(PreprocessedCase, files.record)
     except RecordError:
         return False
-    return stored.source == _source_digest(case, options)
+    return stored.source == source
 
 
-def _source_digest(case: Case, options: Preprocessing) -> str:
+def _source_digest(case: Case, labels: Sequence[Label], options: Preprocessing) -> str:
     """Return a digest of everything that a preprocessed case depends on."""
     files = (*case.images, *((case.reference,) if case.reference else ()))
-    content = (PREPROCESSING_VERSION, [file.digest for file in files], serial.digest(options))
+    digests = [file.digest for file in files]
+    values = [label.value for label in labels] if case.reference else []
+    content = (PREPROCESSING_VERSION, digests, values, serial.digest(options))
     return hashlib.sha256(repr(content).encode()).hexdigest()[:32]

@@ -1,29 +1,52 @@
-"""Predictions back to the canonical grid: resampled and arg-maxed in chunks, crop and axes undone.
+"""Predictions back to the canonical grid: resampled and arg-maxed in tiles, crop and axes undone.
 
-Classes times full-size voxels are never held: a chunk of output slices is filled class by class
-with a running maximum, so memory depends on the chunk and not on the number of labels.
+Where all source voxels of a target voxel have the same winning class, linear interpolation cannot
+change the winner. So logits are interpolated at the surfaces between classes only, tile by tile;
+classes times full-size voxels are never held, and memory does not grow with the number of labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from selfseg.preprocessing.resample import linear_taps, nearest_indices, separate_axis
+from selfseg.preprocessing.resample import axis_orders, groups, separate_axis
+from selfseg.preprocessing.taps import Part, Points, Taps, corners, grid_taps, spread
 from selfseg.records.geometry import PreprocessedCase
 from selfseg.records.preprocessing import Resampling
-from selfseg.records.serial import Shape3
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-# float32 arrays of a chunk alive at once: rows, interpolated plane, its temporaries, best, winner.
-ARRAYS_PER_CHUNK = 8
-LARGEST_UINT8 = 255
+Indices = npt.NDArray[np.unsignedinteger]
+
+LARGEST_TILE_GIB = 0.25  # larger tiles are not faster
+SMALLEST_TILE = 1 << 12  # voxels; smaller ones would cost more time than they save memory
+# Bytes that a tile takes: a float32 score of a source voxel; labels and coordinates of a target
+# voxel; indices and weights of a point in a group.
+SCORE_BYTES, VOXEL_BYTES, POINT_BYTES = 4, 32, 320
+TILE_SHARE = 0.75  # of the limit; the rest is for its points
+FEWEST_POINTS, MOST_POINTS = 1 << 8, 1 << 16
+# Scores of one class that are compared at once: fits into the cache of a processor.
+SCORES_AT_ONCE = 1 << 17
+MOST_LABELS_OF_UINT8 = 254
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A box of target voxels: taps into the box `source` of the logits."""
+
+    target: Part
+    taps: tuple[Taps, ...]
+    source: Part
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        return tuple(part.stop - part.start for part in self.source)
 
 
 def label_map_from_logits(
@@ -32,31 +55,33 @@ def label_map_from_logits(
     resampling: Resampling,
     *,
     max_gib: float,
-) -> npt.NDArray[np.unsignedinteger]:
-    """Return the label indices (Z, Y, X) on the canonical grid.
+) -> Indices:
+    """Return the label indices (Z, Y, X) on the canonical grid, uint8 below 255 labels.
 
     Args:
-        logits: (k, Z, Y, X) on the working grid, torch or numpy.
+        logits: (k, Z, Y, X) on the working grid, torch (any device) or numpy, any float type.
         record: How the case was preprocessed.
         resampling: The plan's orders.
-        max_gib: Memory for temporaries.
+        max_gib: Memory for temporaries, in the main memory and on the logits' device.
     """
-    classes = logits.shape[0]
-    kind = np.uint8 if classes <= LARGEST_UINT8 + 1 else np.uint16
+    import torch
+
+    source = torch.as_tensor(logits)
+    kind = np.uint8 if source.shape[0] - 1 <= MOST_LABELS_OF_UINT8 else np.uint16
+    working = _winners(source, kind)
     whole = np.zeros(record.shape_before_crop, kind)
     inner = whole[record.crop.slices]
-    for part, scores in _chunks(logits, record, resampling, max_gib):
-        best, winner = None, None
-        for index, score in enumerate(scores):
-            if best is None or winner is None:
-                best, winner = score.clone(), score.new_zeros(score.shape, dtype=_int16())
-                continue
-            better = score > best
-            winner.masked_fill_(better, index)
-            best = best.maximum(score)
-        if winner is not None:
-            inner[part] = winner.cpu().numpy().astype(kind)
-    return _canonical(whole, record)
+    size = _group_size(source.shape[0], max_gib)
+    for tile in _tiles(record, resampling, source.shape[0], max_gib):
+        low, high = spread(working[tile.source], tile.taps)
+        inner[tile.target] = low
+        points = np.nonzero(low != high)
+        if len(points[0]):
+            table = _table(source, tile)
+            for group in groups(points, size):
+                winner = _scores(table, tile, group).argmax(1)
+                inner[tile.target][group] = winner.cpu().numpy()
+    return np.ascontiguousarray(whole.transpose(np.argsort(record.axes)))
 
 
 def probabilities_from_logits(
@@ -68,88 +93,126 @@ def probabilities_from_logits(
 ) -> npt.NDArray[np.float32]:
     """Return softmax probabilities (k, Z, Y, X) on the canonical grid; background is 1 outside.
 
-    The result itself has the number of labels times the size of the image.
+    The arguments are those of `label_map_from_logits`; logits are resampled before the softmax.
+    The result itself has the number of classes times the size of the image.
     """
     import torch
 
-    classes = logits.shape[0]
-    whole = np.zeros((classes, *record.shape_before_crop), np.float32)
+    source = torch.as_tensor(logits)
+    classes = source.shape[0]
+    canonical_shape = [record.shape_before_crop[axis] for axis in np.argsort(record.axes)]
+    canonical = np.zeros((classes, *canonical_shape), np.float32)
+    whole = canonical.transpose(0, *(axis + 1 for axis in record.axes))
     whole[0] = 1.0
-    inner = whole[(slice(None), *record.crop.slices)]
-    for part, scores in _chunks(logits, record, resampling, max_gib / classes):
-        inner[:, part] = torch.stack([s.clone() for s in scores]).softmax(0).cpu().numpy()
-    inverse = np.argsort(record.axes)
-    return np.ascontiguousarray(whole.transpose(0, *(inverse + 1)))
+    z, y, x = record.crop.slices
+    inner = whole[:, z, y, x]
+    size = _group_size(classes, max_gib)
+    for tile in _tiles(record, resampling, classes, max_gib):
+        table = _table(source, tile)
+        z, y, x = tile.target
+        view = inner[:, z, y, x]
+        points = np.nonzero(np.ones(view.shape[1:], np.bool_))
+        for group in groups(points, size):
+            values = _scores(table, tile, group).softmax(1).T.cpu().numpy()
+            view[:, group[0], group[1], group[2]] = values
+    return canonical
 
 
-def _chunks(
-    logits: Tensor | npt.NDArray[np.floating],
-    record: PreprocessedCase,
-    resampling: Resampling,
-    max_gib: float,
-) -> Iterator[tuple[slice, Iterator[Tensor]]]:
-    """Yield blocks of output slices, and for each block the scores (n, Y, X) class by class."""
+def _tiles(
+    record: PreprocessedCase, resampling: Resampling, classes: int, max_gib: float
+) -> Iterator[_Tile]:
+    """Yield boxes that together make the cropped grid, each within the memory limit."""
+    axis = separate_axis(
+        record.spacing_mm, record.spacing_before_mm, resampling, is_2d=record.native.is_2d
+    )
+    orders = axis_orders(resampling.order_probabilities, axis, resampling)
+    taps = grid_taps(record.shape, record.crop.shape, orders)
+    limit = _limit(max_gib) * TILE_SHARE
+    z, y, x = (slice(0, n) for n in record.crop.shape)
+    waiting: list[Part] = [(z, y, x)]
+    while waiting:
+        target = waiting.pop()
+        tile = _tile(target, taps)
+        voxels = np.prod([part.stop - part.start for part in target])
+        needed = VOXEL_BYTES * voxels + SCORE_BYTES * classes * np.prod(tile.source_shape)
+        halves = _halves(target) if needed > limit and voxels > SMALLEST_TILE else ()
+        if not halves:
+            yield tile
+        waiting.extend(reversed(halves))
+
+
+def _tile(target: Part, taps: Sequence[Taps]) -> _Tile:
+    local, source = [], []
+    for positions, along in zip(target, taps, strict=True):
+        here = along.part(positions)
+        first, last = int(here.index.min()), int(here.index.max())
+        local.append(here.moved(first))
+        source.append(slice(first, last + 1))
+    return _Tile(target, tuple(local), (source[0], source[1], source[2]))
+
+
+def _halves(box: Part) -> tuple[Part, ...]:
+    """Cut a box along its first axis that has more than one voxel; nothing if there is none."""
+    for axis, part in enumerate(box):
+        middle = (part.start + part.stop) // 2
+        if middle > part.start:
+            z, y, x = (
+                [slice(part.start, middle), slice(middle, part.stop)] if i == axis else [other] * 2
+                for i, other in enumerate(box)
+            )
+            return ((z[0], y[0], x[0]), (z[1], y[1], x[1]))
+    return ()
+
+
+def _limit(max_gib: float) -> float:
+    """Return the bytes that a tile and its points may take."""
+    return min(max_gib, LARGEST_TILE_GIB) * 2**30
+
+
+def _group_size(classes: int, max_gib: float) -> int:
+    """Return how many points are interpolated at once."""
+    room = _limit(max_gib) * (1 - TILE_SHARE)
+    return max(FEWEST_POINTS, min(MOST_POINTS, int(room / (POINT_BYTES + 8 * classes))))
+
+
+def _table(source: Tensor, tile: _Tile) -> Tensor:
+    """Return the scores of a tile's source voxels as float32 rows (voxels, k)."""
     import torch
 
-    source = torch.as_tensor(logits)
-    shape = record.crop.shape
-    axis = separate_axis(record.spacing_mm, record.spacing_before_mm, resampling)
-    bytes_per_slice = (
-        4 * ARRAYS_PER_CHUNK * max(shape[1] * shape[2], source.shape[2] * source.shape[3])
-    )
-    rows = max(1, min(int(max_gib * 2**30 / bytes_per_slice), shape[0]))
-    for first in range(0, shape[0], rows):
-        part = slice(first, min(first + rows, shape[0]))
-        yield part, (_score(volume, part, shape, axis) for volume in source)
+    box = source[(slice(None), *tile.source)]
+    table = torch.empty((*tile.source_shape, len(source)), device=source.device)
+    for rows, scores in zip(table, box.unbind(1), strict=True):  # slices fit into the cache
+        rows.copy_(scores.float().permute(1, 2, 0))
+    return table.view(-1, len(source))
 
 
-def _score(volume: Tensor, part: slice, shape: Shape3, axis: int | None) -> Tensor:
-    """Resample one class to output slices `part` of a (Z, Y, X) shape."""
-    old = volume.shape
-    if old[0] == shape[0]:
-        rows = volume[part].float()
-    elif axis == 0:
-        rows = volume[_index(nearest_indices(old[0], shape[0])[part], volume)].float()
-    else:
-        lower, upper, weight = linear_taps(old[0], shape[0])
-        share = volume.new_tensor(weight[part], dtype=_float32()).reshape(-1, 1, 1)
-        rows = volume[_index(lower[part], volume)].float()
-        rows = rows.lerp_(volume[_index(upper[part], volume)].float(), share)
-    return _resize_plane(rows, shape[1:], axis)
-
-
-def _resize_plane(rows: Tensor, size: tuple[int, int], axis: int | None) -> Tensor:
-    """Resize (n, Y, X) slices linearly, but the separate axis (1 or 2) by the nearest voxel."""
+def _scores(table: Tensor, tile: _Tile, points: Points) -> Tensor:
+    """Return the interpolated scores (points, k)."""
+    import torch
     from torch.nn import functional
 
-    for separate in (1, 2):
-        if axis == separate and rows.shape[separate] != size[separate - 1]:
-            chosen = nearest_indices(rows.shape[separate], size[separate - 1])
-            rows = rows.index_select(separate, _index(chosen, rows))
-    if rows.shape[1:] == size:
-        return rows
-    return functional.interpolate(rows[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    flat, weight = corners(tile.taps, points, tile.source_shape)
+    return functional.embedding_bag(
+        torch.from_numpy(flat).to(table.device).T.contiguous(),
+        table,
+        mode="sum",
+        per_sample_weights=torch.from_numpy(weight).to(table.device, torch.float32).T.contiguous(),
+    )
 
 
-def _index(indices: npt.NDArray[np.intp], like: Tensor) -> Tensor:
+def _winners(source: Tensor, kind: type[np.unsignedinteger]) -> Indices:
+    """Return the class with the largest score, the first of equals, on the working grid."""
     import torch
 
-    return torch.as_tensor(indices, dtype=torch.int64, device=like.device)
-
-
-def _canonical(
-    working: npt.NDArray[np.unsignedinteger], record: PreprocessedCase
-) -> npt.NDArray[np.unsignedinteger]:
-    return np.ascontiguousarray(working.transpose(np.argsort(record.axes)))
-
-
-def _int16() -> torch.dtype:
-    import torch
-
-    return torch.int16
-
-
-def _float32() -> torch.dtype:
-    import torch
-
-    return torch.float32
+    result = np.empty(source.shape[1:], kind)
+    rows = max(1, SCORES_AT_ONCE // max(1, source.shape[2] * source.shape[3]))
+    for first in range(0, source.shape[1], rows):
+        part = slice(first, first + rows)
+        best = source[0, part].float()
+        winner = torch.zeros_like(best, dtype=torch.int32)
+        for index in range(1, len(source)):
+            score = source[index, part].float()
+            winner.masked_fill_(score > best, index)
+            best = best.maximum(score)
+        result[part] = winner.cpu().numpy()
+    return result

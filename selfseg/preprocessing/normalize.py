@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float32]
 
 # Constant images have no spread; this keeps them finite, as in nnU-Net.
 SMALLEST_SPREAD = 1e-8
+BLOCK = 1 << 20  # voxels squared at once: no float64 copy of the whole image
 
 
 def normalize(channel: Floats, inside: npt.NDArray[np.bool_], options: Normalization) -> Floats:
@@ -35,19 +36,19 @@ def normalize(channel: Floats, inside: npt.NDArray[np.bool_], options: Normaliza
     match options:
         case CTNormalization():
             clipped = channel.clip(options.lower, options.upper)
-            return _standardized(clipped, options.mean, options.std)
+            return _standardize_(clipped, options.mean, options.std)
         case ZScore(inside_mask=True):
             result = np.zeros_like(channel)
             values = channel[inside]
             if values.size:
-                result[inside] = _z_score(values)
+                result[inside] = _z_score_(values)
             return result
         case ZScore():
-            return _z_score(channel)
+            return _z_score_(channel.copy())
         case PercentileNormalization():
             percents = (options.lower_percent, options.upper_percent)
             low, high = np.percentile(channel, percents)
-            return _z_score(channel.clip(low, high).astype(np.float32, copy=False))
+            return _z_score_(channel.clip(np.float32(low), np.float32(high)))
         case MinMax():
             shifted: Floats = channel - channel.min()
             shifted /= np.float32(max(float(shifted.max()), SMALLEST_SPREAD))
@@ -61,13 +62,20 @@ def normalize(channel: Floats, inside: npt.NDArray[np.bool_], options: Normaliza
             assert_never(options)
 
 
-def _z_score(values: Floats) -> Floats:
+def _z_score_(values: Floats) -> Floats:
     # Sums of many float32 values lose digits: the statistics are taken in float64.
     mean = float(values.mean(dtype=np.float64))
-    return _standardized(values, mean, float(values.std(dtype=np.float64)))
+    values -= np.float32(mean)
+    flat = values.ravel()
+    squares = sum(
+        float(np.square(flat[first : first + BLOCK], dtype=np.float64).sum())
+        for first in range(0, flat.size, BLOCK)
+    )
+    values /= np.float32(max((squares / flat.size) ** 0.5, SMALLEST_SPREAD))
+    return values
 
 
-def _standardized(values: Floats, mean: float, std: float) -> Floats:
-    result: Floats = values - np.float32(mean)
-    result /= np.float32(max(std, SMALLEST_SPREAD))
-    return result
+def _standardize_(values: Floats, mean: float, std: float) -> Floats:
+    values -= np.float32(mean)
+    values /= np.float32(max(std, SMALLEST_SPREAD))
+    return values

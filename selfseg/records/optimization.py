@@ -52,6 +52,7 @@ class Recipe(Record):
 
     `schedule_per_epoch`: the learning rate changes at epoch borders (nnU-Net) or every step.
     `mirror`: train (and so predict) with the mirrored axes of the augmentation.
+    `rotation_limit_degrees`: caps the augmentation's rotation.
     `validation_share`: validation batches an epoch, as a share of its training steps.
     """
 
@@ -60,6 +61,7 @@ class Recipe(Record):
     schedule_per_epoch: bool = True
     average_decay: float = 0.0
     mirror: bool = True
+    rotation_limit_degrees: float = 180.0
     validation_share: float = 0.2
 
 

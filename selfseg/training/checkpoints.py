@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from selfseg.errors import CheckpointError, ModelError, RecordError
+from selfseg.inference.sliding_window import CHANNELS_LAST
 from selfseg.networks.weights import load_with_metadata, save_weights
 from selfseg.records import serial
+from selfseg.training.job import Course, TrainingJob
 from selfseg.training.state import TrainState
 from selfseg.workspace import FoldFolder
 
@@ -21,6 +23,7 @@ class Position(serial.Record):
     """Where a training stands, and what it must agree with to go on.
 
     `plan_digest` covers the whole configuration: resuming with other options would mix two runs.
+    A measured layout is kept, since it moves the last digits. The length may be changed.
     """
 
     schema_version: Literal[1] = 1
@@ -33,24 +36,41 @@ class Position(serial.Record):
     elapsed_s: float
     loss_sum: float
     loss_count: int
+    total_steps: int | None
+    time_s: float | None
+    device: str
+    precision: str
+    layout: Literal["contiguous", "channels_last"]
     scaler_scale: float | None
 
+    def layout_on(self, device: torch.device, dims: int) -> torch.memory_format | None:
+        """Return the layout for going on with `dims` spatial axes; None on another device."""
+        if self.device != device.type:
+            return None
+        if self.layout == "contiguous":
+            return torch.contiguous_format
+        return CHANNELS_LAST[dims]
 
-def save_checkpoint(
-    state: TrainState, folder: FoldFolder, *, plan_digest: str, seed: int, steps_per_epoch: int,
-    recipe: Literal["long", "short"],
-) -> None:  # fmt: skip
+
+def save_checkpoint(state: TrainState, job: TrainingJob, course: Course) -> None:
     """Write the checkpoint; a kill at any moment leaves the former or the new one."""
+    loss_sum, loss_count = state.losses.read()
+    planar = state.layout == torch.contiguous_format
     position = Position(
-        plan_digest=plan_digest,
-        seed=seed,
-        recipe=recipe,
-        steps_per_epoch=steps_per_epoch,
+        plan_digest=job.digest,
+        seed=job.seed,
+        recipe=course.kind,
+        steps_per_epoch=course.steps_per_epoch,
         epoch=state.epoch,
         step=state.step,
         elapsed_s=state.elapsed_s,
-        loss_sum=float(state.loss_sum),
-        loss_count=state.loss_count,
+        loss_sum=loss_sum,
+        loss_count=loss_count,
+        total_steps=course.total_steps,
+        time_s=course.time_s,
+        device=state.device.type,
+        precision=state.precision,
+        layout="contiguous" if planar else "channels_last",
         scaler_scale=state.scaler.get_scale() if state.scaler.is_enabled() else None,
     )
     tensors = {NETWORK + name: value for name, value in state.network.state_dict().items()}
@@ -59,7 +79,7 @@ def save_checkpoint(
     tensors[RNG + "cpu"] = torch.get_rng_state()
     if state.device.type == "cuda":
         tensors[RNG + "cuda"] = torch.cuda.get_rng_state(state.device)
-    save_weights(tensors, folder.checkpoint, {INFO: position.model_dump_json()})
+    save_weights(tensors, job.output.checkpoint, {INFO: position.model_dump_json()})
 
 
 def read_position(folder: FoldFolder) -> tuple[Position, dict[str, Tensor]] | None:
@@ -104,8 +124,7 @@ def restore(state: TrainState, position: Position, tensors: dict[str, Tensor]) -
         state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": position.scaler_scale})
     state.epoch, state.step = position.epoch, position.step
     state.elapsed_s = position.elapsed_s
-    state.loss_sum.fill_(position.loss_sum)
-    state.loss_count = position.loss_count
+    state.losses.set(position.loss_sum, position.loss_count)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

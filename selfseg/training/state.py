@@ -6,23 +6,28 @@ Layout, compilation and number format are applied once, here; the loop does not 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
+from selfseg.inference.sliding_window import CHANNELS_LAST
 from selfseg.networks.build import build_network
 from selfseg.networks.precision import autocast_dtype
 from selfseg.records.optimization import SGD, AdamW, Optimizer, Recipe
 from selfseg.records.plan import Configuration
+from selfseg.training.meter import LossMeter
 
 log = logging.getLogger(__name__)
 
 TIMED_STEPS = 3
+# Losses in a row that may overflow in float16 while its scale settles; each halves the scale.
+TOLERATED = 10
 
 
 @dataclass
@@ -41,7 +46,8 @@ class TrainState:
         layout: Memory format of images and weights.
         epoch, step: Finished epochs; finished steps.
         elapsed_s: Training time so far, over all resumes.
-        loss_sum, loss_count: Of the current epoch.
+        losses: Of the current epoch.
+        latest: Figures of the last epoch, for the progress bar.
     """
 
     network: nn.Module
@@ -53,11 +59,16 @@ class TrainState:
     device: torch.device
     dtype: torch.dtype | None
     layout: torch.memory_format
+    losses: LossMeter
     epoch: int = 0
     step: int = 0
     elapsed_s: float = 0.0
-    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
-    loss_count: int = 0
+    latest: str = ""
+
+    @property
+    def precision(self) -> str:
+        """The number format in words."""
+        return "float32" if self.dtype is None else str(self.dtype).removeprefix("torch.")
 
 
 def create_state(
@@ -68,8 +79,19 @@ def create_state(
     outputs: int,
     seed: int,
     device: torch.device,
+    layout: torch.memory_format | None = None,
 ) -> TrainState:
-    """Return the state at step 0; the initial weights depend on the seed only."""
+    """Return the state at step 0; the initial weights depend on the seed only.
+
+    Args:
+        configuration: Network, batch and patch.
+        recipe: Optimizer and averaging.
+        channels: Input channels.
+        outputs: Labels with background.
+        seed: Of the initial weights.
+        device: Where to train.
+        layout: Memory format of a run that goes on; None chooses the faster one.
+    """
     torch.manual_seed(seed)
     network = build_network(configuration.network, channels=channels, outputs=outputs)
     if device.type == "cuda":
@@ -77,12 +99,13 @@ def create_state(
     dtype, reason = autocast_dtype(device)
     log.info("Precision: %s", reason)
     network.to(device)
-    layout = choose_layout(network, (configuration.batch, channels, *configuration.patch), device)
+    shape = (configuration.batch, channels, *configuration.patch)
+    layout = layout or choose_layout(network, shape, device)
     network.to(memory_format=layout)  # type: ignore[call-overload]
     averaged = recipe.average_decay > 0
     return TrainState(
         network=network,
-        forward=_compiled(network, configuration, channels, device, layout, dtype),
+        forward=_compiled(network, shape, device, layout, dtype),
         average={n: p.detach().clone() for n, p in network.named_parameters()} if averaged else {},
         optimizer=build_optimizer(recipe.optimizer, network),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
@@ -90,7 +113,7 @@ def create_state(
         device=device,
         dtype=dtype,
         layout=layout,
-        loss_sum=torch.zeros((), device=device),
+        losses=LossMeter(device, tolerated=TOLERATED if dtype == torch.float16 else 0),
     )
 
 
@@ -121,7 +144,7 @@ def choose_layout(
     On the CPU channels-last is always faster for these networks (oneDNN's backward pass), and a
     fixed choice keeps runs bit-equal; on CUDA both are timed.
     """
-    channels_last = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    channels_last = CHANNELS_LAST[len(shape) - 2]
     if device.type == "cpu":
         return channels_last
     times = {
@@ -138,22 +161,34 @@ def seconds_per_step(
     shape: tuple[int, ...],
     device: torch.device,
     layout: torch.memory_format,
+    *,
+    limit_s: float = math.inf,
 ) -> float:
-    """Return the time of a forward and backward pass; no weight changes, no gradient stays."""
+    """Return the time of a forward and backward pass; no weight changes, no gradient stays.
+
+    Args:
+        network: On the device.
+        shape: Of a batch (b, c, *patch).
+        device: Where to measure.
+        layout: Memory format of images and weights.
+        limit_s: Stop early when so much time is used up; at least one pass counts.
+    """
     network.to(memory_format=layout)  # type: ignore[call-overload]
     image = torch.zeros(shape, device=device).to(memory_format=layout)
     dtype, _ = autocast_dtype(device)
-    started = time.perf_counter()
-    for repeat in range(1 + TIMED_STEPS):
-        if repeat == 1:  # the first one warms up
-            _wait(device)
-            started = time.perf_counter()
+    # The first pass warms up; on a CPU that costs little, and a slow one may count alone.
+    needed = 1 if device.type == "cpu" else 2
+    times: list[float] = []
+    while len(times) < 1 + TIMED_STEPS and (len(times) < needed or sum(times) < limit_s):
+        started_s = time.perf_counter()
         with mixed_precision(device, dtype):
             total = torch.stack([out.float().mean() for out in network(image)]).sum()
         total.backward()  # type: ignore[no-untyped-call]
-    _wait(device)
+        _wait(device)
+        times.append(time.perf_counter() - started_s)
     network.zero_grad(set_to_none=True)
-    return (time.perf_counter() - started) / TIMED_STEPS
+    counted = times[1:] or times
+    return sum(counted) / len(counted)
 
 
 @contextmanager
@@ -165,8 +200,7 @@ def mixed_precision(device: torch.device, dtype: torch.dtype | None) -> Iterator
 
 def _compiled(
     network: nn.Module,
-    configuration: Configuration,
-    channels: int,
+    shape: tuple[int, ...],
     device: torch.device,
     layout: torch.memory_format,
     dtype: torch.dtype | None,
@@ -175,7 +209,7 @@ def _compiled(
     if device.type != "cuda":
         return network
     compiled = torch.compile(network)
-    image = torch.zeros((configuration.batch, channels, *configuration.patch), device=device)
+    image = torch.zeros(shape, device=device)
     try:
         with mixed_precision(device, dtype):
             outputs = compiled(image.to(memory_format=layout))

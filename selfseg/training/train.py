@@ -7,10 +7,11 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from torch import nn
 
-from selfseg.errors import CheckpointError, SelfSegError
+from selfseg.errors import SelfSegError
 from selfseg.inference.model import weights_digest
 from selfseg.loading.batches import Batch, default_loader_workers, training_batches
 from selfseg.losses.build import build_loss
@@ -20,12 +21,14 @@ from selfseg.records import serial
 from selfseg.records.model import EpochRecord, TrainedFold
 from selfseg.records.plan import Configuration
 from selfseg.training import history
-from selfseg.training.checkpoints import Position, read_position, restore, save_checkpoint
+from selfseg.training.agreement import check_finished, check_position, warn_of_new_length
+from selfseg.training.checkpoints import read_position, restore, save_checkpoint
 from selfseg.training.epoch import EpochScores, score_epoch
 from selfseg.training.job import Course, TrainingJob, plan_course, resume_course
 from selfseg.training.schedule import learning_rate_factor
 from selfseg.training.state import TrainState, create_state
 from selfseg.training.step import final_weights, train_step
+from selfseg.workspace import FoldFolder
 
 __all__ = ["TrainingJob", "train"]
 
@@ -35,6 +38,22 @@ CHECKPOINT_EVERY_S = 300.0
 ENDLESS = 2**40  # steps of a timed run: more than any machine makes
 
 
+@dataclass(frozen=True)
+class Run:
+    """What stays the same while a fold trains; `zero_s` is the clock's value at elapsed time 0."""
+
+    job: TrainingJob
+    course: Course
+    loss: nn.Module
+    batches: Iterator[Batch]
+    bar: ProgressBar
+    zero_s: float
+
+    def is_over(self, state: TrainState) -> bool:
+        """Tell whether the run has reached its length."""
+        return self.course.is_over(state.step, state.elapsed_s)
+
+
 def train(job: TrainingJob) -> TrainedFold:
     """Train a fold to its end, from its checkpoint if there is one; return its description.
 
@@ -42,30 +61,53 @@ def train(job: TrainingJob) -> TrainedFold:
     uninterrupted one, if its length is given in steps.
 
     Raises:
-        CheckpointError: The checkpoint is damaged or belongs to other options.
+        CheckpointError: The checkpoint is damaged, or it or the finished fold belongs to other
+            options.
         SelfSegError: The loss is no longer a number.
     """
+    started_s = time.perf_counter()
     if job.restart:
-        shutil.rmtree(job.output.path, ignore_errors=True)
+        _forget(job.output)
     if job.output.weights.is_file():
         return _finished(job)
     state, course = _begin(job)
-    loss = build_loss(job.configuration.loss).to(job.device)
-    batches = _batches(job, course, state)
-    with ProgressBar(f"Training {job.configuration.name} fold {job.fold}", 1000) as bar:
-        while not course.is_over(state.step, state.elapsed_s):
-            _train_epoch(state, job, course, loss, batches, bar)
+    label = f"Training {job.configuration.name} fold {job.fold}"
+    with ProgressBar(label, 1000, start=_thousandths(state, course)) as bar:
+        run = Run(
+            job=job,
+            course=course,
+            loss=build_loss(job.configuration.loss).to(job.device),
+            batches=_batches(job, course, state),
+            bar=bar,
+            zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too
+        )
+        state.elapsed_s = time.perf_counter() - run.zero_s
+        while not run.is_over(state):
+            _train_epoch(state, run)
     return _finish(state, job)
+
+
+def _forget(folder: FoldFolder) -> None:
+    """Remove a fold at one stroke: after a kill it is there as it was, or not at all."""
+    trash = folder.path.with_name(f".{folder.path.name}.old")
+    shutil.rmtree(trash, ignore_errors=True)
+    if folder.path.exists():
+        folder.path.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def _begin(job: TrainingJob) -> tuple[TrainState, Course]:
     """Return state and course: fresh, or as the checkpoint left them."""
     found = read_position(job.output)
+    layout = None
     if found is None:
         course = plan_course(job)
     else:
-        _check_agreement(found[0], job)
-        course = resume_course(job, found[0].recipe, found[0].steps_per_epoch)
+        position = found[0]
+        check_position(position, job)
+        course = resume_course(job, position.recipe, position.steps_per_epoch)
+        warn_of_new_length(position, course)
+        layout = position.layout_on(job.device, len(job.configuration.patch))
     state = create_state(
         job.configuration,
         course.recipe,
@@ -73,10 +115,13 @@ def _begin(job: TrainingJob) -> tuple[TrainState, Course]:
         outputs=job.outputs,
         seed=job.seed,
         device=job.device,
+        layout=layout,
     )
     if found is not None:
         restore(state, *found)
         log.info("Resuming after epoch %d, step %d", state.epoch, state.step)
+        if found[0].precision != state.precision:
+            log.warning("Going on in %s after %s", state.precision, found[0].precision)
     history.forget_after(state.epoch, job.output.history)
     return state, course
 
@@ -95,46 +140,18 @@ def _batches(job: TrainingJob, course: Course, state: TrainState) -> Iterator[Ba
     )
 
 
-def _train_epoch(
-    state: TrainState,
-    job: TrainingJob,
-    course: Course,
-    loss: nn.Module,
-    batches: Iterator[Batch],
-    bar: ProgressBar,
-) -> None:
+def _train_epoch(state: TrainState, run: Run) -> None:
     """Train to the end of the epoch or of the run, score, write history and checkpoint."""
-    options, recipe = job.configuration.optimization, course.recipe
-    started, start_step, waited_s = time.perf_counter(), state.step, 0.0
-    earlier_s, saved_s = state.elapsed_s, time.perf_counter()
-    end = (state.epoch + 1) * course.steps_per_epoch
-    epoch_start = course.progress(state.epoch * course.steps_per_epoch, state.elapsed_s)
-    rate = recipe.optimizer.learning_rate
+    job, course, began_s = run.job, run.course, state.elapsed_s
     state.network.train()
-    while state.step < end and not course.is_over(state.step, state.elapsed_s):
-        before = time.perf_counter()
-        batch = next(batches)
-        waited_s += time.perf_counter() - before
-        progress = course.progress(state.step, state.elapsed_s)
-        at = epoch_start if recipe.schedule_per_epoch else progress
-        rate = recipe.optimizer.learning_rate * learning_rate_factor(recipe.schedule, at)
-        state.loss_sum += train_step(
-            state, batch, loss, learning_rate=rate, gradient_clip=options.gradient_clip
-        )
-        state.loss_count += 1
-        now = time.perf_counter()
-        state.elapsed_s = earlier_s + now - started
-        _show(bar, state, course, (now - started) / (state.step - start_step))
-        if now - saved_s > CHECKPOINT_EVERY_S:
-            _checkpoint(state, job, course)
-            saved_s = time.perf_counter()
-    mean_loss = _mean_loss(state)
-    training_s = time.perf_counter() - started
-    scores = score_epoch(state, job, course, loss)
-    state.elapsed_s = earlier_s + time.perf_counter() - started
+    rate, waited_s = _train_steps(state, run)
+    _refuse_divergence(state, run)
+    mean_loss = state.losses.mean()
+    training_s = time.perf_counter() - run.zero_s - began_s
+    scores = score_epoch(state, job, course, run.loss)
+    state.elapsed_s = time.perf_counter() - run.zero_s
     state.epoch += 1
-    state.loss_sum.zero_()
-    state.loss_count = 0
+    state.losses.set(0.0, 0)
     record = EpochRecord(
         epoch=state.epoch,
         step=state.step,
@@ -142,23 +159,59 @@ def _train_epoch(
         loss=mean_loss,
         validation_loss=scores.loss,
         dice=scores.dice,
-        seconds=round(state.elapsed_s - earlier_s, 3),
+        seconds=round(state.elapsed_s - began_s, 3),
         wait_share=round(waited_s / max(training_s, 1e-9), 4),
     )
     history.append(record, job.output.history)
-    _checkpoint(state, job, course)
-    _log_epoch(record, scores)
+    save_checkpoint(state, job, course)
+    state.elapsed_s = time.perf_counter() - run.zero_s
+    _tell(state, record, scores)
 
 
-def _show(bar: ProgressBar, state: TrainState, course: Course, step_s: float) -> None:
+def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
+    """Make the steps of an epoch; return the last learning rate and the seconds without data."""
+    options, recipe, course = run.job.configuration.optimization, run.course.recipe, run.course
+    rate, waited_s, steps = recipe.optimizer.learning_rate, 0.0, 0
+    began_s = saved_s = time.perf_counter()
+    end = (state.epoch + 1) * course.steps_per_epoch
+    while state.step < end and not run.is_over(state):
+        before_s = time.perf_counter()
+        batch = next(run.batches)
+        waited_s += time.perf_counter() - before_s
+        progress = course.schedule_progress(state.step, state.elapsed_s)
+        rate = recipe.optimizer.learning_rate * learning_rate_factor(recipe.schedule, progress)
+        clip = options.gradient_clip
+        state.losses.add(train_step(state, batch, run.loss, learning_rate=rate, gradient_clip=clip))
+        if state.device.type == "cpu":  # elsewhere reading the loss would wait for the device
+            _refuse_divergence(state, run)
+        now_s = time.perf_counter()
+        state.elapsed_s = now_s - run.zero_s
+        steps += 1
+        _show(state, run, step_s=(now_s - began_s) / steps)
+        if now_s - saved_s > CHECKPOINT_EVERY_S:
+            _refuse_divergence(state, run)
+            save_checkpoint(state, run.job, course)
+            saved_s = time.perf_counter()
+    return rate, waited_s
+
+
+def _show(state: TrainState, run: Run, *, step_s: float) -> None:
     """Move the bar to the run's progress in thousandths: it knows steps and time alike."""
-    done = int(1000 * course.progress(state.step, state.elapsed_s))
     note = f"epoch {state.epoch + 1}, step {state.step}, {step_s:.2f} s/step"
-    bar.move_to(done, note=note)
+    if state.device.type == "cpu":
+        note += f", loss {state.losses.mean():.3f}"
+    run.bar.move_to(_thousandths(state, run.course), note=note + state.latest)
 
 
-def _log_epoch(record: EpochRecord, scores: EpochScores) -> None:
+def _thousandths(state: TrainState, course: Course) -> int:
+    return int(1000 * course.progress(state.step, state.elapsed_s))
+
+
+def _tell(state: TrainState, record: EpochRecord, scores: EpochScores) -> None:
+    """Log an epoch, and keep its figures for the bar."""
     dice = "" if scores.mean_dice is None else f", Dice {scores.mean_dice:.3f}"
+    on_bar = "" if state.device.type == "cpu" else f", loss {record.loss:.3f}"
+    state.latest = on_bar + dice
     log.info(
         "Epoch %d: loss %.4f%s, %.1f s, waited for data %.1f %%",
         record.epoch,
@@ -169,57 +222,33 @@ def _log_epoch(record: EpochRecord, scores: EpochScores) -> None:
     )
 
 
-def _mean_loss(state: TrainState) -> float:
-    """Return the epoch's mean loss; the one place where the loop waits for the device.
+def _refuse_divergence(state: TrainState, run: Run) -> None:
+    """Stop when the loss is no number for good, before a checkpoint could keep such weights.
 
     Raises:
-        SelfSegError: It is not a number; the last checkpoint is still good.
+        SelfSegError: It is; the last checkpoint is still good.
     """
-    mean = float(state.loss_sum) / max(state.loss_count, 1)
-    if not math.isfinite(mean):
-        raise SelfSegError(
-            f"the loss is {mean} after step {state.step}: training has diverged",
-            remedy="Lower the learning rate (--set configurations.NAME.optimization.recipe."
-            "optimizer.learning_rate=0.001 in 'plan'), then train with --restart.",
-        )
-    return mean
-
-
-def _checkpoint(state: TrainState, job: TrainingJob, course: Course) -> None:
-    _mean_loss(state)  # a state that has diverged must not replace a good checkpoint
-    save_checkpoint(
-        state,
-        job.output,
-        plan_digest=job.digest,
-        seed=job.seed,
-        steps_per_epoch=course.steps_per_epoch,
-        recipe=course.kind,
+    if not state.losses.has_diverged() and math.isfinite(state.losses.mean()):
+        return
+    recipe = "recipe" if run.course.kind == "long" else "short_recipe"
+    place = f"configurations.{run.job.configuration.name}.optimization.{recipe}.optimizer"
+    rate = f"{place}.learning_rate={run.course.recipe.optimizer.learning_rate / 10:g}"
+    raise SelfSegError(
+        f"{run.job.output.path}: the loss is not a number after step {state.step}: "
+        "training has diverged",
+        remedy=f"Lower the learning rate ('selfseg plan DATASET --set {rate}'), then train with "
+        "--restart.",
     )
-
-
-def _check_agreement(position: Position, job: TrainingJob) -> None:
-    """Refuse to go on with other options than the run began with."""
-    differing = []
-    if position.plan_digest != job.digest:
-        differing.append("the plan's configuration or the training cases")
-    if position.seed != job.seed:
-        differing.append(f"the seed ({position.seed} there, {job.seed} now)")
-    if job.steps_per_epoch not in (None, position.steps_per_epoch):
-        differing.append(
-            f"the steps per epoch ({position.steps_per_epoch} there, {job.steps_per_epoch} now)"
-        )
-    if differing:
-        raise CheckpointError(
-            f"{job.output.checkpoint}: begun with other options: {'; '.join(differing)}",
-            remedy="Give the same options to go on, or --restart to begin again.",
-        )
 
 
 def _as_recipe_says(configuration: Configuration, course: Course) -> Configuration:
     """Return the configuration with the augmentation that the recipe trains with."""
-    if course.recipe.mirror:
-        return configuration
-    augmentation = configuration.augmentation.model_copy(update={"mirror_axes": ()})
+    planned, recipe = configuration.augmentation, course.recipe
+    changes = {
+        "mirror_axes": planned.mirror_axes if recipe.mirror else (),
+        "rotation_degrees": min(planned.rotation_degrees, recipe.rotation_limit_degrees),
+    }
+    augmentation = planned.model_copy(update=changes)
     return configuration.model_copy(update={"augmentation": augmentation})
 
 
@@ -235,7 +264,7 @@ def _finish(state: TrainState, job: TrainingJob) -> TrainedFold:
         epochs=state.epoch,
         steps=state.step,
         seconds=round(state.elapsed_s, 1),
-        precision="float32" if state.dtype is None else str(state.dtype).removeprefix("torch."),
+        precision=state.precision,
         mirror_axes=mirror,
         train_cases=job.train_cases,
         validation_cases=job.validation_cases,
@@ -247,14 +276,8 @@ def _finish(state: TrainState, job: TrainingJob) -> TrainedFold:
 
 
 def _finished(job: TrainingJob) -> TrainedFold:
-    """Return the description of a fold that is trained already, and say so."""
-    shutil.rmtree(job.output.checkpoint.parent, ignore_errors=True)
+    """Return the description of a fold that is trained already."""
     fold = serial.load(TrainedFold, job.output.description)
-    log.info(
-        "%s is trained already (%d epochs, %d steps, seed %d); --restart trains it again",
-        job.output.path,
-        fold.epochs,
-        fold.steps,
-        fold.seed,
-    )
+    check_finished(fold, job)
+    shutil.rmtree(job.output.checkpoint.parent, ignore_errors=True)
     return fold

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from selfseg.networks.weights import load_weights, save_weights
 from tinymodel import LABELS, save_model, tiny_configuration, tiny_plan
 from torch import Tensor, nn
 
 from selfseg.errors import ModelError, RecordError
 from selfseg.inference.ensemble import MeanOfLogits
 from selfseg.inference.model import find_models, load_model, weights_digest
+from selfseg.networks.weights import load_weights, save_weights
 from selfseg.records import serial
 from selfseg.records.model import TrainedFold
 

@@ -1,0 +1,92 @@
+"""Whether a checkpoint or a finished fold may stand for what a job asks for."""
+
+from __future__ import annotations
+
+import logging
+
+from selfseg.errors import CheckpointError
+from selfseg.inference.model import weights_digest
+from selfseg.records.model import TrainedFold
+from selfseg.training.checkpoints import Position
+from selfseg.training.job import Course, TrainingJob
+
+log = logging.getLogger(__name__)
+
+
+def check_position(position: Position, job: TrainingJob) -> None:
+    """Refuse to go on with other options than the run began with.
+
+    Raises:
+        CheckpointError: Names all that differs.
+    """
+    differing = []
+    if position.plan_digest != job.digest:
+        differing.append("the plan's configuration or the training cases")
+    if position.seed != job.seed:
+        differing.append(f"the seed ({position.seed} there, {job.seed} now)")
+    if job.steps_per_epoch not in (None, position.steps_per_epoch):
+        differing.append(
+            f"the steps per epoch ({position.steps_per_epoch} there, {job.steps_per_epoch} now)"
+        )
+    if differing:
+        raise CheckpointError(
+            f"{job.output.checkpoint}: begun with other options: {'; '.join(differing)}",
+            remedy="Give the same options to go on, or --restart to begin again.",
+        )
+
+
+def warn_of_new_length(position: Position, course: Course) -> None:
+    """Say so if a run goes on with another length: its learning rate jumps to the new schedule."""
+    before = _length(position.total_steps, position.time_s)
+    now = _length(course.total_steps, course.time_s)
+    if before != now:
+        log.warning("This run was begun for %s and goes on for %s", before, now)
+
+
+def check_finished(fold: TrainedFold, job: TrainingJob) -> None:
+    """Refuse a finished fold that does not belong to the job; say how it was trained.
+
+    Raises:
+        CheckpointError: It was trained with another plan or other cases.
+    """
+    differing = []
+    if fold.plan_digest != weights_digest(job.plan, job.configuration):
+        differing.append("channels, labels, preprocessing or network of the plan")
+    if set(fold.train_cases) != set(job.train_cases):
+        differing.append("the training cases")
+    if differing:
+        raise CheckpointError(
+            f"{job.output.path}: trained with other options: {'; '.join(differing)}",
+            remedy="Train it again with --restart, or restore the plan that it was trained with.",
+        )
+    log.info(
+        "%s is trained already (%d epochs, %d steps, %.0f s, seed %d); --restart trains it again",
+        job.output.path,
+        fold.epochs,
+        fold.steps,
+        fold.seconds,
+        fold.seed,
+    )
+    asked = _asked_otherwise(fold, job)
+    if asked:
+        log.warning("It was not trained for %s; --restart would", asked)
+
+
+def _asked_otherwise(fold: TrainedFold, job: TrainingJob) -> str:
+    """Return what the options ask for that the fold is not; the plan's defaults do not ask."""
+    asked = []
+    if job.seed != fold.seed:
+        asked.append(f"seed {job.seed}")
+    if job.time_s is not None:
+        if round(fold.seconds) < round(job.time_s):
+            asked.append(f"{job.time_s:.0f} s")
+    else:
+        if job.epochs not in (None, fold.epochs):
+            asked.append(f"{job.epochs} epochs")
+        if job.steps_per_epoch not in (None, round(fold.steps / max(fold.epochs, 1))):
+            asked.append(f"{job.steps_per_epoch} steps an epoch")
+    return ", ".join(asked)
+
+
+def _length(total_steps: int | None, time_s: float | None) -> str:
+    return f"{total_steps} steps" if time_s is None else f"{time_s:.0f} s"

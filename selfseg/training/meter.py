@@ -1,0 +1,47 @@
+"""The losses of an epoch, collected on the device so that no step has to wait for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class LossMeter:
+    """Mean of the finite losses, and how many of the latest were not finite.
+
+    A loss that is not a number ruins the weights at once, except in float16, where the scaler
+    skips that step; so `tolerated` of them in a row are allowed.
+    """
+
+    def __init__(self, device: torch.device, *, tolerated: int) -> None:
+        self.tolerated = tolerated
+        self._sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._count = torch.zeros((), dtype=torch.int64, device=device)
+        self._broken = torch.zeros((), dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def add(self, loss: Tensor) -> None:
+        """Take the loss of a step, without waiting for it."""
+        finite = loss.isfinite()
+        self._sum += torch.where(finite, loss, 0.0)
+        self._count += finite
+        self._broken += 1
+        self._broken *= ~finite
+
+    def read(self) -> tuple[float, int]:
+        """Return sum and number of the finite losses; waits for the device."""
+        return float(self._sum), int(self._count)
+
+    def set(self, total: float, count: int) -> None:
+        """Go on from a sum and a number."""
+        self._sum.fill_(total)
+        self._count.fill_(count)
+
+    def mean(self) -> float:
+        """Mean of the finite losses (nan without any); waits for the device."""
+        total, count = self.read()
+        return total / count if count else float("nan")
+
+    def has_diverged(self) -> bool:
+        """Tell whether more of the latest losses than tolerated are no numbers; waits."""
+        return int(self._broken) > self.tolerated

@@ -1,0 +1,471 @@
+"""Planner rules one by one, and what holds for every plan of the default planner."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plannerfacts import INTENSITIES, make_dataset, make_fingerprint
+from selfseg.planners.default import DefaultPlanner
+from selfseg.planners.families import (
+    PLAIN,
+    RESIDUAL_L,
+    RESIDUAL_M,
+    RESIDUAL_XL,
+    Family,
+    choose_family,
+)
+from selfseg.planners.memory import count_extra_features, estimate_gib
+from selfseg.planners.normalization import decide_normalization
+from selfseg.planners.patch import Request, Sizes, decide_sizes
+from selfseg.planners.spacing import decide_grid
+from selfseg.planners.splits import decide_splits
+from selfseg.planners.training import decide_augmentation, decide_loss, decide_optimization
+
+from selfseg.planning import check_plan
+from selfseg.records.dataset import Case, Fold
+from selfseg.records.fingerprint import Fingerprint, IntensityFacts
+from selfseg.records.loss import DiceTerm
+from selfseg.records.plan import Budget, Configuration, Plan
+from selfseg.records.preprocessing import (
+    CTNormalization,
+    FixedScale,
+    MinMax,
+    NoNormalization,
+    Normalization,
+    PercentileNormalization,
+    ZScore,
+)
+from selfseg.records.serial import Shape3, Triple
+
+BYTES = INTENSITIES.model_copy(update={"minimum": 0.0, "maximum": 255.0})
+CPU = Budget(memory_gib=8.0, device="cpu")
+LIVER: tuple[Triple, Shape3] = ((1.0, 0.767578125, 0.767578125), (432, 512, 512))
+HIPPOCAMPUS: tuple[Triple, Shape3] = ((1.0, 1.0, 1.0), (36, 50, 35))
+
+
+def normalization_of(
+    name: str,
+    *,
+    intensities: IntensityFacts = INTENSITIES,
+    integers: bool = True,
+    relative_size: float = 1.0,
+) -> tuple[Normalization, str]:
+    facts = make_fingerprint(
+        [HIPPOCAMPUS], intensities=intensities, integers=integers, relative_size=relative_size
+    )
+    values, decisions = decide_normalization((name,), facts)
+    assert len(values) == len(decisions) == 1
+    assert values[0].kind not in decisions[0].alternatives
+    return values[0], decisions[0].because
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CT", "ct", " CT ", "CTA", "CT_venous", "ct-arterial", "CT scan", "Computed Tomography"],
+)
+def test_ct_is_clipped_by_measured_range(name: str) -> None:
+    value, _ = normalization_of(name)
+    assert value == CTNormalization(lower=-30.0, upper=210.0, mean=90.0, std=40.0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["MRI", "mr", "MR_T1", "T1", "t1w", "T1gd", "t1ce", "T2", "T2-FLAIR", "FLAIR", "ADC", "cine",
+     "PD", "DWI", "b1000", "brain MRI"],
+)  # fmt: skip
+def test_mr_is_zscore(name: str) -> None:
+    assert normalization_of(name)[0] == ZScore(inside_mask=False)
+
+
+@pytest.mark.parametrize(("share", "inside"), [(0.74, True), (0.75, False), (1.0, False)])
+def test_mask_counts_where_much_was_cropped(share: float, inside: bool) -> None:
+    value, because = normalization_of("T1", relative_size=share)
+    assert value == ZScore(inside_mask=inside)
+    assert f"{share:.0%}" in because
+    assert normalization_of("zscore", relative_size=share)[0] == ZScore(inside_mask=inside)
+
+
+@pytest.mark.parametrize("name", ["R", "green", "Blue", "gray", "grey", "RGB"])
+def test_eight_bit_color_is_divided_by_255(name: str) -> None:
+    assert normalization_of(name, intensities=BYTES)[0] == FixedScale(divisor=255.0)
+    assert normalization_of(name)[0] == PercentileNormalization()
+    assert normalization_of(name, intensities=BYTES, integers=False)[0] == PercentileNormalization()
+
+
+@pytest.mark.parametrize("name", ["PET", "ultrasound", "microscopy", "contract", "channel 1", ""])
+def test_unknown_modality_is_clipped_to_percentiles(name: str) -> None:
+    value, because = normalization_of(name)
+    assert value == PercentileNormalization()
+    assert repr(name) in because
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("noNorm", NoNormalization()),
+        ("zScore", ZScore()),
+        ("rescale_to_0_1", MinMax()),
+        ("rgb_to_0_1", FixedScale(divisor=255.0)),
+    ],
+)
+def test_explicit_names(name: str, expected: Normalization) -> None:
+    value, because = normalization_of(name)
+    assert value == expected
+    assert "asks for" in because
+
+
+def test_each_channel_has_its_own_normalization() -> None:
+    facts = make_fingerprint([HIPPOCAMPUS], channels=3)
+    values, decisions = decide_normalization(("CT", "T1", "PET"), facts)
+    assert [value.kind for value in values] == ["ct", "zscore", "percentile"]
+    assert "channel 2 (PET)" in decisions[2].subject
+
+
+def test_coarsest_axis_comes_first() -> None:
+    grid, decisions = decide_grid(make_fingerprint([((1.0, 4.0, 1.0), (200, 50, 210))]))
+    assert grid.axes == (1, 0, 2)
+    assert grid.spacing_mm == (4.0, 1.0, 1.0)
+    assert grid.median_shape == (50.0, 200.0, 210.0)
+    assert decisions[1].value == "YZX"
+
+
+def test_fine_percentile_stays_coarser_than_the_other_axes() -> None:
+    cases = [((0.5, 1.0, 1.0), (200, 512, 512))] * 2 + [((5.0, 1.0, 1.0), (20, 512, 512))] * 8
+    grid, _ = decide_grid(make_fingerprint(cases))
+    assert grid.spacing_mm == (1.00001, 1.0, 1.0)
+
+
+def test_images_with_coarse_pixels_are_still_2d() -> None:
+    facts = make_fingerprint([((1.0, 3.0, 2.0), (1, 300, 400))] * 4)
+    grid, decisions = decide_grid(facts)
+    assert grid.axes == (0, 1, 2)
+    assert "single slices" in decisions[1].because
+    plan = DefaultPlanner().plan(make_dataset(4), facts, CPU)
+    assert [item.name for item in plan.configurations] == ["2d"]
+    assert [d.value for d in plan.decisions if d.subject == "configurations.3d_fullres"] == [
+        "left out"
+    ]
+
+
+def cases_named(ids: list[str], groups: list[str | None] | None = None) -> tuple[Case, ...]:
+    named = groups or [None] * len(ids)
+    return tuple(Case(id=i, images=(), group=g) for i, g in zip(ids, named, strict=True))
+
+
+def test_folds_are_those_of_nnunet() -> None:
+    splits = decide_splits(cases_named([f"case_{n:02}" for n in range(10)]))
+    assert splits.folds[0].validation == ("case_00", "case_07")
+    assert [len(fold.validation) for fold in splits.folds] == [2] * 5
+    assert splits.note == ""
+
+
+def test_folds_do_not_depend_on_the_order_of_cases() -> None:
+    ids = [f"case_{n:02}" for n in range(13)]
+    assert decide_splits(cases_named(ids)) == decide_splits(cases_named(ids[::-1]))
+
+
+def test_fewer_patients_than_folds() -> None:
+    splits = decide_splits(cases_named(["a", "b", "c"]))
+    assert sorted(fold.validation for fold in splits.folds) == [("a",), ("b",), ("c",)]
+    assert splits.note == "3 folds, since there are only 3 patients"
+
+
+@pytest.mark.parametrize("groups", [None, ["p", "p"]])
+def test_a_single_patient_is_trained_on(groups: list[str | None] | None) -> None:
+    ids = ["a", "b"] if groups else ["a"]
+    splits = decide_splits(cases_named(ids, groups))
+    assert splits.folds == (Fold(train=tuple(ids), validation=()),)
+    assert "single patient" in splits.note
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.sampled_from("pqrstu")), min_size=2, max_size=40),
+    st.integers(2, 7),
+)
+@settings(max_examples=80, deadline=None)
+def test_groups_are_never_split(groups: list[str | None], folds: int) -> None:
+    ids = [f"case_{n:02}" for n in range(len(groups))]
+    splits = decide_splits(cases_named(ids, groups), folds)
+    group_of = dict(zip(ids, groups, strict=True))
+    for fold in splits.folds:
+        assert sorted((*fold.train, *fold.validation)) == ids
+        shared = {group_of[i] for i in fold.train} & {group_of[i] for i in fold.validation}
+        assert shared <= {None}
+    if len(splits.folds) > 1:
+        assert sorted(i for fold in splits.folds for i in fold.validation) == ids
+
+
+@pytest.mark.parametrize(
+    ("patch", "dummy_2d", "degrees"),
+    [
+        ((128, 128, 128), False, 30.0),
+        ((40, 120, 120), False, 30.0),  # exactly three times
+        ((20, 320, 256), True, 180.0),
+        ((512, 512), False, 180.0),
+        ((320, 256), False, 180.0),
+        ((300, 128), False, 15.0),
+    ],
+)
+def test_rotation_follows_the_patch(patch: tuple[int, ...], dummy_2d: bool, degrees: float) -> None:
+    value, decision = decide_augmentation("x", patch)
+    assert (value.dummy_2d, value.rotation_degrees) == (dummy_2d, degrees)
+    assert value.mirror_axes == tuple(range(len(patch)))
+    assert f"±{degrees:g}°" in decision.value
+
+
+@pytest.mark.parametrize(
+    ("name", "has_coarser", "batch"),
+    [
+        ("2d", False, True),
+        ("3d_fullres", False, False),
+        ("3d_fullres", True, True),
+        ("3d_lowres", True, False),
+    ],
+)
+def test_dice_is_pooled_where_patches_see_little(name: str, has_coarser: bool, batch: bool) -> None:
+    loss, decision = decide_loss(name, has_coarser=has_coarser)
+    assert [term.kind for term in loss.terms] == ["dice", "cross_entropy"]
+    assert isinstance(loss.terms[0], DiceTerm)
+    assert loss.terms[0].batch is batch
+    assert ("whole batch" in decision.value) is batch
+    assert ("pooled" in decision.because) is batch
+
+
+def test_recipes() -> None:
+    value, _ = decide_optimization("2d")
+    assert (value.recipe.optimizer.kind, value.recipe.schedule.kind) == ("sgd", "poly")
+    assert (value.epochs, value.steps_per_epoch) == (1000, 250)
+    assert value.short_recipe.optimizer.kind == "adamw"
+    assert not value.short_recipe.mirror
+    assert value.recipe.mirror
+
+
+@pytest.mark.parametrize(
+    ("device", "memory", "family"),
+    [
+        ("cpu", 8.0, PLAIN),
+        ("cpu", 64.0, PLAIN),
+        ("cuda", 8.0, RESIDUAL_M),
+        ("cuda", 23.9, RESIDUAL_M),
+        ("cuda", 24.0, RESIDUAL_L),
+        ("cuda", 80.0, RESIDUAL_XL),
+    ],
+)
+def test_family_follows_device_and_memory(device: str, memory: float, family: Family) -> None:
+    chosen, decision = choose_family(device, memory)
+    assert chosen == family
+    assert decision.value == family.kind
+    assert decision.value not in decision.alternatives
+
+
+def request_of(classes: int = 3, channels: int = 1, cases: int = 40) -> Request:
+    return Request(
+        spacing=(1.0, 1.0, 1.0),
+        median_shape=(138.0, 170.0, 138.0),
+        dataset_voxels=138.0 * 170 * 138 * cases,
+        classes=classes,
+        channels=channels,
+        memory_gb=8.0,
+    )
+
+
+@pytest.mark.parametrize("family", [PLAIN, RESIDUAL_M, RESIDUAL_L, RESIDUAL_XL])
+def test_batch_is_at_most_a_twentieth_of_the_data_set_in_every_family(family: Family) -> None:
+    small = Request((1.0,) * 3, (36.0, 50.0, 35.0), 36.0 * 50 * 35 * 150, 3, 1, 40.0)
+    sizes = decide_sizes(small, family, name="3d_fullres")
+    assert sizes.batch == 5  # 0.05 · 150 · 63,000 / 89,600 = 5.3
+    free = decide_sizes(small, replace(family, batch_share=1.0), name="3d_fullres")
+    assert free.batch > 50
+    reason = sizes.decisions[-1]
+    assert "at most 5%" in reason.because
+    assert reason.alternatives == (str(free_fit(small, family)),)
+
+
+def free_fit(request: Request, family: Family) -> int:
+    """Return the batch that memory alone allows."""
+    unlimited = replace(request, dataset_voxels=1e15)
+    return int(decide_sizes(unlimited, family, name="3d_fullres").batch)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_ordinary_data_is_not_counted_extra(classes: int, channels: int) -> None:
+    request = request_of(classes, channels)
+    plain = replace(request, count_extras=False)
+    for family in (PLAIN, RESIDUAL_M):
+        counted, ordinary = (decide_sizes(r, family, name="3d_fullres") for r in (request, plain))
+        assert counted == ordinary
+
+
+@pytest.mark.parametrize(("classes", "channels"), [(60, 1), (3, 64)])
+def test_many_classes_or_channels_get_less_patch_or_batch(classes: int, channels: int) -> None:
+    def voxels(sizes: Sizes) -> int:
+        return int(prod(sizes.patch) * sizes.batch)
+
+    request = request_of(classes, channels, cases=400)
+    ordinary = replace(request, count_extras=False)
+    for family in (PLAIN, RESIDUAL_L):
+        counted = decide_sizes(request, family, name="3d_fullres")
+        assert voxels(counted) < voxels(decide_sizes(ordinary, family, name="3d_fullres"))
+
+
+def test_extra_count_is_linear_beyond_four() -> None:
+    assert count_extra_features(1000, 4, 4) == 0
+    assert count_extra_features(1000, 5, 4) == 3000
+    assert count_extra_features(1000, 4, 6) == 2000
+
+
+def test_memory_grows_with_batch_and_halves_its_activations_on_a_gpu() -> None:
+    sizes = decide_sizes(request_of(), PLAIN, name="3d_fullres")
+
+    def gib(batch: int, device: str) -> float:
+        return float(
+            estimate_gib(
+                sizes.network, sizes.patch, batch, channels=1, classes=3, device=device
+            )
+        )  # fmt: skip
+
+    one, two, three = (gib(n, "cpu") for n in (1, 2, 3))
+    assert three - two == pytest.approx(two - one)
+    assert gib(2, "cuda") - gib(1, "cuda") == pytest.approx((two - one) / 2)
+    assert two - one == pytest.approx(sizes.features * 4 * 2.2 / 2**30)
+
+
+def test_too_little_memory_is_said() -> None:
+    sizes = decide_sizes(replace(request_of(), memory_gb=1e-5), PLAIN, name="3d_fullres")
+    assert sizes.batch == 2
+    assert "still exceed" in sizes.decisions[0].because
+    fitting = decide_sizes(request_of(), PLAIN, name="3d_fullres")
+    assert "still exceed" not in fitting.decisions[0].because
+
+
+def test_image_too_small_to_pool_is_padded() -> None:
+    tiny = replace(request_of(), median_shape=(5.0, 6.0, 5.0))
+    sizes = decide_sizes(tiny, PLAIN, name="3d_fullres")
+    assert sizes.patch == (12, 12, 12)
+    assert len(sizes.network.features) == 2
+
+
+def test_patch_shrinks_in_the_plane_when_no_slice_can_go() -> None:
+    slices = replace(request_of(), spacing=(4.0, 0.5, 0.5), median_shape=(3.0, 900.0, 900.0))
+    sizes = decide_sizes(replace(slices, memory_gb=1.0), PLAIN, name="3d_fullres")
+    assert sizes.patch[0] >= 1
+    assert prod(sizes.patch[1:]) < 900 * 900
+    assert "fit the" in sizes.decisions[0].because
+    assert sizes.network.kernels[0] == (1, 3, 3)
+    assert all(stride[0] == 1 for stride in sizes.network.strides)
+
+
+def plan_of(
+    cases: list[tuple[Triple, Shape3]],
+    budget: Budget = CPU,
+    *,
+    count: int | None = None,
+    channels: int = 1,
+    labels: int = 2,
+) -> tuple[Plan, Fingerprint]:
+    facts = make_fingerprint(cases, channels=channels)
+    dataset = make_dataset(count or len(cases), channels=("MRI",) * channels, labels=labels)
+    plan = DefaultPlanner().plan(dataset, facts, budget)
+    assert isinstance(plan, Plan)
+    return plan, facts
+
+
+def named(plan: Plan, name: str) -> Configuration:
+    return next(item for item in plan.configurations if item.name == name)
+
+
+def test_plan_of_forty_hippocampi() -> None:
+    plan, _ = plan_of([HIPPOCAMPUS] * 40)
+    assert [item.name for item in plan.configurations] == ["2d", "3d_fullres"]
+    full = named(plan, "3d_fullres")
+    assert full.patch == (40, 56, 40)
+    assert full.batch == 2
+    assert full.network.kind == "unet"
+    assert full.network.features == (32, 64, 128, 256)
+    assert full.preprocessing.spacing_mm == (1.0, 1.0, 1.0)
+    assert full.inference.mirror_axes == full.augmentation.mirror_axes == (0, 1, 2)
+    assert named(plan, "2d").preprocessing.spacing_mm == (None, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("cases", "pooled"), [([LIVER] * 131, True), ([HIPPOCAMPUS] * 40, False)])
+def test_loss_and_its_decision_agree(cases: list[tuple[Triple, Shape3]], pooled: bool) -> None:
+    plan, _ = plan_of(cases)
+    assert ("3d_lowres" in {item.name for item in plan.configurations}) is pooled
+    for item in plan.configurations:
+        term = item.loss.terms[0]
+        assert isinstance(term, DiceTerm)
+        assert term.batch is (item.name == "2d" or (pooled and item.name == "3d_fullres"))
+        subject = f"configurations.{item.name}.loss"
+        (decision,) = [d for d in plan.decisions if d.subject == subject]
+        assert ("whole batch" in decision.value) is term.batch
+
+
+MEASURED = {"name", "median_shape", "memory_gib"}  # no choices
+COMMON = {"spacing_mm", "axes", "resampling", "network family", "normalization of channel 0 (MRI)"}
+
+
+@pytest.mark.parametrize("budget", [CPU, Budget(memory_gib=24.0, device="cuda")])
+@pytest.mark.parametrize("case", [LIVER, HIPPOCAMPUS, ((1.0, 1.0, 1.0), (1, 512, 512))])
+def test_every_value_has_a_decision(budget: Budget, case: tuple[Triple, Shape3]) -> None:
+    plan, _ = plan_of([case] * 30, budget)
+    subjects = [decision.subject for decision in plan.decisions]
+    assert len(set(subjects)) == len(subjects)
+    assert set(subjects) >= COMMON
+    for item in plan.configurations:
+        for field in set(Configuration.model_fields) - MEASURED - {"preprocessing"}:
+            assert f"configurations.{item.name}.{field}" in subjects
+    preprocessing = set(type(plan.configurations[0].preprocessing).model_fields)
+    assert preprocessing == {"axes", "spacing_mm", "normalization", "resampling"}
+    names = {item.name for item in plan.configurations}
+    assert ("configurations.3d_fullres" in subjects) is ("3d_fullres" not in names)
+    assert ("configurations.3d_lowres" in subjects) is ("3d_fullres" in names)
+    assert all(d.because and d.value and d.rule for d in plan.decisions)
+
+
+SPACING = st.floats(0.2, 8.0)
+SIDE = st.integers(3, 420)
+CASE = st.tuples(st.tuples(SPACING, SPACING, SPACING), st.tuples(SIDE, SIDE, SIDE))
+
+
+@given(
+    cases=st.lists(CASE, min_size=1, max_size=4),
+    count=st.integers(1, 500),
+    memory=st.floats(0.5, 80.0),
+    device=st.sampled_from(["cpu", "cuda"]),
+    channels=st.integers(1, 6),
+    labels=st.integers(1, 70),
+)
+@settings(max_examples=40, deadline=None)
+def test_what_holds_for_every_plan(
+    cases: list[tuple[Triple, Shape3]],
+    count: int,
+    memory: float,
+    device: str,
+    channels: int,
+    labels: int,
+) -> None:
+    budget = Budget.model_validate({"memory_gib": memory, "device": device})
+    plan, facts = plan_of(cases, budget, count=count, channels=channels, labels=labels)
+    check_plan(plan)
+    assert plan == plan_of(cases, budget, count=count, channels=channels, labels=labels)[0]
+    grid, _ = decide_grid(facts)
+    assert sorted(grid.axes) == [0, 1, 2]
+    assert grid.spacing_mm[0] == max(grid.spacing_mm)
+    for item in plan.configurations:
+        strides = item.network.strides
+        assert strides[0] == (1,) * len(item.patch)
+        divisors = [prod(s[axis] for s in strides) for axis in range(len(item.patch))]
+        assert all(n % d == 0 for n, d in zip(item.patch, divisors, strict=True))
+        assert item.batch >= 2
+        assert item.memory_gib > 0
+        if item.batch > 2 and item.name == "3d_fullres":
+            share = item.batch * prod(item.patch) / (prod(item.median_shape) * count)
+            assert share <= 0.05001 * item.batch / (item.batch - 0.5)
+    if "3d_lowres" in {item.name for item in plan.configurations}:
+        low, full = named(plan, "3d_lowres"), named(plan, "3d_fullres")
+        assert 2 * prod(low.median_shape) <= 1.1 * prod(full.median_shape)

@@ -1,0 +1,125 @@
+"""Values set by hand that cannot work are refused with their place, never with a traceback."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plannerfacts import INTENSITIES, make_dataset, make_fingerprint
+
+from selfseg import planning
+from selfseg.errors import PlanError
+from selfseg.records.dataset import Label
+from selfseg.records.plan import Budget, Plan
+
+FULL = "configurations.3d_fullres"
+BUDGET = Budget(memory_gib=8.0, device="cpu")
+SHAPE = (36, 50, 35)
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return make_plan()
+
+
+def make_plan() -> Plan:
+    facts = make_fingerprint([((1.0, 1.0, 1.0), SHAPE)] * 40)
+    return planning.make_plan(make_dataset(40), facts, BUDGET)
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("network.strides.1=[0, 2, 2]", "network.strides: must be at least 1"),
+        ("network.strides.1=[-2, -2, -2]", "network.strides: must be at least 1"),
+        ("network.strides.0=[2, 2, 2]", "network.strides: must be at least 1, and all 1"),
+        ("network.kernels.0=[2, 3, 3]", "network.kernels: must be odd"),
+        ("network.kernels.0=[-1, 3, 3]", "network.kernels: must be odd"),
+        ("optimization.recipe.optimizer.learning_rate=-1", "learning_rate: -1, must be positive"),
+        ("optimization.short_recipe.schedule.warmup=1", "schedule.warmup: 1, must be in [0, 1)"),
+        ("optimization.short_recipe.average_decay=1.5", "average_decay: 1.5, must be in [0, 1)"),
+        ("optimization.epochs=0", "optimization.epochs: 0, must be positive"),
+        ("optimization.foreground_share=7", "foreground_share: 7, must be in [0, 1]"),
+        ("augmentation.rotation_p=3", "augmentation.rotation_p: 3, must be in [0, 1]"),
+        ("augmentation.scaling=[1.4, 0.7]", "augmentation.scaling: [1.4, 0.7], must be [low"),
+        ("augmentation.noise_std=[-1, 0.7]", "augmentation.noise_std: [-1.0, 0.7], must be"),
+        ("augmentation.mirror_axes=[0, 0]", "mirror_axes: an axis stands there twice"),
+        ("inference.window_sigma=0", "inference.window_sigma: 0, must be positive"),
+        ("loss.terms.1.weight=-1", "loss.terms.1.weight: -1, must be 0 or more"),
+        (
+            'preprocessing.normalization.0={"kind": "ct", "lower": 5, "upper": 1, "mean": 0, '
+            '"std": 1}',
+            "preprocessing.normalization.0: lower 5, upper 1 is no range",
+        ),
+        (
+            'preprocessing.normalization.0={"kind": "percentile", "upper_percent": 995}',
+            "preprocessing.normalization.0: 0.5 to 995 % is no range",
+        ),
+    ],
+)
+def test_numbers_that_cannot_work(plan: Plan, setting: str, complaint: str) -> None:
+    edited = planning.edit_plan(plan, [f"{FULL}.{setting}"])
+    with pytest.raises(PlanError) as error:
+        planning.check_plan(edited)
+    assert f"{FULL}." in error.value.message
+    assert complaint in error.value.message
+    assert "configurations.2d" not in error.value.message
+
+
+@pytest.mark.parametrize("values", [(), (0, 1), (2, 2), (-1,)])
+def test_labels_have_different_positive_values(plan: Plan, values: tuple[int, ...]) -> None:
+    labels = tuple(Label(name=f"label {n}", value=value) for n, value in enumerate(values))
+    with pytest.raises(PlanError, match=r"labels: values .* must be different and positive"):
+        planning.check_plan(plan.model_copy(update={"labels": labels}))
+
+
+def test_a_plan_needs_a_configuration(plan: Plan) -> None:
+    with pytest.raises(PlanError, match="configurations: none"):
+        planning.check_plan(plan.model_copy(update={"configurations": ()}))
+
+
+def test_names_with_dots_can_be_addressed(plan: Plan) -> None:
+    flat = plan.configurations[0].model_copy(update={"name": "2.5d"})
+    both = plan.model_copy(update={"configurations": (*plan.configurations, flat)})
+    edited = planning.edit_plan(
+        both, ["configurations.2.5d.batch=7", "configurations.2d.batch=5", "labels.label 1.value=9"]
+    )
+    assert [item.batch for item in edited.configurations] == [5, 2, 7]
+    assert edited.labels[0].value == 9
+    with pytest.raises(PlanError, match=r"no 'bach' in configurations.2.5d"):
+        planning.edit_plan(both, ["configurations.2.5d.bach=7"])
+    with pytest.raises(PlanError, match=r"no '' in configurations\.2d"):
+        planning.edit_plan(both, ["configurations.2d.=7"])
+
+
+def test_constant_ct_foreground_still_gets_a_plan() -> None:
+    same = dict.fromkeys(("mean", "median", "minimum", "maximum"), 5.0)
+    edges = dict.fromkeys(("percentile_00_5", "percentile_99_5"), 5.0)
+    facts = INTENSITIES.model_copy(update={**same, **edges, "std": 0.0})
+    fingerprint = make_fingerprint([((1.0, 1.0, 1.0), SHAPE)] * 5, intensities=facts)
+    plan = planning.make_plan(make_dataset(5, channels=("CT",)), fingerprint, BUDGET)
+    planning.check_plan(plan)
+
+
+NUMBERS = st.lists(st.integers(-3, 6), min_size=3, max_size=3)
+
+
+@given(field=st.sampled_from(["strides", "kernels"]), stage=st.integers(0, 3), value=NUMBERS)
+@settings(max_examples=60, deadline=None)
+def test_any_network_is_accepted_or_complained_about(
+    field: str, stage: int, value: list[int]
+) -> None:
+    edited = planning.edit_plan(make_plan(), [f"{FULL}.network.{field}.{stage}={value}"])
+    possible = min(value) >= 1
+    if field == "kernels":
+        possible = possible and all(size % 2 for size in value)
+    else:
+        others = 4  # two poolings remain beside the one that is set
+        possible = possible and (stage > 0 or value == [1, 1, 1])
+        divisors = [n * (others if stage else 2 * others) for n in value]
+        possible = possible and not any(n % d for n, d in zip((40, 56, 40), divisors, strict=True))
+    if possible:
+        planning.check_plan(edited)
+    else:
+        with pytest.raises(PlanError, match=FULL):
+            planning.check_plan(edited)

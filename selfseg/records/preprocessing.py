@@ -60,16 +60,16 @@ Normalization = Annotated[
 
 
 class Resampling(Record):
-    """Spline orders of resampling.
+    """Spline orders of resampling: 0 nearest, 1 linear, 3 cubic (images only).
 
     If the larger of the spacing's ratios exceeds `separate_axis_ratio` (current spacing first,
     then the new one) the coarse axis is resampled on its own with `order_separate`.
     """
 
-    order_image: int = 3
-    order_label: int = 1
-    order_probabilities: int = 1
-    order_separate: int = 0
+    order_image: Literal[0, 1, 2, 3, 4, 5] = 3
+    order_label: Literal[0, 1] = 1
+    order_probabilities: Literal[0, 1] = 1
+    order_separate: Literal[0, 1] = 0
     separate_axis_ratio: float = 3.0
 
 

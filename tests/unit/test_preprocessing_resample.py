@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import nnunetroute
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy.ndimage import map_coordinates, zoom
 
 from selfseg.preprocessing.resample import (
@@ -152,3 +155,23 @@ def test_target_shape_rounds_half_to_even_and_never_vanishes() -> None:
     assert target_shape((5, 3, 7), (1.0, 1.0, 0.5), (2.0, 2.0, 0.5)) == (2, 2, 7)  # 2.5, 1.5, 7
     assert target_shape((1, 10, 10), (0.1, 1.0, 1.0), (5.0, 1.0, 1.0)) == (1, 10, 10)
     assert target_shape((113, 229, 310), (5.0, 0.79, 0.79), (3.3, 0.71, 0.8)) == (171, 255, 306)
+
+
+def test_orders_that_are_not_made_are_refused() -> None:
+    """Label maps and probabilities are resampled by nearest or linear taps only."""
+    for name in ("order_label", "order_probabilities", "order_separate"):
+        with pytest.raises(ValidationError):
+            Resampling.model_validate({name: 3})
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("axis", [None, 1])
+def test_other_orders_of_the_plan(order: Literal[0, 1], axis: int | None) -> None:
+    options = Resampling(order_image=order, order_label=order)
+    image, labels = random_image((9, 14, 12), 4), blobs((9, 14, 12), 4)
+    for new in [(13, 10, 17), (6, 21, 12)]:
+        expected = nnunetroute.resample(image, new, axis, order)
+        result = resample_channel(image, new, axis, options)
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5 * np.abs(image).max())
+        expected = nnunetroute.resample(labels, new, axis, order, labels=True)
+        np.testing.assert_array_equal(resample_labels(labels, new, axis, options), expected)

@@ -43,8 +43,8 @@ class Phantom:
 def make_phantom(
     rng: np.random.Generator,
     *,
-    shape: Shape3 = (16, 48, 48),
-    spacing_mm: Triple = (4.0, 1.5, 1.5),
+    shape: Shape3 = (12, 40, 40),
+    spacing_mm: Triple = (5.0, 1.8, 1.8),
 ) -> Phantom:
     """Return a random CT-like case; the truth is exact on the voxel centres.
 
@@ -87,8 +87,8 @@ def write_dataset(
     train: int,
     test: int,
     seed: int,
-    shape: Shape3 = (16, 48, 48),
-    spacing_mm: Triple = (4.0, 1.5, 1.5),
+    shape: Shape3 = (12, 40, 40),
+    spacing_mm: Triple = (5.0, 1.8, 1.8),
 ) -> None:
     """Write a dataset of phantoms in the nnU-Net v2 raw layout, with references for all cases.
 

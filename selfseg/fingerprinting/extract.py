@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,10 +30,18 @@ NAMES_SHOWN = 10
 
 @dataclass(frozen=True)
 class CaseReport:
-    """What one worker found out about one case; `facts` is None if there are complaints."""
+    """What was found out about one case.
+
+    Attributes:
+        case: With the digests of its files, as far as they could be read.
+        key: Key of its facts; empty if there are complaints.
+        facts: None if there are complaints, or if the facts of this key are known.
+        complaints: A line each: file, finding, remedy.
+    """
 
     case: Case
-    facts: CaseFacts | None
+    key: str = ""
+    facts: CaseFacts | None = None
     complaints: tuple[str, ...] = ()
 
 
@@ -53,43 +61,54 @@ def inspect(
     Raises:
         DatasetError: All complaints about all cases; or not one case has foreground.
     """
-    digests, facts = _known(known)
+    digests, facts_by_key = _known(known)
     cases = [_with_digests(case, Path(dataset.root), digests) for case in dataset.cases]
-    work = partial(inspect_case, dataset=dataset.model_copy(update={"cases": ()}), known=facts)
-    reports = map_parallel(work, cases, workers=workers, label="Measuring")
+    reports = _reports(cases, dataset, frozenset(facts_by_key), workers)
     checked = dataset.model_copy(update={"cases": tuple(report.case for report in reports)})
+    facts = [
+        found.model_copy(update={"id": report.case.id})
+        for report in reports
+        if (found := report.facts or facts_by_key.get(report.key))
+    ]
     complaints = [complaint for report in reports for complaint in report.complaints]
     complaints += find_duplicates(checked.cases)
-    complaints += _foreground_complaints(reports)
+    complaints += _foreground_complaints(facts, len(cases))
     if complaints:
         raise DatasetError(
             f"{dataset.root}: {len(complaints)} complaints about {len(cases)} cases",
             complaints=complaints,
             remedy="Mend these files or take the cases out; nothing was written.",
         )
-    return checked, summarize(checked, [report.facts for report in reports if report.facts])
+    return checked, summarize(checked, facts)
 
 
-def inspect_case(case: Case, *, dataset: Dataset, known: Mapping[str, CaseFacts]) -> CaseReport:
-    """Digest one case's files and measure them, unless the digest is known."""
+def inspect_case(case: Case, *, dataset: Dataset, known: Collection[str]) -> CaseReport:
+    """Digest one case's files, and read, check and measure them unless the facts are known."""
     root = Path(dataset.root)
     try:
         case = _digested(case, root)
-        key = _cache_key(case, dataset)
+        key = _key(case, dataset)
         if key in known:
-            return CaseReport(case=case, facts=known[key].model_copy(update={"id": case.id}))
+            return CaseReport(case, key)
+        if case.reference is None:
+            return CaseReport(
+                case, complaints=(f"{case.id}: no reference; add it or leave it out",)
+            )
         image = read_image([root / file.path for file in case.images])
-        reference = read_label_map(root / case.reference.path) if case.reference else None
+        reference = read_label_map(root / case.reference.path)
         complaints = check_case(case, image, reference, dataset)
-        if complaints or reference is None:
-            return CaseReport(case=case, facts=None, complaints=tuple(complaints))
-        return CaseReport(case=case, facts=measure_case(case.id, key, image, reference, dataset))
+        if complaints:
+            return CaseReport(case, complaints=tuple(complaints))
+        return CaseReport(case, key, measure_case(case.id, key, image, reference, dataset))
     except DatasetError as error:
-        lines = error.complaints or (error.message,)
-        return CaseReport(case=case, facts=None, complaints=lines)
-    except (SelfSegError, OSError) as error:
-        line = str(error).replace("\n  → ", "; ")
-        return CaseReport(case=case, facts=None, complaints=(line,))
+        return CaseReport(case, complaints=error.complaints or (error.message,))
+    except SelfSegError as error:
+        line = f"{error.message}; {error.remedy}" if error.remedy else error.message
+        return CaseReport(case, complaints=(line,))
+    except OSError as error:
+        finding = error.strerror or str(error)
+        line = f"{error.filename or case.id}: {finding}; see that it is there and can be read"
+        return CaseReport(case, complaints=(line,))
 
 
 def measure_case(
@@ -99,7 +118,11 @@ def measure_case(
     indices = label_indices(reference.array[0], dataset.labels)
     foreground = indices > 0
     _, box = nonzero_box(image.array)
-    first = image.array[:, foreground]
+    sketches, integers = [], True
+    for channel in image.array:
+        values = channel[foreground]
+        sketches.append(sketch_intensities(values))
+        integers = integers and bool((values == np.rint(values)).all())
     return CaseFacts(
         id=case_id,
         digest=digest,
@@ -107,22 +130,38 @@ def measure_case(
         shape_after_crop=box.shape,
         spacing_mm=image.geometry.spacing_mm,
         is_2d=image.geometry.is_2d,
-        integer_intensities=bool(np.equal(first, np.round(first)).all()),
-        intensities=tuple(sketch_intensities(values) for values in first),
+        integer_intensities=integers,
+        intensities=tuple(sketches),
         labels=measure_labels(indices, len(dataset.labels), image.geometry.spacing_mm),
     )
 
 
-def _foreground_complaints(reports: Sequence[CaseReport]) -> list[str]:
+def _reports(
+    cases: Sequence[Case], dataset: Dataset, known: frozenset[str], workers: int
+) -> list[CaseReport]:
+    """Report on all cases in order; those whose files are known to be unchanged need no worker."""
+    reports = {}
+    for case in cases:
+        if all(file.digest for file in _files(case)) and _key(case, dataset) in known:
+            reports[case.id] = CaseReport(case, _key(case, dataset))
+    fresh = [case for case in cases if case.id not in reports]
+    if fresh:
+        bare = dataset.model_copy(update={"cases": ()})  # it travels with every case
+        work = partial(inspect_case, dataset=bare, known=known)
+        found = map_parallel(work, fresh, workers=workers, label="Measuring")
+        reports |= {report.case.id: report for report in found}
+    return [reports[case.id] for case in cases]
+
+
+def _foreground_complaints(measured: Sequence[CaseFacts], num_cases: int) -> list[str]:
     """Complain if no case has foreground; warn of single ones that have none."""
-    measured = [report.facts for report in reports if report.facts]
     empty = [facts.id for facts in measured if not any(label.voxels for label in facts.labels)]
     if not empty:
         return []
-    if len(empty) == len(reports):
+    if len(empty) == num_cases:
         return ["no foreground in any case; correct the label files, or 'labels' in dataset.json"]
     shown = ", ".join(empty[:NAMES_SHOWN]) + (", …" if len(empty) > NAMES_SHOWN else "")
-    log.warning("%d of %d cases without foreground: %s", len(empty), len(reports), shown)
+    log.warning("%d of %d cases without foreground: %s", len(empty), num_cases, shown)
     return []
 
 
@@ -161,11 +200,11 @@ def _known(
 
 
 def _with_digests(case: Case, root: Path, known: Mapping[tuple[str, int, int], str]) -> Case:
-    """Fill in the digests of files that have not changed since they were last read."""
+    """Set the digests of files that have not changed since they were last read; clear others."""
 
     def fill(file: File) -> File:
         key = (str(root / file.path), file.size, file.modified_ns)
-        return file.model_copy(update={"digest": known.get(key, file.digest)})
+        return file.model_copy(update={"digest": known.get(key, "")})
 
     reference = case.reference and fill(case.reference)
     images = tuple(fill(file) for file in case.images)
@@ -187,7 +226,7 @@ def _files(case: Case) -> tuple[File, ...]:
     return (*case.images, *((case.reference,) if case.reference else ()))
 
 
-def _cache_key(case: Case, dataset: Dataset) -> str:
+def _key(case: Case, dataset: Dataset) -> str:
     """Return a digest of everything that the facts of a case depend on."""
     values = [label.value for label in dataset.labels]
     content = (MEASURE_VERSION, [file.digest for file in _files(case)], values, dataset.channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,20 +11,23 @@ import numpy.typing as npt
 from selfseg.records.fingerprint import SKETCH_PERCENTS, IntensityFacts, IntensitySketch
 
 SIGNIFICANT_DIGITS = 7  # float32 has no more
-MIXTURE_POINTS = 20_000  # resolution of the pooled distribution function
+BLOCK = 1 << 20  # values turned to float64 at once
+ROUNDING = 1e-9  # of a sum of percentages
 
 
 def sketch_intensities(values: npt.NDArray[np.floating]) -> IntensitySketch:
     """Return count, mean, standard deviation and quantiles of one case's foreground values."""
     if values.size == 0:
         return IntensitySketch(count=0)
-    exact = values.astype(np.float64)
-    quantiles = np.percentile(exact, SKETCH_PERCENTS)
+    ordered = np.sort(values)
+    mean = ordered.mean(dtype=np.float64)
+    parts = np.array_split(ordered, 1 + ordered.size // BLOCK)  # no float64 copy of all
+    variance = sum(float(((part - mean) ** 2).sum()) for part in parts) / ordered.size
     return IntensitySketch(
-        count=int(values.size),
-        mean=_rounded(exact.mean()),
-        std=_rounded(exact.std()),
-        quantiles=tuple(_rounded(value) for value in quantiles),
+        count=int(ordered.size),
+        mean=_rounded(float(mean)),
+        std=_rounded(np.sqrt(variance)),
+        quantiles=tuple(_rounded(value) for value in _quantiles(ordered)),
     )
 
 
@@ -54,16 +58,53 @@ def pool_intensities(sketches: Sequence[IntensitySketch]) -> IntensityFacts:
     )
 
 
+def _quantiles(ordered: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Return the sketch's percentiles of sorted values, linear between neighbors as in NumPy."""
+    position = np.array(SKETCH_PERCENTS) / 100 * (ordered.size - 1)
+    lower = position.astype(np.int64)
+    low = ordered[lower].astype(np.float64)
+    high = ordered[np.minimum(lower + 1, ordered.size - 1)].astype(np.float64)
+    quantiles: npt.NDArray[np.float64] = low + (high - low) * (position - lower)
+    return quantiles
+
+
 def _mixture_percentiles(
     sketches: Sequence[IntensitySketch], percents: Sequence[float]
 ) -> tuple[float, ...]:
-    """Return percentiles of the equal mixture: draw the same quantile grid from every case."""
-    grid = np.arange(MIXTURE_POINTS // len(sketches) + 500) + 0.5
-    grid *= 100.0 / grid.size
-    pooled = np.concatenate(
-        [np.interp(grid, SKETCH_PERCENTS, sketch.quantiles) for sketch in sketches]
+    """Return percentiles of the equal mixture of the cases, whose quantiles are linear pieces.
+
+    The share of the mixture below a value is linear between neighbors among all cases' quantiles,
+    so it is enough to search these.
+    """
+    quantiles = np.array([sketch.quantiles for sketch in sketches])
+    places = np.unique(quantiles)
+
+    def percentile(percent: float) -> float:
+        index = bisect_left(
+            range(places.size),
+            percent - ROUNDING,
+            key=lambda i: _percent_below(float(places[i]), quantiles, including=True),
+        )
+        right = float(places[min(index, places.size - 1)])
+        upper = _percent_below(right, quantiles, including=False)
+        if index == 0 or upper <= percent:
+            return right
+        left = float(places[index - 1])
+        lower = _percent_below(left, quantiles, including=True)
+        return left + (right - left) * (percent - lower) / (upper - lower)
+
+    return tuple(percentile(percent) for percent in percents)
+
+
+def _percent_below(value: float, quantiles: npt.NDArray[np.float64], *, including: bool) -> float:
+    """Return the percentage of the mixture below a value, or at it where many voxels share it."""
+    low, high = quantiles[:, :-1], quantiles[:, 1:]
+    width = high - low
+    passed = value >= low if including else value > low
+    share = np.where(
+        width > 0, np.clip((value - low) / np.where(width > 0, width, 1), 0, 1), passed
     )
-    return tuple(float(value) for value in np.percentile(pooled, percents))
+    return float((share @ np.diff(SKETCH_PERCENTS)).mean())
 
 
 def _rounded(value: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -41,14 +42,19 @@ def test_killed_runs_finish_with_equal_weights(data: Path, tmp_path: Path) -> No
         done = selfseg(*command)
         durations[name] = time.monotonic() - started
         assert done.returncode == 0, done.stderr
-    killed = 0
+    made = {"plan": "tiny", "train": "tiny/models", "predict": "out"}
     for name, command in commands(data, disturbed).items():
-        for _ in range(KILLS[name]):
+        killed, attempts = 0, 0
+        while killed < KILLS[name]:
+            attempts += 1
+            assert attempts <= 4 * KILLS[name], f"{name} is hardly ever caught at work"
             after_s = moments.uniform(0.1, 0.9) * durations[name]
-            killed += selfseg(*command, kill_after_s=after_s).returncode == -9
+            if selfseg(*command, kill_after_s=after_s).returncode == -9:
+                killed += 1
+            else:  # it had finished: begin again, so that the next kill meets work
+                shutil.rmtree(disturbed / made[name])
         done = selfseg(*command)
         assert done.returncode == 0, done.stderr
-    assert killed >= 10, "most commands should have been caught at work"
     fold = Path("tiny/models/3d_fullres/fold_0/weights.safetensors")
     assert (disturbed / fold).read_bytes() == (undisturbed / fold).read_bytes()
     for path in sorted((undisturbed / "out").glob("*.nii.gz")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -125,6 +126,30 @@ def test_workers_end_with_the_program_and_need_no_main_guard(tmp_path: Path) -> 
             program.kill()
     workers = [int(path.read_text()) for path in signs]
     wait_for(lambda: not any(is_alive(pid) for pid in workers))
+
+
+INTERRUPTED = PROGRAM.replace("items, workers", "items * 2, workers")
+
+
+def test_an_interruption_stops_the_workers_at_once_and_silently(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(workerjobs.__file__).parent)}
+    signs = [tmp_path / "0", tmp_path / "1"]
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, tmp_path],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as program:
+        try:
+            wait_for(lambda: all(path.exists() and path.read_text() for path in signs))
+            os.killpg(program.pid, signal.SIGINT)  # as Ctrl-C does: everyone gets it
+            _, error = program.communicate(timeout=20)  # an item takes 60 s
+        finally:
+            program.kill()
+    assert error.count("Traceback") == 1
+    assert error.rstrip().endswith("KeyboardInterrupt")
+    assert not any(is_alive(int(path.read_text())) for path in signs)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -7,19 +7,23 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (its users' name for it)
+from PIL import Image
 
 from selfseg.errors import DatasetError
+from selfseg.execution import processes
 from selfseg.fingerprinting import extract
 from selfseg.fingerprinting.extract import inspect
 from selfseg.io.checks import digest_file
 from selfseg.io.formats import read_dataset
 from selfseg.phantoms import make_phantom, write_dataset
-from selfseg.records.dataset import Dataset
+from selfseg.records.dataset import Case, Dataset
 from selfseg.records.fingerprint import Fingerprint
 
 SHAPE, SPACING, SEED = (8, 24, 20), (4.0, 1.5, 2.0), 5
@@ -224,3 +228,55 @@ def test_no_foreground_at_all_is_a_complaint(root: Path) -> None:
         look(root)
     (line,) = caught.value.complaints
     assert line.startswith("no foreground in any case; ")
+
+
+def test_color_pictures(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(1, 256, (2, 12, 10, 3)).astype(np.uint8)
+    label = np.zeros((12, 10), np.uint8)
+    label[2:6, 3:8] = 255
+    for case, image in enumerate(images):
+        for folder, name, array in (("images", "_0000", image), ("labels", "", label)):
+            path = tmp_path / f"{folder}Tr" / f"p{case}{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(array).save(path)
+    channels = {"0": "R", "1": "G", "2": "B"}
+    described = {"channel_names": channels, "labels": {"background": 0, "vessel": 255}}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    fingerprint = look(tmp_path)[1]
+    facts = fingerprint.cases[1]
+    assert (facts.shape, facts.is_2d, facts.integer_intensities) == ((1, 12, 10), True, True)
+    assert (facts.labels[0].voxels, facts.labels[0].extent_mm) == (20, (1.0, 4.0, 5.0))
+    means = [channel.mean for channel in facts.intensities]
+    np.testing.assert_allclose(means, images[1][label > 0].mean(axis=0), rtol=1e-6)
+    assert len(fingerprint.intensities) == 3
+
+
+def test_workers_get_only_what_is_new(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = look(root)
+    given: list[str] = []
+    original = processes.map_parallel
+
+    def noted(work: partial[object], cases: list[Case], **options: object) -> list[object]:
+        given.extend(case.id for case in cases)
+        assert len(ForkingPickler.dumps(work)) < 2_000  # travels with every case
+        return original(work, cases, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(extract, "map_parallel", noted)
+    os.utime(label_path(root, 1), ns=(1, 1))
+    assert inspect(read_dataset(root), workers=4, known=known)[1] == known[1]
+    assert given == ["case_001"]
+
+
+def test_a_digest_that_came_with_the_description_is_not_believed(root: Path) -> None:
+    dataset = look(root)[0]
+    change(image_path(root, 0), lambda voxels: voxels.fill(7))
+    again = inspect(dataset, workers=1)[0]
+    assert again.cases[0].images[0].digest == digest_file(image_path(root, 0))
+
+
+def test_a_case_without_reference_is_a_complaint(root: Path) -> None:
+    dataset = read_dataset(root)
+    first, *others = dataset.cases
+    alone = first.model_copy(update={"reference": None})
+    with pytest.raises(DatasetError, match="case_000: no reference; "):
+        inspect(dataset.model_copy(update={"cases": (alone, *others)}), workers=1)

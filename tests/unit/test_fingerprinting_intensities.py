@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -86,3 +88,36 @@ def test_spread_survives_a_large_offset() -> None:
 def test_one_value_has_no_spread() -> None:
     facts = pool_intensities([sketch_intensities(np.array([7.0]))])
     assert (facts.median, facts.std, facts.percentile_99_5) == (7, 0, 7)
+
+
+def test_mixture_of_two_ramps_in_closed_form() -> None:
+    """Uniform on [0, 100] and on [50, 250]: below 50 the share grows by 1/200, then by 3/400."""
+    ramps = [np.linspace(0, 100, 5_001), np.linspace(50, 250, 9_001)]
+    facts = pool_intensities([sketch_intensities(values) for values in ramps])
+    assert facts.percentile_00_5 == pytest.approx(1, rel=1e-6)
+    assert facts.median == pytest.approx(50 + 0.25 * 400 / 3, rel=1e-6)
+    assert facts.percentile_99_5 == pytest.approx(248, rel=1e-6)
+
+
+def test_a_value_that_many_voxels_share_is_found_exactly() -> None:
+    values = [np.r_[np.arange(-50.0, 0), np.zeros(900), np.arange(1.0, 51)], np.linspace(-9, 9, 77)]
+    facts = pool_intensities([sketch_intensities(part) for part in values])
+    assert facts.median == 0
+
+
+@pytest.mark.parametrize("copies", [1, 7])
+def test_equal_cases_pool_to_the_percentiles_of_one(copies: int) -> None:
+    values = np.linspace(-200, 800, 10_001)
+    facts = pool_intensities([sketch_intensities(values)] * copies)
+    found = (facts.percentile_00_5, facts.median, facts.percentile_99_5)
+    np.testing.assert_allclose(found, np.percentile(values, (0.5, 50, 99.5)), rtol=1e-6)
+    assert facts.std == pytest.approx(values.std(), rel=1e-6)
+
+
+def test_memory_is_that_of_one_sorted_copy() -> None:
+    values = np.random.default_rng(0).normal(size=8_000_000).astype(np.float32)
+    tracemalloc.start()
+    sketch_intensities(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < values.nbytes + 32 * 2**20

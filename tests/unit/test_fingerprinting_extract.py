@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (its users' name for it)
 from PIL import Image
+from realdata import data_root
 
 from selfseg.errors import DatasetError
 from selfseg.execution import processes
@@ -22,6 +23,7 @@ from selfseg.fingerprinting import extract
 from selfseg.fingerprinting.extract import inspect
 from selfseg.io.checks import digest_file
 from selfseg.io.formats import read_dataset
+from selfseg.io.images import read_image, read_label_map
 from selfseg.phantoms import make_phantom, write_dataset
 from selfseg.records.dataset import Case, Dataset
 from selfseg.records.fingerprint import Fingerprint
@@ -280,3 +282,28 @@ def test_a_case_without_reference_is_a_complaint(root: Path) -> None:
     alone = first.model_copy(update={"reference": None})
     with pytest.raises(DatasetError, match="case_000: no reference; "):
         inspect(dataset.model_copy(update={"cases": (alone, *others)}), workers=1)
+
+
+@pytest.mark.data
+def test_real_cases_pool_as_an_equal_draw_from_each() -> None:
+    root = data_root("sarcoma")
+    dataset, fingerprint = inspect(read_dataset(root), workers=2)
+    rng = np.random.default_rng(0)
+    drawn: list[np.ndarray] = []
+    for case in dataset.cases:
+        assert case.reference is not None
+        image = read_image([root / file.path for file in case.images]).array
+        foreground = read_label_map(root / case.reference.path).array[0] > 0
+        drawn.append(rng.choice(image[:, foreground], 20_000, axis=1))
+    assert len(fingerprint.cases) == len(drawn) > 10
+    for facts, values in zip(fingerprint.intensities, np.concatenate(drawn, axis=1), strict=True):
+        spread = values.std(dtype=float)
+        assert facts.mean == pytest.approx(values.mean(dtype=float), abs=0.01 * spread)
+        assert facts.std == pytest.approx(spread, rel=0.02)
+        for percent, found in (
+            (0.5, facts.percentile_00_5),
+            (50, facts.median),
+            (99.5, facts.percentile_99_5),
+        ):
+            low, high = np.percentile(values, [max(percent - 0.3, 0), min(percent + 0.3, 100)])
+            assert low - 0.01 * spread <= found <= high + 0.01 * spread

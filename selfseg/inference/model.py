@@ -15,7 +15,7 @@ from selfseg.inference.sliding_window import CHANNELS_LAST
 from selfseg.networks.build import build_network
 from selfseg.networks.weights import load_weights
 from selfseg.records import serial
-from selfseg.records.dataset import Label
+from selfseg.records.dataset import Targets
 from selfseg.records.model import TrainedFold
 from selfseg.records.network import Network
 from selfseg.records.plan import Configuration, Plan
@@ -49,8 +49,8 @@ class Model:
 
     @property
     def outputs(self) -> int:
-        """Number of network outputs, background included."""
-        return len(self.plan.labels) + 1
+        """Output channels of the network."""
+        return self.plan.targets.outputs
 
     @property
     def description(self) -> str:
@@ -179,7 +179,9 @@ def _load_fold(candidate: Candidate, fold: str, device: torch.device) -> nn.Modu
     configuration, plan = candidate.configuration, candidate.plan
     files = candidate.folder.fold(configuration.name, fold)
     network = build_network(
-        configuration.network, channels=len(plan.channels), outputs=len(plan.labels) + 1
+        configuration.network,
+        channels=plan.input_channels(configuration),
+        outputs=plan.targets.outputs,
     )
     weights = load_weights(files.weights)
     complaints = _misfits(network, weights)
@@ -201,7 +203,7 @@ class WeightsBasis(serial.Record):
     """What weights depend on; all else in a plan may change after training."""
 
     channels: tuple[str, ...]
-    labels: tuple[Label, ...]
+    targets: Targets
     preprocessing: Preprocessing
     network: Network
 
@@ -211,7 +213,7 @@ def weights_digest(plan: Plan, configuration: Configuration) -> str:
     return serial.digest(
         WeightsBasis(
             channels=plan.channels,
-            labels=plan.labels,
+            targets=plan.targets,
             preprocessing=configuration.preprocessing,
             network=configuration.network,
         )

@@ -14,6 +14,63 @@ class Label(Record):
     value: int
 
 
+class Region(Record):
+    """A union of labels that a network segments as one output; regions may overlap.
+
+    Attributes:
+        name: Name.
+        values: File values of the labels in it.
+        value: File value that its voxels get in a label map; later regions overwrite earlier ones.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    value: int
+
+
+class Targets(Record):
+    """What a network segments: exclusive labels (softmax), or regions of them (sigmoid).
+
+    Inside selfseg a label is its index: 0 background, 1 … n the labels in order, and n + 1 what is
+    not annotated.
+
+    Attributes:
+        labels: Foreground labels, ordered by file value.
+        regions: Overlapping unions of labels; empty where labels exclude each other.
+        ignore: File value of voxels that are not annotated; None where everything is.
+    """
+
+    labels: tuple[Label, ...]
+    regions: tuple[Region, ...] = ()
+    ignore: int | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Output channels of a network: regions, or labels with background."""
+        return len(self.regions) or len(self.labels) + 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is scored: the regions' names, or the labels'."""
+        return tuple(item.name for item in (self.regions or self.labels))
+
+    @property
+    def ignore_index(self) -> int | None:
+        """Index of voxels that are not annotated."""
+        return None if self.ignore is None else len(self.labels) + 1
+
+    @property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """Label indices of what is scored: of each region, or of each label alone."""
+        if not self.regions:
+            return tuple((index,) for index in range(1, len(self.labels) + 1))
+        return tuple(tuple(self.index(value) for value in region.values) for region in self.regions)
+
+    def index(self, value: int) -> int:
+        """Return the label index of a file value."""
+        return 1 + [label.value for label in self.labels].index(value)
+
+
 class File(Record):
     """A file that was read: path relative to the dataset's root (or absolute), and its digest."""
 
@@ -41,6 +98,7 @@ class Dataset(Record):
         layout: On-disk convention it was read from.
         channels: Name of each channel in order.
         labels: Foreground labels, ordered by file value; index 0 of a network is background.
+        regions, ignore: See `Targets`.
         cases: Training cases, sorted by id.
     """
 
@@ -50,7 +108,14 @@ class Dataset(Record):
     layout: Literal["nnunet", "msd"]
     channels: tuple[str, ...]
     labels: tuple[Label, ...]
+    regions: tuple[Region, ...] = ()
+    ignore: int | None = None
     cases: tuple[Case, ...]
+
+    @property
+    def targets(self) -> Targets:
+        """What is to be segmented."""
+        return Targets(labels=self.labels, regions=self.regions, ignore=self.ignore)
 
 
 class Fold(Record):

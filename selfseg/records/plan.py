@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from selfseg.records.augmentation import Augmentation
-from selfseg.records.dataset import Label
+from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.loss import Loss
 from selfseg.records.network import Network
 from selfseg.records.optimization import Optimization
@@ -55,6 +55,7 @@ class Configuration(Record):
         batch: Patches per optimizer step.
         memory_gib: Estimated memory of a training step.
         network, loss, augmentation, optimization, inference: Options of the parts.
+        previous_stage: Configuration whose segmentation is a further input (cascade).
     """
 
     name: ConfigurationName
@@ -68,10 +69,17 @@ class Configuration(Record):
     augmentation: Augmentation
     optimization: Optimization
     inference: Inference
+    previous_stage: ConfigurationName | None = None
 
 
 class Plan(Record):
-    """All decisions about one dataset; editable by hand."""
+    """All decisions about one dataset; editable by hand.
+
+    Attributes:
+        configurations: All that can be trained.
+        proposed: Those worth training, the one to train first in front.
+        decisions: Why.
+    """
 
     schema_version: Literal[1] = 1
     planner: str
@@ -79,6 +87,19 @@ class Plan(Record):
     dataset: str
     channels: tuple[str, ...]
     labels: tuple[Label, ...]
+    regions: tuple[Region, ...] = ()
+    ignore: int | None = None
     budget: Budget
     configurations: tuple[Configuration, ...]
+    proposed: tuple[ConfigurationName, ...] = ()
     decisions: tuple[Decision, ...]
+
+    @property
+    def targets(self) -> Targets:
+        """What is to be segmented."""
+        return Targets(labels=self.labels, regions=self.regions, ignore=self.ignore)
+
+    def input_channels(self, configuration: Configuration) -> int:
+        """Return a network's input channels: the image's, in a cascade also one a label."""
+        cascade = configuration.previous_stage is not None
+        return len(self.channels) + (len(self.labels) if cascade else 0)

@@ -61,12 +61,12 @@ class TrainingJob:
     @property
     def channels(self) -> int:
         """Input channels."""
-        return len(self.plan.channels)
+        return self.plan.input_channels(self.configuration)
 
     @property
     def outputs(self) -> int:
-        """Labels with background."""
-        return len(self.plan.labels) + 1
+        """Output channels."""
+        return self.plan.targets.outputs
 
     @property
     def digest(self) -> str:

@@ -29,6 +29,7 @@ from .training import (
     decide_loss,
     decide_optimization,
 )
+from .width import decide_width
 
 
 class DefaultPlanner:
@@ -123,8 +124,9 @@ def _configuration(
     first = None if name == "2d" else request.spacing[0]
     spacing = (first, request.spacing[-2], request.spacing[-1])
     median = (1.0, *request.median_shape)[-3:]
+    network, width_decision = decide_width(name, sizes.network, budget.device)
     memory = estimate_gib(
-        sizes.network,
+        network,
         sizes.patch,
         sizes.batch,
         channels=request.channels,
@@ -138,13 +140,19 @@ def _configuration(
         patch=sizes.patch,
         batch=sizes.batch,
         memory_gib=float(f"{memory:.3g}"),
-        network=sizes.network,
+        network=network,
         loss=loss,
         augmentation=augmentation,
         optimization=optimization,
         inference=inference,
     )
-    decisions = (loss_decision, augmentation_decision, optimization_decision, inference_decision)
+    decisions = (
+        width_decision,
+        loss_decision,
+        augmentation_decision,
+        optimization_decision,
+        inference_decision,
+    )
     return configuration, (_own_slices(), *decisions) if name == "2d" else decisions
 
 

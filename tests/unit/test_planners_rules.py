@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -137,6 +138,20 @@ def test_fine_percentile_stays_coarser_than_the_other_axes() -> None:
     cases = [((0.5, 1.0, 1.0), (200, 512, 512))] * 2 + [((5.0, 1.0, 1.0), (20, 512, 512))] * 8
     grid, _ = decide_grid(make_fingerprint(cases))
     assert grid.spacing_mm == (1.00001, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("device", "features"), [("cpu", (16, 32, 64, 128)), ("cuda", (32, 64, 128, 256))]
+)
+def test_a_cpu_gets_half_the_width_at_the_same_patch(
+    device: Literal["cpu", "cuda"], features: tuple[int, ...]
+) -> None:
+    plan, _ = plan_of([HIPPOCAMPUS] * 40, Budget(memory_gib=8, device=device))
+    full = named(plan, "3d_fullres")
+    assert full.network.features == features
+    assert full.patch == (40, 56, 40)
+    reasons = [d for d in plan.decisions if d.rule == "width" and "3d_fullres" in d.subject]
+    assert [reason.value for reason in reasons] == [", ".join(map(str, features))]
 
 
 def test_images_with_coarse_pixels_are_still_2d() -> None:
@@ -386,7 +401,7 @@ def test_plan_of_forty_hippocampi() -> None:
     assert full.patch == (40, 56, 40)
     assert full.batch == 2
     assert full.network.kind == "unet"
-    assert full.network.features == (32, 64, 128, 256)
+    assert full.network.features == (16, 32, 64, 128)
     assert full.preprocessing.spacing_mm == (1.0, 1.0, 1.0)
     assert full.inference.mirror_axes == full.augmentation.mirror_axes == (0, 1, 2)
     assert named(plan, "2d").preprocessing.spacing_mm == (None, 1.0, 1.0)
@@ -405,7 +420,8 @@ def test_loss_and_its_decision_agree(cases: list[tuple[Triple, Shape3]], pooled:
         assert ("whole batch" in decision.value) is term.batch
 
 
-MEASURED = {"name", "median_shape", "memory_gib"}  # no choices
+# No choices, or none where it is empty.
+MEASURED = {"name", "median_shape", "memory_gib", "previous_stage"}
 COMMON = {"spacing_mm", "axes", "resampling", "network family", "normalization of channel 0 (MRI)"}
 
 

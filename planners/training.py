@@ -106,7 +106,8 @@ def decide_inference(name: str, mirror_axes: tuple[int, ...]) -> tuple[Inference
 
 
 SHORT_REASON = (
-    "the long recipe is nnU-Net's; short runs were measured on hippocampus MR (40 training cases, "
-    "60 unseen, 500 steps of batch 2): this short recipe reached a mean Dice of 0.88, where 1,250 "
-    "steps of nnU-Net reach 0.86; a short run has no time to learn eight mirrored anatomies"
+    "the long recipe is nnU-Net's; the short one was chosen on one data set, hippocampus MR (40 "
+    "training cases): 461 steps of batch 2 in 15 minutes reached a mean Dice of 0.872 on 40 unseen "
+    "cases, 1,250 steps of nnU-Net in 41 minutes 0.856 on 60 others; a short run has no time to "
+    "learn eight mirrored anatomies"
 )

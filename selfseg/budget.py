@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes.util
+import ctypes
 import logging
 import re
 
@@ -74,4 +74,10 @@ def detect_budget(memory: str | None, device: str) -> Budget:
 
 def _has_driver() -> bool:
     """Tell whether an NVIDIA driver is installed; far cheaper than importing torch."""
-    return ctypes.util.find_library("cuda") is not None
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        return True
+    return False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,7 @@ from selfseg.records.plan import Configuration, Plan
 from selfseg.workspace import DatasetFolder, dataset_folder, planned_folder
 
 if TYPE_CHECKING:
+    from selfseg.evaluation.evaluate import Tolerances
     from selfseg.inference.predictor import PredictionReport
 
 log = logging.getLogger(__name__)
@@ -114,6 +118,7 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     root = _data_root(source, workspace)
     described = read_dataset(root, only=_read_case_list(request.cases))
     folder = dataset_folder(workspace, described.name)
+    _refuse_namesake(folder, root)
     dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
     budget = detect_budget(request.memory, request.device)
     plan = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
@@ -122,7 +127,8 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     splits = _fitting_splits(folder, dataset) or planning.make_splits(
         dataset, planner=request.planner
     )
-    _keep_former_plan(folder, plan)
+    _keep_former(folder.plan, serial.text(plan))
+    _keep_former(folder.splits, serial.text(splits))
     serial.save(dataset, folder.dataset)
     serial.save(fingerprint, folder.fingerprint)
     serial.save(splits, folder.splits)
@@ -175,6 +181,7 @@ def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainRes
         train_cases=train_cases,
         validation_cases=validation_cases,
         data=arrays,
+        data_digest=files_digest(known, train_cases),
         output=folder.fold(configuration.name, request.fold),
         epochs=request.epochs,
         steps_per_epoch=request.steps_per_epoch,
@@ -236,12 +243,23 @@ def evaluate_predictions(
         predictions,
         references,
         labels=None,
-        tolerance_mm=_parse_tolerances(tolerances),
+        tolerances=_parse_tolerances(tolerances),
         workers=default_workers(workers),
     )
     if output is not None:
         write_table(table, output)
     return table
+
+
+def files_digest(dataset: Dataset, cases: Sequence[str]) -> str:
+    """Return a digest of what is read of some cases: their files and the values of the labels."""
+    wanted = set(cases)
+    content = [
+        (case.id, [file.digest for file in (*case.images, case.reference) if file is not None])
+        for case in dataset.cases
+        if case.id in wanted
+    ]
+    return hashlib.sha256(repr((dataset.targets, content)).encode()).hexdigest()[:16]
 
 
 def find_configuration(plan: Plan, name: str) -> Configuration:
@@ -300,6 +318,22 @@ def _known_facts(folder: DatasetFolder) -> tuple[Dataset, Fingerprint] | None:
         return None
 
 
+def _refuse_namesake(folder: DatasetFolder, root: Path) -> None:
+    """Refuse to overwrite another dataset of the same name; one that was moved is the same."""
+    if not folder.dataset.is_file():
+        return
+    try:
+        former = Path(serial.load(Dataset, folder.dataset).root)
+    except RecordError:
+        return
+    if former.is_dir() and former.resolve() != root.resolve():
+        raise SelfSegError(
+            f"{folder.path} holds another dataset of this name, read from {former}",
+            remedy="Give one of them another 'name' in its dataset.json, or use another "
+            "--workspace.",
+        )
+
+
 def _fitting_splits(folder: DatasetFolder, dataset: Dataset) -> Splits | None:
     """Return the stored folds if they cover exactly these cases (they may be the user's own)."""
     if not folder.splits.is_file():
@@ -312,15 +346,17 @@ def _fitting_splits(folder: DatasetFolder, dataset: Dataset) -> Splits | None:
     return None
 
 
-def _keep_former_plan(folder: DatasetFolder, plan: Plan) -> None:
-    """Keep a plan that is about to be replaced by a different one: it may hold edits by hand."""
-    if not folder.plan.is_file():
+def _keep_former(path: Path, text: str) -> None:
+    """Keep a file that is about to be replaced by a different one: it may hold edits by hand."""
+    if not path.is_file():
         return
-    former = folder.plan.read_text(encoding="utf-8")
-    if former != plan.model_dump_json(indent=1) + "\n":
-        kept = folder.plan.with_name("plan.former.json")
-        serial.write_text(former, kept)
-        log.warning("The plan differs from the one that stood here; that is now %s", kept)
+    former = path.read_text(encoding="utf-8")
+    if former == text:
+        return
+    names = (path.with_name(f"{path.stem}.former-{n}{path.suffix}") for n in count(1))
+    kept = next(name for name in names if not name.exists())
+    serial.write_text(former, kept)
+    log.warning("%s differs from the one that stood there, which is now %s", path, kept)
 
 
 def _distinct_preprocessing(configurations: Sequence[Configuration]) -> Iterator[Configuration]:
@@ -347,15 +383,23 @@ def _fold_cases(
     )
 
 
-def _parse_tolerances(settings: Sequence[str]) -> float | dict[str, float]:
-    """Return one tolerance in mm, or one a label (`LABEL=MM`; `default` for the others)."""
-    by_label: dict[str, float] = {"default": 1.0}
+def _parse_tolerances(settings: Sequence[str]) -> Tolerances:
+    """Return the tolerance of all labels (`MM`) and of single ones (`LABEL=MM`)."""
+    from selfseg.evaluation.evaluate import Tolerances
+
+    general, by_label = Tolerances().general_mm, {}
     for setting in settings:
         name, _, number = setting.rpartition("=")
         try:
-            by_label[name or "default"] = float(number)
+            value = float(number)
         except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf:
             raise SelfSegError(
                 f"--tolerance {setting}: not a number of mm", remedy="Write 1.5 or LABEL=1.5."
-            ) from None
-    return by_label if len(by_label) > 1 else by_label["default"]
+            )
+        if name:
+            by_label[name] = value
+        else:
+            general = value
+    return Tolerances(general, by_label)

@@ -42,6 +42,11 @@ class FoldFolder:
         return self.path / "checkpoint" / "state.safetensors"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that trains this fold."""
+        return self.path.with_name(f".{self.path.name}.lock")
+
+    @property
     def history(self) -> Path:
         """One JSON line an epoch."""
         return self.path / "history.jsonl"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +33,17 @@ from selfseg.records.dataset import Label
 from selfseg.records.metrics import CaseScores, LabelScores, MetricsTable
 from selfseg.records.serial import Triple
 
-Tolerance = float | Mapping[str, float]
-DEFAULT_TOLERANCE_MM = 1.0
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How far surfaces may lie apart in the normalized surface Dice: in general, and by label."""
+
+    general_mm: float = 1.0
+    by_label_mm: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, name: str) -> float:
+        """Return the tolerance of one label in mm."""
+        return self.by_label_mm.get(name, self.general_mm)
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Pair:
     prediction: Path
     reference: Path
     labels: tuple[Label, ...]
-    tolerance_mm: Tolerance
+    tolerances: Tolerances = Tolerances()
 
 
 def evaluate_folders(
@@ -53,7 +62,7 @@ def evaluate_folders(
     references: Path,
     *,
     labels: Sequence[Label] | None = None,
-    tolerance_mm: Tolerance = DEFAULT_TOLERANCE_MM,
+    tolerances: Tolerances = Tolerances(),
     workers: int = 1,
 ) -> MetricsTable:
     """Score a folder of predictions against a folder of references.
@@ -63,8 +72,7 @@ def evaluate_folders(
         references: Folder of label maps; each needs a prediction of the same name up to the ending.
         labels: Foreground labels. Default: those of a dataset.json in the references' folder or
             its parent, else every value that occurs.
-        tolerance_mm: Tolerance of the normalized surface Dice, one or by label name (1 mm for
-            labels that are not named).
+        tolerances: Of the normalized surface Dice.
         workers: Parallel processes.
 
     Raises:
@@ -80,8 +88,8 @@ def evaluate_folders(
             for values in map_parallel(_values, paths, workers=workers, label="reading labels")
             for value in values
         )
-    _check_tolerances(tolerance_mm, known)
-    pairs = [Pair(case, *paths, known, tolerance_mm) for case, paths in files.items()]
+    _check_tolerances(tolerances, known)
+    pairs = [Pair(case, *paths, known, tolerances) for case, paths in files.items()]
     results = map_parallel(score_files, pairs, workers=workers, label="evaluating")
     scored = [result for result in results if isinstance(result, CaseScores)]
     _raise_all([result for result in results if isinstance(result, SelfSegError)], predictions)
@@ -102,7 +110,7 @@ def score_files(pair: Pair) -> CaseScores | SelfSegError:
             _indices(reference, pair.reference, pair.labels),
             pair.labels,
             reference.geometry.spacing_mm,
-            pair.tolerance_mm,
+            pair.tolerances,
         )
     except SelfSegError as error:
         return error
@@ -114,7 +122,7 @@ def score_case(
     reference: np.ndarray,
     labels: Sequence[Label],
     spacing_mm: Triple,
-    tolerance_mm: Tolerance = DEFAULT_TOLERANCE_MM,
+    tolerances: Tolerances = Tolerances(),
 ) -> dict[str, LabelScores]:
     """Score two label maps of one grid.
 
@@ -123,7 +131,7 @@ def score_case(
         reference: The same of the annotation judged against.
         labels: Foreground labels in the order of the indices.
         spacing_mm: Voxel size.
-        tolerance_mm: Tolerance of the normalized surface Dice, one or by label name.
+        tolerances: Of the normalized surface Dice.
 
     Returns:
         Scores by label name; what is undefined is None (see `LabelScores`).
@@ -139,17 +147,10 @@ def score_case(
             iou=overlap.iou,
             hd95_mm=hausdorff_mm(distances),
             assd_mm=average_distance_mm(distances),
-            nsd=normalized_surface_dice(distances, tolerance_of(label.name, tolerance_mm)),
+            nsd=normalized_surface_dice(distances, tolerances.of(label.name)),
             volume_difference_ml=overlap.volume_difference_ml(math.prod(spacing_mm)),
         )
     return scores
-
-
-def tolerance_of(name: str, tolerance_mm: Tolerance) -> float:
-    """Return the tolerance of one label in mm."""
-    if isinstance(tolerance_mm, Mapping):
-        return tolerance_mm.get(name, DEFAULT_TOLERANCE_MM)
-    return tolerance_mm
 
 
 def _label_boxes(a: np.ndarray, b: np.ndarray, num_labels: int) -> list[tuple[slice, slice, slice]]:
@@ -221,12 +222,10 @@ def _indices(image: Image, path: Path, labels: Sequence[Label]) -> np.ndarray:
         raise DatasetError(f"{path}: {error.message}", remedy=error.remedy) from error
 
 
-def _check_tolerances(tolerance_mm: Tolerance, labels: Sequence[Label]) -> None:
+def _check_tolerances(tolerances: Tolerances, labels: Sequence[Label]) -> None:
     """Refuse tolerances of labels that do not exist."""
-    if not isinstance(tolerance_mm, Mapping):
-        return
     names = [label.name for label in labels]
-    unknown = sorted(set(tolerance_mm) - set(names))
+    unknown = sorted(set(tolerances.by_label_mm) - set(names))
     if unknown:
         raise SelfSegError(
             f"tolerance for unknown labels: {', '.join(unknown)} (labels: {', '.join(names)})",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import mmap
+import os
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-import psutil
 import torch
 from torch import Tensor
+
+from selfseg.execution.resources import free_memory_gib
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +45,15 @@ class MemoryBudget:
     def logits_bytes(self, device: torch.device) -> float:
         """Return room for the logits of one image on a device."""
         if device.type == "cuda":
-            return self._bytes(torch.cuda.mem_get_info(device)[0]) / 4
-        return self._bytes(psutil.virtual_memory().available) / 4
+            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            return self._bytes(torch.cuda.mem_get_info(device)[0] + cached) / 4
+        return self._bytes(free_memory_gib() * GIB) / 4
 
     def export_gib(self) -> float:
         """Return room for bringing logits back to the image's grid."""
-        return self._bytes(psutil.virtual_memory().available) / 8 / GIB
+        return self._bytes(free_memory_gib() * GIB) / 8 / GIB
 
-    def _bytes(self, available: int) -> float:
+    def _bytes(self, available: float) -> float:
         return available if self.max_gib is None else min(self.max_gib * GIB, available)
 
 
@@ -79,7 +82,10 @@ class LogitStore:
                     return torch.zeros(tuple(shape), dtype=dtype, device=place)
         log.info("logits of %.1f GiB go to a scratch file", count * 2 / GIB)
         with tempfile.TemporaryFile(dir=self.folder, prefix=".selfseg-logits-") as file:
-            file.truncate(count * 2)
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
+                os.posix_fallocate(file.fileno(), 0, count * 2)
+            else:
+                file.truncate(count * 2)
             mapped = mmap.mmap(file.fileno(), count * 2)
         logits = torch.frombuffer(mapped, dtype=torch.float16).view(tuple(shape))
         self._mapped[logits.untyped_storage().data_ptr()] = mapped

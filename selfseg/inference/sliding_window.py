@@ -34,6 +34,12 @@ USUAL_FEATURES = 32  # of a network at full resolution
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
+ALLOCATION_FAILED = (
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
 Window = tuple[slice, slice, slice]
 Index = tuple[int, int, int]
 
@@ -160,11 +166,12 @@ def predict_logits(
             batch = windows[done : done + runner.limit]
             try:
                 logits = runner.run(padded, [grid.place(index) for index in batch])
+                for part, index in zip(logits, batch, strict=True):
+                    part.mul_(grid.share(index, part.device))
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                total = _make_room(runner, total, error)
+                total = _make_room(runner, total, store, error)
                 continue
             for part, index in zip(logits, batch, strict=True):
-                part.mul_(grid.share(index, part.device))
                 total[(slice(None), *grid.place(index))] += part.to(total.device, total.dtype)
             store.release(total)
             done += len(batch)
@@ -199,7 +206,7 @@ class _Runner:
         return logits
 
 
-def _make_room(runner: _Runner, total: Tensor, error: RuntimeError) -> Tensor:
+def _make_room(runner: _Runner, total: Tensor, store: LogitStore, error: RuntimeError) -> Tensor:
     """React to exhausted memory: smaller batches first, then the logits leave the device."""
     if not is_out_of_memory(error):
         raise error
@@ -211,7 +218,7 @@ def _make_room(runner: _Runner, total: Tensor, error: RuntimeError) -> Tensor:
         return total
     if total.device.type != "cpu":
         log.info("out of memory: logits move to the CPU")
-        return total.cpu()
+        return store.allocate(total.shape, torch.device("cpu")).copy_(total)
     raise DeviceError(
         f"{runner.device}: one window does not fit into memory ({error.__class__.__name__})",
         remedy="Close other programs, use --device cpu, or plan anew with a smaller --memory.",
@@ -222,8 +229,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory of a device or of the machine ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The CPU allocator of torch raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    # The CPU allocator of torch and the CUDA libraries raise a plain RuntimeError.
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in ALLOCATION_FAILED)
 
 
 def _near(image: Tensor, device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +159,17 @@ def _start(loader: DataLoader[Item]) -> Iterator[Item]:
         signal.signal(signal.SIGCHLD, before)
 
 
+@lru_cache(maxsize=16)
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return one stream for the whole process: memory is cached for each stream apart."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def _on_device(
     items: Iterator[Batch | LoadedBatch], configuration: Configuration, device: torch.device
 ) -> Iterator[Batch]:
     """Copy and augment on a second stream, one batch ahead of the training."""
-    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    side = _side_stream(device)
 
     def prepare(item: Batch | LoadedBatch) -> Batch:
         assert isinstance(item, LoadedBatch)

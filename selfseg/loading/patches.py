@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from selfseg.errors import DatasetError
+from selfseg.execution.resources import free_memory_gib
 from selfseg.io.store import StoredArray, open_array
 from selfseg.loading.sampling import Corner, Locations
 from selfseg.records import serial
@@ -94,7 +94,7 @@ class CaseFolder:
             True if all cases are in memory now.
         """
         if limit_bytes is None:
-            limit_bytes = MEMORY_SHARE * psutil.virtual_memory().available
+            limit_bytes = MEMORY_SHARE * free_memory_gib() * 2**30
         files = [self._read(case) for case in self.ids]
         total = sum(
             math.prod(array.shape) * array.dtype.itemsize
@@ -105,7 +105,11 @@ class CaseFolder:
             return False
         for case in files:
             whole = slice(None)
-            self._open[case.id] = replace(case, image=case.image[whole], label=case.label[whole])
+            try:
+                image, label = case.image[whole], case.label[whole]
+            except RuntimeError as error:
+                raise self._damaged(case.id, f"cannot be decompressed ({error})") from error
+            self._open[case.id] = replace(case, image=image, label=label)
         return True
 
     def cut(

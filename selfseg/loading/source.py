@@ -5,8 +5,10 @@ The batch of a step is a pure function of seed and step; this is what a worker p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +49,24 @@ class LoadedBatch:
     images: list[Tensor]
     labels: list[Tensor]
     draws: list[SampleDraw]
+
+    def __getstate__(self) -> dict[str, object]:
+        """Pack the arrays into one each: every one that leaves a worker takes a file handle."""
+        shapes = [tuple(label.shape) for label in self.labels]
+        channels = self.images[0].shape[0]
+        image = torch.cat([image.flatten() for image in self.images])
+        label = torch.cat([label.flatten() for label in self.labels])
+        return {"packed": (image, label, shapes, channels), "draws": self.draws}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        image, label, shapes, channels = state["packed"]
+        sizes = [math.prod(shape) for shape in shapes]
+        images = image.split([channels * size for size in sizes])
+        pairs = zip(images, label.split(sizes), shapes, strict=True)
+        parts = [(i.view(channels, *shape), part.view(shape)) for i, part, shape in pairs]
+        self.__dict__.update(
+            images=[i for i, _ in parts], labels=[part for _, part in parts], draws=state["draws"]
+        )
 
     def pin_memory(self) -> LoadedBatch:
         """Move the arrays to page-locked memory (called by the loader)."""

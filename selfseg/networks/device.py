@@ -18,7 +18,7 @@ def select_device(option: str) -> torch.device:
         DeviceError: No such device here.
     """
     if option == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _prepared(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         device = torch.device(option)
     except RuntimeError as error:
@@ -35,4 +35,13 @@ def select_device(option: str) -> torch.device:
             "CUDA devices",
             remedy="Use --device cpu, or install a torch build with CUDA and a driver that fits.",
         )
+    return _prepared(device)
+
+
+def _prepared(device: torch.device) -> torch.device:
+    """Make a CUDA device the current one, and let cuDNN choose by measuring: shapes recur."""
+    if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
     return device

@@ -3,7 +3,8 @@
 torch's own instance norm copies channels-last tensors to planar memory and back, which costs up
 to a third of a training step on a CPU. The forward and backward passes here are written on the
 channels-last view (batch, voxels, channels); they give the same numbers up to float rounding.
-Elsewhere (planar memory, CUDA, autocast) torch's own operators are used.
+In bfloat16 (autocast on CPUs that have it) statistics and arithmetic are still float32.
+Elsewhere (planar memory, CUDA) torch's own operators are used.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+FORMATS = (torch.float32, torch.bfloat16)
 
 
 class InstanceNormLeakyReLU(nn.Module):
@@ -40,8 +43,8 @@ class InstanceNormLeakyReLU(nn.Module):
 
 
 def _suits(x: Tensor) -> bool:
-    """Tell whether `x` is float32 on the CPU in channels-last memory with more than one channel."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or x.shape[1] == 1:
+    """Tell whether `x` is on the CPU in channels-last memory with more than one channel."""
+    if x.device.type != "cpu" or x.dtype not in FORMATS or x.shape[1] == 1:
         return False
     layout = torch.channels_last_3d if x.dim() == 5 else torch.channels_last
     return x.is_contiguous(memory_format=layout)
@@ -57,6 +60,11 @@ def _rows(x: Tensor) -> Tensor:
     return x.movedim(1, -1).flatten(1, -2)
 
 
+def _precise(x: Tensor) -> Tensor:
+    """Return `x` in float32 or better; itself if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class _NormAct(torch.autograd.Function):
     """Keeps only its input for the backward pass; the activation's sign follows from it."""
 
@@ -64,13 +72,16 @@ class _NormAct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float
     ) -> Tensor:
-        rows = _rows(x)
+        rows = _precise(_rows(x))
         variance, mean = torch.var_mean(rows, dim=1, correction=0, keepdim=True)
         inverse_std = torch.rsqrt(variance + eps)
         scale = inverse_std * weight
         shift = bias - mean * scale
         y = torch.empty_like(x)
-        torch.addcmul(shift, rows, scale, out=_rows(y))
+        if rows.dtype == x.dtype:
+            torch.addcmul(shift, rows, scale, out=_rows(y))
+        else:
+            _rows(y).copy_(torch.addcmul(shift, rows, scale))
         if slope != 1.0:
             F.leaky_relu_(y, slope)
         ctx.save_for_backward(x, y, weight, mean, inverse_std)
@@ -84,7 +95,7 @@ class _NormAct(torch.autograd.Function):
         grad = grad.contiguous(memory_format=layout)
         if ctx.slope != 1.0:  # y has the sign of the normalized value
             grad = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
-        rows, grad_rows = _rows(x), _rows(grad)
+        rows, grad_rows = _precise(_rows(x)), _precise(_rows(grad))
         voxels = rows.shape[1]
         grad_sum = grad_rows.sum(dim=1, keepdim=True)
         # Σ g·x̂ with x̂ = (x − mean)·inverse_std
@@ -95,7 +106,10 @@ class _NormAct(torch.autograd.Function):
         b = -a * inverse_std * centered / voxels
         c = -a * grad_sum / voxels - b * mean
         grad_x = torch.empty_like(x)
-        out = _rows(grad_x)
-        torch.addcmul(c, rows, b, out=out)
-        out.addcmul_(grad_rows, a)
+        if rows.dtype == x.dtype:
+            out = _rows(grad_x)
+            torch.addcmul(c, rows, b, out=out)
+            out.addcmul_(grad_rows, a)
+        else:
+            _rows(grad_x).copy_(torch.addcmul(c, rows, b).addcmul_(grad_rows, a))
         return grad_x, centered.sum(dim=(0, 1)), grad_sum.sum(dim=(0, 1)), None, None

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from selfseg.errors import RecordError
+from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import map_parallel
 from selfseg.io.images import label_indices, read_image, read_label_map
 from selfseg.io.store import save_array
@@ -69,6 +70,13 @@ def preprocess(
         patch: Training patch; the arrays' chunks are sized for it.
         workers: Parallel processes.
     """
+    with waited_for(folder.with_name(f".{folder.name}.lock")):
+        return _preprocess(dataset, options, folder, patch=patch, workers=workers)
+
+
+def _preprocess(
+    dataset: Dataset, options: Preprocessing, folder: Path, *, patch: tuple[int, ...], workers: int
+) -> int:
     sources = {case.id: _source_digest(case, dataset.labels, options) for case in dataset.cases}
     todo = [case for case in dataset.cases if not _is_up_to_date(case, sources[case.id], folder)]
     if todo:

@@ -28,8 +28,12 @@ class CaseScores(Record):
 
 
 class MetricsTable(Record):
-    """What `selfseg evaluate` gives: mean over labels, mean per label, every case."""
+    """What `selfseg evaluate` gives: mean over labels, mean per label, every case.
+
+    `basis` is a digest of what was scored, where the scores are kept to be used again.
+    """
 
     mean: LabelScores
     labels: dict[str, LabelScores]
     cases: tuple[CaseScores, ...]
+    basis: str = ""

@@ -24,7 +24,8 @@ class EpochRecord(Record):
 class TrainedFold(Record):
     """fold.json beside weights.safetensors: which plan, data and length made these weights.
 
-    `mirror_axes`: axes that training mirrored; prediction averages over no others.
+    `data_digest` covers the files of the training cases. `mirror_axes` are the axes that training
+    mirrored; prediction averages over no others.
     """
 
     schema_version: Literal[1] = 1
@@ -38,5 +39,6 @@ class TrainedFold(Record):
     seconds: float
     precision: str
     mirror_axes: tuple[int, ...]
+    data_digest: str = ""
     train_cases: tuple[str, ...]
     validation_cases: tuple[str, ...]

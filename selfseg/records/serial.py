@@ -27,7 +27,12 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 def save(record: Record, path: Path) -> None:
     """Write a record as JSON through a temporary name and a rename."""
-    write_text(record.model_dump_json(indent=1) + "\n", path)
+    write_text(text(record), path)
+
+
+def text(record: Record) -> str:
+    """Return a record as it stands in a file."""
+    return record.model_dump_json(indent=1) + "\n"
 
 
 def load(kind: type[RecordT], path: Path) -> RecordT:
@@ -38,19 +43,19 @@ def load(kind: type[RecordT], path: Path) -> RecordT:
             values; the message names the place (`$.configurations[0].network.kind`).
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(
             f"{path}: cannot be read ({error.__class__.__name__}: {error})",
             remedy="Check the path; 'selfseg plan' writes the files of a workspace.",
         ) from error
-    return decode(kind, text, source=str(path))
+    return decode(kind, content, source=str(path))
 
 
-def decode(kind: type[RecordT], text: str, *, source: str) -> RecordT:
+def decode(kind: type[RecordT], content: str, *, source: str) -> RecordT:
     """Read a record from JSON text; `source` names it in messages."""
     try:
-        return kind.model_validate_json(text)
+        return kind.model_validate_json(content)
     except ValidationError as error:
         findings = "; ".join(
             f"{_place(tuple(item['loc']))}: {item['msg']}" for item in error.errors()[:8]
@@ -66,13 +71,13 @@ def digest(record: Record) -> str:
     return hashlib.sha256(record.model_dump_json().encode()).hexdigest()[:16]
 
 
-def write_text(text: str, path: Path) -> None:
+def write_text(content: str, path: Path) -> None:
     """Write text so that the file is either the old one or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+            stream.write(content)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except BaseException:

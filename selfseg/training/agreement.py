@@ -21,7 +21,7 @@ def check_position(position: Position, job: TrainingJob) -> None:
     """
     differing = []
     if position.plan_digest != job.digest:
-        differing.append("the plan's configuration or the training cases")
+        differing.append("the plan's configuration, or the training cases or their files")
     if position.seed != job.seed:
         differing.append(f"the seed ({position.seed} there, {job.seed} now)")
     if job.steps_per_epoch not in (None, position.steps_per_epoch):
@@ -54,6 +54,8 @@ def check_finished(fold: TrainedFold, job: TrainingJob) -> None:
         differing.append("channels, labels, preprocessing or network of the plan")
     if set(fold.train_cases) != set(job.train_cases):
         differing.append("the training cases")
+    elif fold.data_digest != job.data_digest:
+        differing.append("images, references or labels of the training cases")
     if differing:
         raise CheckpointError(
             f"{job.output.path}: trained with other options: {'; '.join(differing)}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +14,8 @@ from selfseg.loading.batches import validation_batches
 from selfseg.training.job import Course, TrainingJob
 from selfseg.training.state import TrainState, mixed_precision
 from selfseg.training.step import final_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,4 +69,8 @@ def score_epoch(
     dice = tuple(
         2 * b / (p + r) if p + r else None for b, p, r in zip(both, predicted, present, strict=True)
     )
-    return EpochScores(loss=float(total) / course.validation_steps, dice=dice)
+    mean = float(total) / course.validation_steps
+    if not math.isfinite(mean):
+        log.warning("The validation loss is not a number; training goes on while its own loss is")
+        return EpochScores(dice=dice)
+    return EpochScores(loss=mean, dice=dice)

@@ -34,6 +34,7 @@ class TrainingJob:
         fold: `0`, `1`, … or `all`.
         train_cases, validation_cases: Case ids; no validation for `all`.
         data: Folder of the preprocessed cases.
+        data_digest: Of the files that they were made from.
         output: Where the model goes.
         epochs, steps_per_epoch: In place of the plan's.
         time_s: Train for so long instead; the schedule ends with the time.
@@ -49,6 +50,7 @@ class TrainingJob:
     train_cases: tuple[str, ...]
     validation_cases: tuple[str, ...]
     data: Path
+    data_digest: str = ""
     output: FoldFolder
     epochs: int | None = None
     steps_per_epoch: int | None = None
@@ -70,9 +72,10 @@ class TrainingJob:
 
     @property
     def digest(self) -> str:
-        """What a checkpoint must agree with: configuration and training cases."""
-        cases = hashlib.sha256(",".join(self.train_cases).encode()).hexdigest()[:16]
-        return f"{serial.digest(self.configuration)}-{cases}"
+        """What a checkpoint must agree with: configuration, targets, cases and their files."""
+        content = (self.plan.channels, self.plan.targets, self.train_cases, self.data_digest)
+        rest = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+        return f"{serial.digest(self.configuration)}-{rest}"
 
 
 @dataclass(frozen=True)
@@ -145,18 +148,26 @@ def plan_course(job: TrainingJob) -> Course:
     )
 
 
-def resume_course(job: TrainingJob, kind: Literal["long", "short"], steps_per_epoch: int) -> Course:
-    """Return the course of a run that goes on: its recipe stays what it was."""
+def resume_course(
+    job: TrainingJob,
+    *,
+    kind: Literal["long", "short"],
+    steps_per_epoch: int,
+    total_steps: int | None,
+    time_s: float | None,
+) -> Course:
+    """Return the course of a run that goes on: as it was begun, but for a length that is asked."""
     options = job.configuration.optimization
-    recipe = options.short_recipe if kind == "short" else options.recipe
-    per_epoch = job.steps_per_epoch or steps_per_epoch
-    total = None if job.time_s is not None else (job.epochs or options.epochs) * per_epoch
+    if job.time_s is not None:
+        total_steps, time_s = None, job.time_s
+    elif job.epochs is not None:
+        total_steps, time_s = job.epochs * steps_per_epoch, None
     return Course(
         kind=kind,
-        recipe=recipe,
-        steps_per_epoch=per_epoch,
-        total_steps=total,
-        time_s=job.time_s,
+        recipe=options.short_recipe if kind == "short" else options.recipe,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        time_s=time_s,
     )
 
 

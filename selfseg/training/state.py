@@ -94,8 +94,6 @@ def create_state(
     """
     torch.manual_seed(seed)
     network = build_network(configuration.network, channels=channels, outputs=outputs)
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
     dtype, reason = autocast_dtype(device)
     log.info("Precision: %s", reason)
     network.to(device)
@@ -148,12 +146,24 @@ def choose_layout(
     if device.type == "cpu":
         return channels_last
     times = {
-        layout: seconds_per_step(network, shape, device, layout)
+        layout: _seconds_or_too_large(network, shape, device, layout)
         for layout in (torch.contiguous_format, channels_last)
     }
     best = min(times, key=lambda layout: times[layout])
     log.info("Layout: %s (%s)", best, ", ".join(f"{k}: {v * 1e3:.1f} ms" for k, v in times.items()))
     return best
+
+
+def _seconds_or_too_large(
+    network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: torch.memory_format
+) -> float:
+    """Time a step; one that does not fit is infinitely slow (compiled it may fit yet)."""
+    try:
+        return seconds_per_step(network, shape, device, layout)
+    except torch.OutOfMemoryError:
+        network.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        return math.inf
 
 
 def seconds_per_step(
@@ -215,6 +225,8 @@ def _compiled(
             outputs = compiled(image.to(memory_format=layout))
             total = torch.stack([out.float().mean() for out in outputs]).sum()
             total.backward()  # type: ignore[no-untyped-call]
+    except torch.OutOfMemoryError:
+        raise  # without the compiler it would take still more
     except Exception as error:  # the compiler may fail in any way; training must not
         log.warning("torch.compile failed (%s); training without it", error)
         return network

@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
-from selfseg.errors import SelfSegError
+from selfseg.errors import DeviceError, SelfSegError
+from selfseg.execution.locks import held
 from selfseg.inference.model import weights_digest
 from selfseg.loading.batches import Batch, default_loader_workers, training_batches
 from selfseg.losses.build import build_loss
@@ -63,8 +65,23 @@ def train(job: TrainingJob) -> TrainedFold:
     Raises:
         CheckpointError: The checkpoint is damaged, or it or the finished fold belongs to other
             options.
+        DeviceError: Out of memory, or another process trains this fold.
         SelfSegError: The loss is no longer a number.
     """
+    with held(job.output.lock, f"fold {job.fold} of {job.configuration.name} is being trained"):
+        try:
+            return _train(job)
+        except torch.OutOfMemoryError as error:
+            patch = f"configurations.{job.configuration.name}.batch"
+            raise DeviceError(
+                f"{job.device}: out of memory at batch {job.configuration.batch} and patch "
+                f"{'×'.join(map(str, job.configuration.patch))} ({str(error).partition('.')[0]})",
+                remedy="Close other programs on the device, or plan for less: 'selfseg plan "
+                f"DATASET --memory 6GB', or --set {patch}=N.",
+            ) from error
+
+
+def _train(job: TrainingJob) -> TrainedFold:
     started_s = time.perf_counter()
     if job.restart:
         _forget(job.output)
@@ -105,7 +122,13 @@ def _begin(job: TrainingJob) -> tuple[TrainState, Course]:
     else:
         position = found[0]
         check_position(position, job)
-        course = resume_course(job, position.recipe, position.steps_per_epoch)
+        course = resume_course(
+            job,
+            kind=position.recipe,
+            steps_per_epoch=position.steps_per_epoch,
+            total_steps=position.total_steps,
+            time_s=position.time_s,
+        )
         warn_of_new_length(position, course)
         layout = position.layout_on(job.device, len(job.configuration.patch))
     state = create_state(
@@ -266,6 +289,7 @@ def _finish(state: TrainState, job: TrainingJob) -> TrainedFold:
         seconds=round(state.elapsed_s, 1),
         precision=state.precision,
         mirror_axes=mirror,
+        data_digest=job.data_digest,
         train_cases=job.train_cases,
         validation_cases=job.validation_cases,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from pathlib import Path
 
 from selfseg.errors import SelfSegError
@@ -10,6 +12,8 @@ from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset, File
 from selfseg.records.metrics import CaseScores, MetricsTable
 from selfseg.training.job import TrainingJob
+
+log = logging.getLogger(__name__)
 
 
 def validate(job: TrainingJob, dataset: Dataset) -> MetricsTable | None:
@@ -21,8 +25,12 @@ def validate(job: TrainingJob, dataset: Dataset) -> MetricsTable | None:
         return None
     folder = job.output.validation
     stored = folder / "scores.json"
+    basis = _basis(job, dataset)
     if stored.is_file():
-        return serial.load(MetricsTable, stored)
+        former = serial.load(MetricsTable, stored)
+        if former.basis == basis:
+            return former
+        log.info("Validating again: the validation cases or the weights have changed")
 
     from selfseg.evaluation.table import write_table
     from selfseg.inference.predictor import load_model, predict_cases
@@ -40,13 +48,26 @@ def validate(job: TrainingJob, dataset: Dataset) -> MetricsTable | None:
     if report.failed:
         listing = "; ".join(f"{case}: {message}" for case, message in report.failed)
         raise SelfSegError(f"validation cases failed: {listing}", remedy="Mend these files.")
-    table = _score(cases, folder, dataset, workers)
+    scored = _score(cases, folder, dataset, workers)
+    table = scored.model_copy(update={"basis": basis})
     write_table(table, stored)
     return table
 
 
+def _basis(job: TrainingJob, dataset: Dataset) -> str:
+    """Return a digest of what the scores depend on: the fold's weights and the cases' files."""
+    held_out = set(job.validation_cases)
+    cases = [
+        (case.id, [file.digest for file in (*case.images, case.reference) if file is not None])
+        for case in dataset.cases
+        if case.id in held_out
+    ]
+    weights = hashlib.sha256(job.output.weights.read_bytes()).hexdigest()
+    return hashlib.sha256(repr((weights, dataset.targets, cases)).encode()).hexdigest()[:16]
+
+
 def _score(cases: list[Case], folder: Path, dataset: Dataset, workers: int) -> MetricsTable:
-    from selfseg.evaluation.evaluate import DEFAULT_TOLERANCE_MM, Pair, score_files
+    from selfseg.evaluation.evaluate import Pair, score_files
     from selfseg.evaluation.table import metrics_table
     from selfseg.execution.processes import map_parallel
     from selfseg.io.images import case_name
@@ -58,7 +79,6 @@ def _score(cases: list[Case], folder: Path, dataset: Dataset, workers: int) -> M
             predictions[case.id],
             Path(case.reference.path),
             dataset.labels,
-            DEFAULT_TOLERANCE_MM,
         )
         for case in cases
         if case.reference is not None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from selfseg.errors import GeometryError, SelfSegError
-from selfseg.evaluation.evaluate import evaluate_folders, score_case
+from selfseg.evaluation.evaluate import Tolerances, evaluate_folders, score_case
 from selfseg.evaluation.labels import declared_labels, numbered_labels
 from selfseg.evaluation.table import METRICS, mean_scores, metrics_table, write_table
 from selfseg.io.images import write_label_map
@@ -60,7 +60,9 @@ def test_scores_of_a_shifted_label() -> None:
     reference[1:3, 2:8, 2:8] = 2
     prediction = np.roll(reference, 2, axis=2)
     prediction[0, 0, 0] = 1
-    result = score_case(prediction, reference, LABELS, (1.0, 1.0, 1.5), {"tumor": 3.0})
+    result = score_case(
+        prediction, reference, LABELS, (1.0, 1.0, 1.5), Tolerances(0.5, {"tumor": 3.0})
+    )
     assert result["tumor"].dice == pytest.approx(4 / 6)
     assert result["tumor"].iou == pytest.approx(4 / 8)
     assert result["tumor"].hd95_mm == pytest.approx(3.0)
@@ -188,5 +190,8 @@ def test_tolerances_of_unknown_labels_are_refused(tmp_path: Path) -> None:
         write(label_map(), tmp_path / folder / "a.nrrd")
     with pytest.raises(SelfSegError, match="unknown labels: spleen"):
         evaluate_folders(
-            tmp_path / "made", tmp_path / "true", labels=LABELS, tolerance_mm={"spleen": 2.0}
+            tmp_path / "made",
+            tmp_path / "true",
+            labels=LABELS,
+            tolerances=Tolerances(1.0, {"spleen": 2.0}),
         )

@@ -307,6 +307,8 @@ def test_other_errors_come_through() -> None:
 def test_logits_leave_the_device_as_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = sliding_window._Runner(Voxelwise(3), (), 3, torch.device("meta"), 1)
     total = torch.zeros(2, device="meta")
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: torch.zeros(2))
-    moved = sliding_window._make_room(runner, total, torch.OutOfMemoryError("out of memory"))
+    monkeypatch.setattr(torch.Tensor, "copy_", lambda self, other: self)
+    store = LogitStore(MemoryBudget(1e-9))  # nothing fits into memory: a file takes them
+    moved = sliding_window._make_room(runner, total, store, torch.OutOfMemoryError("full"))
+    assert moved.dtype == torch.float16
     assert moved.device.type == "cpu"

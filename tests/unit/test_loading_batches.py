@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 import torch
 from trainingdata import make_configuration, make_folder
 
+from selfseg.augmentation.draw import SampleDraw
 from selfseg.errors import DatasetError, DeviceError
 from selfseg.loading.batches import (
     Batch,
@@ -226,3 +228,21 @@ def test_every_case_is_drawn_evenly(folder: Path) -> None:
     counts = np.bincount(chosen, minlength=3)
     assert counts.sum() == 600
     assert (np.abs(counts - 200) < 50).all()
+
+
+def test_loaded_batch_leaves_a_worker_as_few_arrays() -> None:
+    rng = np.random.default_rng(0)
+    shapes = [(3, 4, 5), (6, 2, 2)]
+    batch = LoadedBatch(
+        [torch.from_numpy(rng.random((2, *shape), np.float32)) for shape in shapes],
+        [torch.from_numpy(rng.integers(-1, 3, shape).astype(np.int16)) for shape in shapes],
+        [SampleDraw(scale=1.5), SampleDraw()],
+    )
+    packed = batch.__getstate__()
+    assert sum(isinstance(part, torch.Tensor) for part in packed["packed"]) == 2  # type: ignore[attr-defined]
+    restored = copy.copy(batch)
+    assert restored.draws == batch.draws
+    for name in ("images", "labels"):
+        for a, b in zip(getattr(batch, name), getattr(restored, name), strict=True):
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)

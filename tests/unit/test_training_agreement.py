@@ -12,10 +12,11 @@ import torch
 from tinymodel import tiny_plan
 from trainingjobs import CPU, KilledError, half_trained, make_job
 
-from selfseg.errors import CheckpointError, SelfSegError
+from selfseg.errors import CheckpointError, DeviceError, SelfSegError
+from selfseg.execution.locks import held
 from selfseg.records import serial
 from selfseg.records.model import TrainedFold
-from selfseg.training import checkpoints, history
+from selfseg.training import checkpoints, epoch, history
 from selfseg.training import train as training
 from selfseg.training.meter import LossMeter
 from selfseg.training.state import TrainState
@@ -125,7 +126,7 @@ def test_restart_leaves_nothing_of_the_former_run(tmp_path: Path) -> None:
     train(replace(job, restart=True, epochs=1))
     assert not job.output.validation.exists()
     assert [line.epoch for line in history.read(job.output.history)] == [1]
-    assert [path.name for path in tmp_path.glob(".*")] == []
+    assert [path.name for path in tmp_path.glob(".*")] == [".run.lock"]
 
 
 def test_kill_between_description_and_weights_is_mended(
@@ -214,3 +215,55 @@ def test_fold_all_has_no_validation(tmp_path: Path) -> None:
     line = history.read(job.output.history)[0]
     assert line.validation_loss is None
     assert line.dice == ()
+
+
+def test_resumed_run_keeps_the_length_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = half_trained(tmp_path, monkeypatch)
+    again = replace(job, epochs=None, steps_per_epoch=None)
+    assert train(again).steps == 12
+
+
+def test_changed_files_of_the_training_cases_are_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = half_trained(tmp_path, monkeypatch)
+    with pytest.raises(CheckpointError, match="their files"):
+        train(replace(job, data_digest="other"))
+    train(job)
+    with pytest.raises(CheckpointError, match="images, references or labels"):
+        train(replace(job, data_digest="other"))
+
+
+def test_a_fold_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    with (
+        held(job.output.lock, "busy"),
+        pytest.raises(DeviceError, match="fold 0 of 3d_fullres is being trained"),
+    ):
+        train(job)
+    assert train(job).steps == 12
+
+
+def test_exhausted_device_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    monkeypatch.setattr(training, "train_step", exhausted)
+    with pytest.raises(DeviceError, match="out of memory at batch 2 and patch 8×8×8") as error:
+        train(make_job(tmp_path))
+    assert "--memory" in error.value.remedy
+
+
+def test_validation_loss_that_is_no_number_does_not_end_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **options: object) -> float:
+        return float("nan")
+
+    monkeypatch.setattr(epoch, "float", broken, raising=False)
+    train(make_job(tmp_path))
+    lines = history.read(make_job(tmp_path).output.history)
+    assert [line.validation_loss for line in lines] == [None] * 3
+    assert all(line.dice for line in lines)

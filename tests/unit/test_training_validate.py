@@ -103,3 +103,18 @@ def test_broken_image_is_named_and_no_scores_are_written(
     with pytest.raises(SelfSegError, match="b_0000"):
         validate(job, dataset)
     assert not (job.output.validation / "scores.json").exists()
+
+
+def test_corrected_reference_is_scored_again(dataset: Dataset, job: TrainingJob) -> None:
+    first = validate(job, dataset)
+    changed = [
+        case.model_copy(
+            update={"reference": case.reference.model_copy(update={"digest": "corrected"})}
+        )
+        for case in dataset.cases
+        if case.reference is not None
+    ]
+    again = validate(job, dataset.model_copy(update={"cases": tuple(changed)}))
+    assert first is not None
+    assert again is not None
+    assert first.basis != again.basis

@@ -1,0 +1,93 @@
+"""The commands as functions: what they refuse to overwrite, and how options are understood."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commandline import write_tiny_dataset
+
+from selfseg import pipeline
+from selfseg.errors import SelfSegError
+from selfseg.evaluation.evaluate import Tolerances
+from selfseg.pipeline import PlanRequest, plan_dataset
+
+ONLY_PLAN = PlanRequest(device="cpu", workers=1, preprocess=False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
+
+
+def with_batch(batch: int) -> PlanRequest:
+    return PlanRequest(
+        device="cpu", workers=1, preprocess=False,
+        settings=(f"configurations.3d_fullres.batch={batch}",),
+    )  # fmt: skip
+
+
+def test_every_former_plan_is_kept(data: Path, tmp_path: Path) -> None:
+    folder = plan_dataset(str(data), tmp_path, with_batch(7)).folder
+    for batch in (5, 5, 2):
+        plan_dataset(str(data), tmp_path, with_batch(batch))
+    kept = [folder.path / f"plan.former-{n}.json" for n in (1, 2)]
+    batches = [json.loads(path.read_text())["configurations"][1]["batch"] for path in kept]
+    assert batches == [7, 5]
+    assert not (folder.path / "plan.former-3.json").exists()
+
+
+def test_another_dataset_of_the_same_name_is_refused(data: Path, tmp_path: Path) -> None:
+    plan_dataset(str(data), tmp_path / "workspace", ONLY_PLAN)
+    other = write_tiny_dataset(tmp_path / "elsewhere")
+    with pytest.raises(SelfSegError, match="another dataset of this name, read from"):
+        plan_dataset(str(other), tmp_path / "workspace", ONLY_PLAN)
+
+
+def test_a_dataset_that_was_moved_is_the_same(tmp_path: Path) -> None:
+    first = write_tiny_dataset(tmp_path / "before")
+    plan_dataset(str(first), tmp_path / "workspace", ONLY_PLAN)
+    moved = first.rename(tmp_path / "after")
+    result = plan_dataset(str(moved), tmp_path / "workspace", ONLY_PLAN)
+    assert result.dataset.root == str(moved)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ((), Tolerances(1.0)),
+        (("2",), Tolerances(2.0)),
+        (("organ=0.5", "lesion=2"), Tolerances(1.0, {"organ": 0.5, "lesion": 2.0})),
+        (("organ=0.5", "3"), Tolerances(3.0, {"organ": 0.5})),
+    ],
+)
+def test_tolerances_in_general_and_by_label(
+    settings: tuple[str, ...], expected: Tolerances
+) -> None:
+    assert pipeline._parse_tolerances(settings) == expected
+
+
+@pytest.mark.parametrize("setting", ["far", "organ=far", "organ=", "-1", "nan"])
+def test_no_tolerance(setting: str) -> None:
+    with pytest.raises(SelfSegError, match="not a number of mm"):
+        pipeline._parse_tolerances((setting,))
+
+
+def test_tolerance_of_one_label_changes_its_score_only(data: Path, tmp_path: Path) -> None:
+    import SimpleITK as sitk  # noqa: N813
+
+    made = tmp_path / "made"
+    made.mkdir()
+    for path in sorted((data / "labelsTs").glob("*.nii.gz")):
+        image = sitk.ReadImage(str(path))
+        shifted = sitk.GetImageFromArray(sitk.GetArrayFromImage(image)[:, :, [*range(2, 24), 0, 0]])
+        shifted.CopyInformation(image)
+        sitk.WriteImage(shifted, str(made / path.name))
+    strict, loose = (
+        pipeline.evaluate_predictions(made, data / "labelsTs", tolerances=tolerances, workers=1)
+        for tolerances in ((), ("organ=100",))
+    )
+    assert strict.labels["organ"].nsd != 1.0
+    assert loose.labels["organ"].nsd == 1.0
+    assert loose.labels["lesion"] == strict.labels["lesion"]

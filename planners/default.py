@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from math import prod
 
+from selfseg.records.augmentation import Augmentation
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
+from selfseg.records.loss import Loss
 from selfseg.records.plan import (
     Budget,
     Configuration,
@@ -14,10 +17,14 @@ from selfseg.records.plan import (
     Plan,
 )
 from selfseg.records.preprocessing import Preprocessing
+from selfseg.records.serial import Triple
 
+from .configurations import choose_configurations, gather_evidence, wants_slab
+from .context import decide_context_augmentation, decide_context_loss, decide_context_sizes
 from .families import Family, choose_family
 from .low_resolution import decide_low_resolution
 from .memory import estimate_gib
+from .mirroring import decide_mirroring
 from .normalization import decide_normalization
 from .patch import Request, Sizes, decide_sizes
 from .resampling import decide_resampling
@@ -32,11 +39,41 @@ from .training import (
 from .width import decide_width
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """Grid and sizes of one configuration; all else follows from them.
+
+    Attributes:
+        name: Configuration.
+        spacing_mm, median_shape: Working grid; no first spacing is every case's own.
+        sizes: Patch, batch, network.
+        previous_stage: See `Configuration`.
+    """
+
+    name: ConfigurationName
+    spacing_mm: tuple[float | None, float, float]
+    median_shape: Triple
+    sizes: Sizes
+    previous_stage: ConfigurationName | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What all configurations share."""
+
+    dataset: Dataset
+    fingerprint: Fingerprint
+    budget: Budget
+    grid: Grid
+    preprocessing: Preprocessing
+    mirror_axes: tuple[int, ...]
+
+
 class DefaultPlanner:
     """nnU-Net's rules with visible amendments; the rules stand one a file in planners/."""
 
     name = "default"
-    version = "1"
+    version = "2"
 
     def plan(self, dataset: Dataset, fingerprint: Fingerprint, budget: Budget) -> Plan:
         """Decide everything about a dataset."""
@@ -44,29 +81,37 @@ class DefaultPlanner:
         normalization, because = decide_normalization(dataset.channels, fingerprint)
         family, family_decision = choose_family(budget.device, budget.memory_gib)
         resampling, resampling_decision = decide_resampling()
-        decisions = (*decisions, *because, resampling_decision, family_decision)
+        names = (*dataset.targets.names, *(label.name for label in dataset.labels))
+        mirror_axes, mirroring = decide_mirroring(tuple(dict.fromkeys(names)), grid.axes)
         common = Preprocessing(
             axes=grid.axes,
             spacing_mm=grid.spacing_mm,
             normalization=normalization,
             resampling=resampling,
         )
-        configurations: list[Configuration] = []
-        proposals = _proposals(dataset, grid, budget, family)
-        has_coarser = any(proposal[0] == "3d_lowres" for proposal in proposals)
-        for proposal in proposals:
-            configuration, more = _configuration(proposal, common, budget, has_coarser=has_coarser)
-            configurations.append(configuration)
-            decisions = (*decisions, *proposal[3], *more)
+        facts = Facts(dataset, fingerprint, budget, grid, common, mirror_axes)
+        proposals, proposed, chosen = _proposals(facts, family)
+        made = [_configuration(proposal, facts, proposals) for proposal in proposals]
         return Plan(
             planner=self.name,
             planner_version=self.version,
             dataset=dataset.name,
             channels=dataset.channels,
             labels=dataset.labels,
+            regions=dataset.regions,
+            ignore=dataset.ignore,
             budget=budget,
-            configurations=tuple(configurations),
-            decisions=(*decisions, _left_out_3d(grid)) if grid.median_shape[0] == 1 else decisions,
+            configurations=tuple(configuration for configuration, _ in made),
+            proposed=proposed,
+            decisions=(
+                *chosen,
+                *decisions,
+                *because,
+                resampling_decision,
+                family_decision,
+                mirroring,
+                *(decision for _, reasons in made for decision in reasons),
+            ),
         )
 
     def split(self, dataset: Dataset, folds: int = 5) -> Splits:
@@ -74,69 +119,73 @@ class DefaultPlanner:
         return decide_splits(dataset.cases, folds)
 
 
-Proposal = tuple[ConfigurationName, Request, Sizes, tuple[Decision, ...]]
-
-
 def _proposals(
-    dataset: Dataset, grid: Grid, budget: Budget, family: Family
-) -> tuple[Proposal, ...]:
-    """Return 2d, and for volumes 3d_fullres and perhaps 3d_lowres, with sizes and reasons."""
-    voxels = prod(grid.median_shape) * len(dataset.cases)
-    request = Request(
-        spacing=grid.spacing_mm,
-        median_shape=grid.median_shape,
-        dataset_voxels=voxels,
-        classes=len(dataset.labels) + 1,
-        channels=len(dataset.channels),
-        memory_gb=budget.memory_gib,
-    )
-    plane = Request(
-        spacing=grid.spacing_mm[1:],
-        median_shape=grid.median_shape[1:],
-        dataset_voxels=voxels,
-        classes=request.classes,
-        channels=request.channels,
-        memory_gb=budget.memory_gib,
-    )
+    facts: Facts, family: Family
+) -> tuple[list[Proposal], tuple[ConfigurationName, ...], tuple[Decision, ...]]:
+    """Return the configurations, the names of those worth training, and why."""
+    grid = facts.grid
+    request = _request(facts)
+    plane = replace(request, spacing=request.spacing[1:], median_shape=request.median_shape[1:])
+    own_slices = (None, grid.spacing_mm[1], grid.spacing_mm[2])
     flat = decide_sizes(plane, family, name="2d")
-    proposals: list[Proposal] = [("2d", plane, flat, flat.decisions)]
+    proposals = [Proposal("2d", own_slices, (1.0, *grid.median_shape[1:]), flat)]
     if grid.median_shape[0] == 1:
-        return tuple(proposals)
+        evidence = gather_evidence(facts.fingerprint, grid, None)
+        return proposals, *choose_configurations(evidence, has_low=False)
     full = decide_sizes(request, family, name="3d_fullres")
-    proposals.append(("3d_fullres", request, full, full.decisions))
-    low, decision = decide_low_resolution(request, full, family, len(dataset.cases))
-    if low is None:
-        proposals[-1] = ("3d_fullres", request, full, (*full.decisions, decision))
-    else:
-        proposals.append(("3d_lowres", low[0], low[1], (*low[1].decisions, decision)))
-    return tuple(proposals)
+    evidence = gather_evidence(facts.fingerprint, grid, full.patch)
+    if wants_slab(evidence):
+        slab = decide_context_sizes(request)
+        proposals.append(Proposal("2.5d", grid.spacing_mm, grid.median_shape, slab))
+    proposals.append(Proposal("3d_fullres", grid.spacing_mm, grid.median_shape, full))
+    low, low_decision = decide_low_resolution(request, full, family, len(facts.dataset.cases))
+    if low is not None:
+        coarse, sizes = low
+        spacing, shape = _triple(coarse.spacing), _triple(coarse.median_shape)
+        again = replace(full, decisions=_renamed(full.decisions, "3d_cascade"))
+        proposals += [
+            Proposal("3d_lowres", spacing, shape, sizes),
+            Proposal("3d_cascade", grid.spacing_mm, grid.median_shape, again, "3d_lowres"),
+        ]
+    proposed, decisions = choose_configurations(evidence, has_low=low is not None)
+    return proposals, proposed, (*decisions, low_decision)
+
+
+def _request(facts: Facts) -> Request:
+    return Request(
+        spacing=facts.grid.spacing_mm,
+        median_shape=facts.grid.median_shape,
+        dataset_voxels=prod(facts.grid.median_shape) * len(facts.dataset.cases),
+        classes=len(facts.dataset.labels) + 1,
+        channels=len(facts.dataset.channels),
+        memory_gb=facts.budget.memory_gib,
+    )
 
 
 def _configuration(
-    proposal: Proposal, common: Preprocessing, budget: Budget, *, has_coarser: bool
+    proposal: Proposal, facts: Facts, proposals: list[Proposal]
 ) -> tuple[Configuration, tuple[Decision, ...]]:
     """Add to proposed sizes everything else that a configuration consists of."""
-    name, request, sizes, _ = proposal
-    loss, loss_decision = decide_loss(name, has_coarser=has_coarser)
-    augmentation, augmentation_decision = decide_augmentation(name, sizes.patch)
+    name, sizes = proposal.name, proposal.sizes
+    network, width_decision = decide_width(name, sizes.network, facts.budget.device)
+    has_coarser = any(other.name == "3d_lowres" for other in proposals)
+    loss, loss_decision = _loss(name, facts, has_coarser=has_coarser)
+    augmentation, augmentation_decision = _augmentation(name, sizes.patch, facts)
     optimization, optimization_decision = decide_optimization(name)
     inference, inference_decision = decide_inference(name, augmentation.mirror_axes)
-    first = None if name == "2d" else request.spacing[0]
-    spacing = (first, request.spacing[-2], request.spacing[-1])
-    median = (1.0, *request.median_shape)[-3:]
-    network, width_decision = decide_width(name, sizes.network, budget.device)
+    cascade = len(facts.dataset.labels) if proposal.previous_stage else 0
     memory = estimate_gib(
         network,
         sizes.patch,
         sizes.batch,
-        channels=request.channels,
-        classes=request.classes,
-        device=budget.device,
+        channels=len(facts.dataset.channels) + cascade,
+        classes=len(facts.dataset.labels) + 1,
+        device=facts.budget.device,
     )
     configuration = Configuration(
         name=name,
-        preprocessing=common.model_copy(update={"spacing_mm": spacing}),
-        median_shape=(median[0], median[1], median[2]),
+        preprocessing=facts.preprocessing.model_copy(update={"spacing_mm": proposal.spacing_mm}),
+        median_shape=proposal.median_shape,
         patch=sizes.patch,
         batch=sizes.batch,
         memory_gib=float(f"{memory:.3g}"),
@@ -145,8 +194,10 @@ def _configuration(
         augmentation=augmentation,
         optimization=optimization,
         inference=inference,
+        previous_stage=proposal.previous_stage,
     )
     decisions = (
+        *sizes.decisions,
         width_decision,
         loss_decision,
         augmentation_decision,
@@ -154,6 +205,31 @@ def _configuration(
         inference_decision,
     )
     return configuration, (_own_slices(), *decisions) if name == "2d" else decisions
+
+
+def _loss(name: ConfigurationName, facts: Facts, *, has_coarser: bool) -> tuple[Loss, Decision]:
+    if name == "2.5d":
+        return decide_context_loss(facts.fingerprint)
+    return decide_loss(name, has_coarser=has_coarser)
+
+
+def _augmentation(
+    name: ConfigurationName, patch: tuple[int, ...], facts: Facts
+) -> tuple[Augmentation, Decision]:
+    axes = facts.mirror_axes
+    if name == "2d":  # its axes are the last two
+        axes = tuple(axis - 1 for axis in axes if axis)
+    if name == "2.5d":
+        return decide_context_augmentation(patch, axes)
+    return decide_augmentation(name, patch, axes)
+
+
+def _renamed(decisions: tuple[Decision, ...], name: str) -> tuple[Decision, ...]:
+    """Return decisions on 3d_fullres as those on a configuration of the same sizes."""
+    return tuple(
+        decision.model_copy(update={"subject": decision.subject.replace("3d_fullres", name)})
+        for decision in decisions
+    )
 
 
 def _own_slices() -> Decision:
@@ -165,10 +241,5 @@ def _own_slices() -> Decision:
     )
 
 
-def _left_out_3d(grid: Grid) -> Decision:
-    return Decision(
-        rule="configurations",
-        subject="configurations.3d_fullres",
-        value="left out",
-        because=f"the median image has {grid.median_shape[0]:.0f} slice: there is no third axis",
-    )
+def _triple(values: tuple[float, ...]) -> Triple:
+    return (values[0], values[1], values[2])

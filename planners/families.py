@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from selfseg.records.network import Network, ResidualUNet, UNet
+from selfseg.records.network import ContextUNet, Network, ResidualUNet, UNet
 from selfseg.records.plan import Decision
 
 from .topology import Topology
@@ -15,6 +15,9 @@ MOST_FEATURES_2D, MOST_FEATURES_3D = 512, 320
 CONVS_PER_STAGE = 2
 RESIDUAL_BLOCKS = (1, 3, 4, 6)  # deeper stages repeat the last
 RESIDUAL_CONVS_DECODER = 1
+# By the bottleneck's shorter side: a rate above half of it is a 1×1 convolution in disguise.
+ASPP_RATES = ((48, (6, 12, 18)), (24, (3, 6, 9)), (0, (1, 2, 4)))
+CONTEXT_SUPERVISED = 3
 REFERENCE_BATCH_2D, REFERENCE_BATCH_3D = 12, 2
 BATCH_SHARE = 0.05  # of the data set's voxels in one batch
 
@@ -30,14 +33,20 @@ class Family:
         shrink_at_batch_2: The patch shrinks only when batch 2 does not fit (plain U-Net), not
             already when the reference batch does not (residual). Differs in 2D only.
         batch_share: Cap of the batch as a share of the data set; 1.0 is no cap.
+        slices: Slices that a 2.5D network sees; its sizes in plane follow the 2D reference.
     """
 
-    kind: Literal["unet", "residual_unet"]
+    kind: Literal["unet", "residual_unet", "context_unet"]
     features_3d: float
     features_2d: float
     memory_gb: float
     shrink_at_batch_2: bool = False
     batch_share: float = BATCH_SHARE
+    slices: int = 0
+
+    def full_patch(self, in_plane: tuple[int, ...]) -> tuple[int, ...]:
+        """Return a patch with the slices of a 2.5D network in front."""
+        return (self.slices, *in_plane) if self.slices else in_plane
 
 
 # The references of nnU-Net 2.8.1; its residual presets M, L, XL have no cap, ours do.
@@ -76,6 +85,8 @@ def build_options(family: Family, topology: Topology) -> Network:
     stages = len(topology.strides)
     most = MOST_FEATURES_2D if len(topology.patch) == 2 else MOST_FEATURES_3D
     features = tuple(min(most, FIRST_FEATURES * 2**stage) for stage in range(stages))
+    if family.kind == "context_unet":
+        return _context_options(family.slices, topology)
     if family.kind == "unet":
         return UNet(
             features=features,
@@ -90,6 +101,25 @@ def build_options(family: Family, topology: Topology) -> Network:
         strides=topology.strides,
         blocks_encoder=_blocks(stages),
         convs_decoder=(RESIDUAL_CONVS_DECODER,) * (stages - 1),
+    )
+
+
+def context_family(slices: int) -> Family:
+    """Return the family of 2.5D networks that see so many slices; it has the 2D reference."""
+    return Family("context_unet", 0, PLAIN.features_2d, 8, shrink_at_batch_2=True, slices=slices)
+
+
+def _context_options(slices: int, topology: Topology) -> ContextUNet:
+    stages = len(topology.strides)
+    smallest = min(n // d for n, d in zip(topology.patch, topology.divisors, strict=True))
+    return ContextUNet(
+        slices=slices,
+        features=tuple(min(MOST_FEATURES_3D, FIRST_FEATURES * 2**stage) for stage in range(stages)),
+        strides=tuple((1, *stride) for stride in topology.strides),
+        blocks_encoder=(CONVS_PER_STAGE,) * stages,
+        blocks_decoder=(CONVS_PER_STAGE,) * (stages - 1),
+        aspp_rates=next(rates for size, rates in ASPP_RATES if smallest >= size),
+        supervised=min(CONTEXT_SUPERVISED, stages - 1),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from selfseg.records.network import Network, UNet
+from selfseg.records.network import ContextUNet, Network, UNet
 
 # A training step keeps, for each convolution output, the output itself and its activation, and
 # needs about a tenth more for gradients in flight.
@@ -40,6 +40,8 @@ def count_features(network: Network, patch: Sequence[int], classes: int) -> int:
         patch: Voxels per axis.
         classes: Labels including background.
     """
+    if isinstance(network, ContextUNet):
+        return _count_context_features(network, patch, classes)
     voxels = stage_voxels(patch, network.strides)
     sizes = [f * v for f, v in zip(network.features, voxels, strict=True)]
     decoder = sum((n + 1) * s for n, s in zip(network.convs_decoder, sizes[:-1], strict=True))
@@ -53,6 +55,62 @@ def count_features(network: Network, patch: Sequence[int], classes: int) -> int:
     return encoder + decoder + classes * voxels[0]
 
 
+def _count_context_features(network: ContextUNet, patch: Sequence[int], classes: int) -> int:
+    """Count the 2.5D network: slices in the encoder, one slice after it."""
+    slices = patch[0]
+    voxels = stage_voxels((1, *patch[1:]), network.strides)
+    total = before = 0
+    for stage, (width, blocks) in enumerate(
+        zip(network.features, network.blocks_encoder, strict=True)
+    ):
+        for number in range(blocks):
+            depthwise = before if network.separable and (stage or number) else 0
+            total += (depthwise + width) * slices * voxels[stage]
+            before = width
+        if slices > 1:  # scores, weighted slices and their sum
+            total += (slices * (1 + width) + width) * voxels[stage]
+    deepest, aspp = network.features[-1], network.aspp_features
+    total += (2 * aspp + len(network.aspp_rates) * (deepest + aspp)) * voxels[-1]
+    width = aspp
+    for stage in reversed(range(len(network.features) - 1)):
+        joined, width = width + network.features[stage], network.features[stage]
+        total += joined * voxels[stage]
+        for number in range(network.blocks_decoder[stage]):
+            depthwise = (width if number else joined) if network.separable else 0
+            total += (depthwise + width) * voxels[stage]
+    return total + classes * voxels[0]
+
+
+def _count_context_parameters(network: ContextUNet, channels: int, classes: int) -> int:
+    def block(before: int, after: int, kernel_volume: int) -> int:
+        if network.separable:
+            return before * kernel_volume + before * after + 3 * after
+        return _block(before, after, kernel_volume)
+
+    total, before = 0, channels
+    for stage, (width, blocks) in enumerate(
+        zip(network.features, network.blocks_encoder, strict=True)
+    ):
+        volume = 27 if stage and network.slices > 1 else 9
+        for number in range(blocks):
+            stem = stage == number == 0
+            total += _block(before, width, 9) if stem else block(before, width, volume)
+            before = width
+        total += width + network.slices  # attention
+    aspp, rates = network.aspp_features, len(network.aspp_rates)
+    total += _block(before, aspp, 1) + rates * (9 * before + _block(before, aspp, 1))
+    total += before * aspp + aspp + _block((rates + 2) * aspp, aspp, 1)
+    before = aspp
+    for stage in reversed(range(len(network.features) - 1)):
+        width = network.features[stage]
+        for number in range(network.blocks_decoder[stage]):
+            total += block(width if number else before + width, width, 9)
+        before = width
+        if stage < network.supervised:
+            total += classes * (width + 1)
+    return total
+
+
 def count_extra_features(voxels: int, classes: int, channels: int) -> int:
     """Return what many classes and channels add to the count (nothing for ordinary data)."""
     return voxels * (
@@ -62,6 +120,8 @@ def count_extra_features(voxels: int, classes: int, channels: int) -> int:
 
 def count_parameters(network: Network, channels: int, classes: int) -> int:
     """Return the number of weights, all segmentation heads counted."""
+    if isinstance(network, ContextUNet):
+        return _count_context_parameters(network, channels, classes)
     features, last = network.features, len(network.features) - 1
     volumes = [prod(kernel) for kernel in network.kernels]
     total = 0

@@ -79,13 +79,14 @@ def decide_sizes(request: Request, family: Family, *, name: str) -> Sizes:
         steps += 1
     fits = features * scale <= reference
     fitting = round(reference / features * reference_batch)
-    cap = round(request.dataset_voxels * family.batch_share / prod(topology.patch))
+    patch = family.full_patch(topology.patch)
+    cap = round(request.dataset_voxels * family.batch_share / prod(patch))
     batch = max(min(fitting, cap), SMALLEST_BATCH)
     decisions = (
         Decision(
             rule="patch",
             subject=f"configurations.{name}.patch",
-            value=_joined(topology.patch),
+            value=_joined(patch),
             because=f"started at {_joined(start)} (aspect of the spacing, within the median image "
             f"{_joined(request.median_shape)}); after {steps} reductions "
             f"{features / 1e6:,.1f} M feature-map voxels "
@@ -109,7 +110,7 @@ def decide_sizes(request: Request, family: Family, *, name: str) -> Sizes:
         ),
     )
     return Sizes(
-        patch=topology.patch,
+        patch=patch,
         batch=batch,
         network=build_options(family, topology),
         features=features,
@@ -156,7 +157,8 @@ def shrink(topology: Topology, request: Request) -> Topology:
 
 def _count(family: Family, topology: Topology, request: Request) -> int:
     network = build_options(family, topology)
-    count = count_features(network, topology.patch, request.classes)
+    patch = family.full_patch(topology.patch)
+    count = count_features(network, patch, request.classes)
     if request.count_extras:
         count += count_extra_features(prod(topology.patch), request.classes, request.channels)
     return count

@@ -22,7 +22,7 @@ def decide_loss(name: str, *, has_coarser: bool) -> tuple[Loss, Decision]:
         name: Configuration.
         has_coarser: A coarser 3D configuration exists, as patches cover little of the image.
     """
-    batch_dice = name == "2d" or (name == "3d_fullres" and has_coarser)
+    batch_dice = name == "2d" or (name in ("3d_fullres", "3d_cascade") and has_coarser)
     loss = Loss(terms=(DiceTerm(batch=batch_dice), CrossEntropyTerm()))
     over = "the whole batch" if batch_dice else "each sample"
     decision = Decision(
@@ -38,9 +38,10 @@ def decide_loss(name: str, *, has_coarser: bool) -> tuple[Loss, Decision]:
     return loss, decision
 
 
-def decide_augmentation(name: str, patch: Sequence[int]) -> tuple[Augmentation, Decision]:
+def decide_augmentation(
+    name: str, patch: Sequence[int], mirror_axes: tuple[int, ...]
+) -> tuple[Augmentation, Decision]:
     """Rotate fully in the plane, by 30° in space, and in the plane only for flat patches."""
-    axes = tuple(range(len(patch)))
     longest, shortest = max(patch), min(patch)
     if len(patch) == 2:
         elongated = longest / shortest > ELONGATED_2D
@@ -52,12 +53,12 @@ def decide_augmentation(name: str, patch: Sequence[int]) -> tuple[Augmentation, 
         degrees = DEGREES_PLANE if flat else DEGREES_3D
         because = f"3D patch with a longest over first axis of {longest / patch[0]:.2g}"
     because += f" (limit {ELONGATED_2D if len(patch) == 2 else DUMMY_2D_RATIO:g})"
-    value = Augmentation(dummy_2d=flat, rotation_degrees=degrees, mirror_axes=axes)
+    value = Augmentation(dummy_2d=flat, rotation_degrees=degrees, mirror_axes=mirror_axes)
     decision = Decision(
         rule="augmentation",
         subject=f"configurations.{name}.augmentation",
         value=f"rotation ±{degrees:g}°{' in the plane of the slices' if flat else ''}, "
-        "mirroring of all axes",
+        f"mirroring of axes {', '.join(map(str, mirror_axes)) or 'none'}",
         because=because,
     )
     return value, decision

@@ -12,7 +12,7 @@ from selfseg.errors import PlanError, PlannerError, RecordError
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
-from selfseg.records.network import UNet
+from selfseg.records.network import ContextUNet, UNet
 from selfseg.records.plan import Budget, Configuration, Decision, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
 
@@ -122,6 +122,11 @@ def check_plan(plan: Plan) -> None:
         complaints.append(f"configurations: names are not unique: {', '.join(names)}")
     if not names:
         complaints.append("configurations: none")
+    if not plan.proposed or len(set(plan.proposed)) < len(plan.proposed):
+        complaints.append(f"proposed: {list(plan.proposed)}, must name each once, and at least one")
+    missing = [name for name in plan.proposed if name not in names]
+    if missing:
+        complaints.append(f"proposed: {', '.join(missing)} is no configuration of this plan")
     values = [label.value for label in plan.labels]
     if not values or min(values) < 1 or len(set(values)) < len(values):
         complaints.append(f"labels: values {values}, must be different and positive")
@@ -283,6 +288,8 @@ def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _network_complaints(item: Configuration) -> list[str]:
+    if isinstance(item.network, ContextUNet):
+        return _context_complaints(item.network, item.patch)
     network, dims = item.network, len(item.patch)
     blocks = network.convs_encoder if isinstance(network, UNet) else network.blocks_encoder
     stages = len(network.features)
@@ -303,9 +310,45 @@ def _network_complaints(item: Configuration) -> list[str]:
         return ["network.strides: must be at least 1, and all 1 at full resolution"]
     if any(size < 1 or size % 2 == 0 for axes in network.kernels for size in axes):
         return ["network.kernels: must be odd"]
-    divisors = [prod(stride[axis] for stride in network.strides) for axis in range(dims)]
-    if any(n < 1 or n % d for n, d in zip(item.patch, divisors, strict=True)):
-        return [f"patch: {list(item.patch)} must be multiples of the total stride {divisors}"]
+    return _stride_complaints(network.strides, item.patch)
+
+
+def _context_complaints(network: ContextUNet, patch: Sequence[int]) -> list[str]:
+    stages = len(network.features)
+    counts = (*network.features, *network.blocks_encoder, *network.blocks_decoder)
+    rules = (
+        (
+            stages >= 2
+            and stages == len(network.strides) == len(network.blocks_encoder)
+            and stages == len(network.blocks_decoder) + 1,
+            f"{stages} features, but {len(network.strides)} strides, "
+            f"{len(network.blocks_encoder)} encoder and {len(network.blocks_decoder)} decoder "
+            "blocks; must agree (one decoder stage less) and be at least 2",
+        ),
+        (network.slices % 2 == 1, f"slices {network.slices}, must be odd"),
+        (
+            len(patch) == 3 and patch[0] == network.slices,
+            f"{network.slices} slices, but the patch is {list(patch)}",
+        ),
+        (min((1, *counts)) >= 1, "features and blocks must be at least 1"),
+        (min((1, *network.aspp_rates)) >= 1, "aspp_rates must be at least 1"),
+        (network.aspp_features >= 1, "aspp_features must be at least 1"),
+        (0 <= network.dropout < 1, f"dropout {network.dropout:g}, must be in [0, 1)"),
+        (1 <= network.supervised < max(stages, 2), f"supervised {network.supervised}"),
+        (
+            network.strides[:1] == ((1, 1, 1),)
+            and all(len(s) == 3 and s[0] == 1 and min(s) >= 1 for s in network.strides),
+            "strides must be [1, y, x], and all 1 at full resolution",
+        ),
+    )
+    wrong = [f"network: {text}" for fulfilled, text in rules if not fulfilled]
+    return wrong or _stride_complaints(network.strides, patch)
+
+
+def _stride_complaints(strides: Sequence[Sequence[int]], patch: Sequence[int]) -> list[str]:
+    divisors = [prod(stride[axis] for stride in strides) for axis in range(len(patch))]
+    if any(n < 1 or n % d for n, d in zip(patch, divisors, strict=True)):
+        return [f"patch: {list(patch)} must be multiples of the total stride {divisors}"]
     return []
 
 

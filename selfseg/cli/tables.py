@@ -63,11 +63,9 @@ def print_plan(result: PlanResult) -> None:
     out.print(table)
     if result.splits.note:
         out.print(f"Folds: {result.splits.note}")
-    first = result.plan.configurations[-1].name if result.plan.configurations else "2d"
-    names = [item.name for item in result.plan.configurations]
-    chosen = "3d_fullres" if "3d_fullres" in names else first
+    out.print(f"Worth training, in this order: {', '.join(result.plan.proposed)}")
     out.print(f"Written to {result.folder.path}")
-    out.print(f"Next: selfseg train {result.plan.dataset} {chosen} 0")
+    out.print(f"Next: selfseg train {result.plan.dataset} {result.plan.proposed[0]} 0")
 
 
 def print_trained(result: TrainResult) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from selfseg.errors import ModelError
 from selfseg.inference.ensemble import MeanOfLogits
-from selfseg.inference.sliding_window import CHANNELS_LAST
 from selfseg.networks.build import build_network
+from selfseg.networks.layout import CHANNELS_LAST, set_layout
 from selfseg.networks.weights import load_weights
 from selfseg.records import serial
 from selfseg.records.dataset import Targets
@@ -193,8 +193,7 @@ def _load_fold(candidate: Candidate, fold: str, device: torch.device) -> nn.Modu
     network.load_state_dict(weights)
     network.eval().requires_grad_(False)
     if device.type == "cpu":
-        layout = CHANNELS_LAST[len(configuration.patch)]
-        network.to(memory_format=layout)  # type: ignore[call-overload] # missing in torch's stubs
+        set_layout(network, CHANNELS_LAST[len(configuration.patch)])
     network.to(device)
     return network
 

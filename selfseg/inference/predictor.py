@@ -92,6 +92,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
             options=options,
             outputs=model.outputs,
             device=model.device,
+            context=model.configuration.context,
             store=store,
         )
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from selfseg.errors import DeviceError
 from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.mirroring import mirrored_mean
+from selfseg.networks.layout import CHANNELS_LAST
 from selfseg.networks.precision import autocast_dtype
 from selfseg.records.plan import Inference
 
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 # less, and larger batches leave its caches. The result does not depend on it.
 VOXELS_PER_CALL = {"cuda": 2**21, "cpu": 2**17}
 USUAL_FEATURES = 32  # of a network at full resolution
-
-CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 ALLOCATION_FAILED = (
     "can't allocate memory",
@@ -123,7 +122,7 @@ def make_grid(
     return Grid(patch, starts, shares)
 
 
-def predict_logits(
+def predict_logits(  # noqa: PLR0913 (what a window is, and where things lie)
     network: nn.Module,
     image: Tensor,
     *,
@@ -131,6 +130,7 @@ def predict_logits(
     options: Inference,
     outputs: int,
     device: torch.device,
+    context: int = 0,
     store: LogitStore | None = None,
 ) -> Tensor:
     """Run a network over a whole image.
@@ -142,6 +142,8 @@ def predict_logits(
         options: Window step, mirrored axes (of the network), width of the window weight.
         outputs: Number of outputs k, background included.
         device: Where the network is.
+        context: Slices at either end of the patch that the network sees but does not segment;
+            beyond the image they repeat its last slice.
         store: Where the logits may lie; by default wherever there is memory.
 
     Returns:
@@ -150,15 +152,16 @@ def predict_logits(
     Raises:
         DeviceError: Not even one window fits into memory.
     """
-    window = _as_window(patch)
+    window = _as_window(patch, context)
     padded, inner = _pad(image, window)
     grid = make_grid(padded.shape[1:], window, step=options.step, sigma=options.window_sigma)
-    runner = _Runner(
-        network, options.mirror_axes, len(patch), device, _batch_limit(window, outputs, device)
-    )
-    padded = _near(padded, device)
+    limit = _batch_limit(math.prod(patch), outputs, device)
+    runner = _Runner(network, options.mirror_axes, len(patch), context, device, limit)
     store = store or LogitStore()
     total = store.allocate((outputs, *padded.shape[1:]), device)
+    if context:
+        padded = nn.functional.pad(padded, (0, 0, 0, 0, context, context), mode="replicate")
+    padded = _near(padded, device)
     windows = grid.windows()
     done = 0
     with torch.no_grad():
@@ -185,12 +188,17 @@ class _Runner:
     network: nn.Module
     mirror_axes: Sequence[int]
     dims: int
+    context: int
     device: torch.device
     limit: int
 
     def run(self, image: Tensor, places: Sequence[Window]) -> Tensor:
-        """Return logits (b, k, z, y, x) in float32 of the windows at some places."""
-        batch = torch.stack([image[(slice(None), *place)] for place in places]).to(self.device)
+        """Return logits (b, k, z, y, x) in float32 of the windows at some places.
+
+        The image has `context` more slices at either end than the places count.
+        """
+        boxes = [(slice(z.start, z.stop + 2 * self.context), y, x) for z, y, x in places]
+        batch = torch.stack([image[(slice(None), *box)] for box in boxes]).to(self.device)
         if self.dims == 2:
             batch = batch.squeeze(2)
         logits = mirrored_mean(self._forward, batch, self.mirror_axes, limit=self.limit)
@@ -199,7 +207,7 @@ class _Runner:
     def _forward(self, batch: Tensor) -> Tensor:
         if self.device.type == "cpu":
             # oneDNN convolves about 1.2 times faster with the channels innermost.
-            batch = batch.contiguous(memory_format=CHANNELS_LAST[self.dims])
+            batch = batch.contiguous(memory_format=CHANNELS_LAST[batch.dim() - 2])
         dtype, _ = autocast_dtype(self.device)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             logits: Tensor = self.network(batch)[0]
@@ -241,15 +249,16 @@ def _near(image: Tensor, device: torch.device) -> Tensor:
         return image
 
 
-def _batch_limit(window: tuple[int, int, int], outputs: int, device: torch.device) -> int:
+def _batch_limit(patch_voxels: int, outputs: int, device: torch.device) -> int:
     """Return the windows in one call; more outputs than usual features take memory themselves."""
     voxels = VOXELS_PER_CALL.get(device.type, VOXELS_PER_CALL["cpu"])
-    return max(1, voxels // math.prod(window) * USUAL_FEATURES // max(outputs, USUAL_FEATURES))
+    return max(1, voxels // patch_voxels * USUAL_FEATURES // max(outputs, USUAL_FEATURES))
 
 
-def _as_window(patch: Sequence[int]) -> tuple[int, int, int]:
+def _as_window(patch: Sequence[int], context: int) -> tuple[int, int, int]:
+    """Return the part of a patch that is segmented."""
     z, y, x = (1,) * (3 - len(patch)) + tuple(patch)
-    return (z, y, x)
+    return (z - 2 * context, y, x)
 
 
 def _pad(image: Tensor, window: tuple[int, int, int]) -> tuple[Tensor, Window]:

@@ -23,7 +23,15 @@ from selfseg.augmentation.gpu import apply_batch
 from selfseg.errors import DeviceError
 from selfseg.execution.processes import default_workers
 from selfseg.loading.patches import CaseFolder
-from selfseg.loading.source import Batch, BatchSource, Failure, Item, LoadedBatch, masked_channels
+from selfseg.loading.source import (
+    Batch,
+    BatchSource,
+    Failure,
+    Item,
+    LoadedBatch,
+    masked_channels,
+    segmented_part,
+)
 from selfseg.records.plan import Configuration
 
 __all__ = ["Batch", "default_loader_workers", "training_batches", "validation_batches"]
@@ -174,7 +182,7 @@ def _on_device(
     def prepare(item: Batch | LoadedBatch) -> Batch:
         assert isinstance(item, LoadedBatch)
         with torch.cuda.stream(side):
-            return Batch(
+            batch = Batch(
                 *apply_batch(
                     item.images,
                     item.labels,
@@ -184,6 +192,7 @@ def _on_device(
                     masked=masked_channels(configuration),
                 )
             )
+            return segmented_part(batch, configuration)
 
     def deliver(batch: Batch) -> Batch:
         current = torch.cuda.current_stream(device)

@@ -113,21 +113,34 @@ class CaseFolder:
         return True
 
     def cut(
-        self, index: int, corner: Corner, shape: Sequence[int]
+        self, index: int, corner: Corner, shape: Sequence[int], *, context: int = 0
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int16]]:
         """Copy a patch: image (c, *shape), 0 outside, and label (*shape), -1 outside.
+
+        Args:
+            index: Position of the case.
+            corner: Of the patch without context.
+            shape: Of the patch without context.
+            context: Slices added at either end of the first axis; beyond the image they repeat its
+                last slice.
 
         Raises:
             DatasetError: The file is damaged there.
         """
         case = self[index]
+        low, high = corner[0] - context, corner[0] + shape[0] + context
+        first, last = (max(low, 0), min(high, case.shape[0])) if context else (low, high)
+        corner, shape = (first, *corner[1:]), (last - first, *shape[1:])
         try:
-            return (
-                cut(case.image, corner, shape, fill=PAD_IMAGE),
-                cut(case.label, corner, shape, fill=PAD_LABEL),
-            )
+            image = cut(case.image, corner, shape, fill=PAD_IMAGE)
+            label = cut(case.label, corner, shape, fill=PAD_LABEL)
         except RuntimeError as error:
             raise self._damaged(case.id, f"cannot be decompressed ({error})") from error
+        ends = (first - low, high - last)
+        if ends == (0, 0):
+            return image, label
+        rest = ((0, 0), (0, 0))
+        return np.pad(image, ((0, 0), ends, *rest), "edge"), np.pad(label, (ends, *rest), "edge")
 
     def _read(self, case: str) -> StoredCase:
         record = serial.load(PreprocessedCase, self.folder / f"{case}.json")

@@ -35,7 +35,7 @@ class Batch:
 
     Attributes:
         image: (b, c, *patch) float32.
-        label: (b, *patch) int64 label indices, all ≥ 0.
+        label: (b, *patch) int64 label indices, all ≥ 0; without the context slices.
     """
 
     image: Tensor
@@ -141,10 +141,13 @@ class BatchSource(Dataset[Item]):
             draw = draw_sample(
                 options.augmentation, channels=case.image.shape[0], patch=options.patch, rng=rng
             )
-        flat = len(options.patch) == 2
+        flat, context = len(options.patch) == 2, options.context
         final = (1, *options.patch) if flat else options.patch
         loaded = loaded_patch(draw, options.patch)
         loaded = (1, *loaded) if flat else loaded
+        # Slices that are seen but not segmented take no part in choosing the position.
+        final = (final[0] - 2 * context, *final[1:])
+        loaded = (loaded[0] - 2 * context, *loaded[1:])
         voxel = None
         if is_forced(index, options.batch, options.optimization.foreground_share):
             voxel = draw_location(case.counts, case.locations.__getitem__, rng)
@@ -152,7 +155,7 @@ class BatchSource(Dataset[Item]):
             corner = random_corner(loaded, final, case.shape, rng)
         else:
             corner = corner_around(voxel, loaded, final, case.shape)
-        image, label = self.cases.cut(chosen, corner, loaded)
+        image, label = self.cases.cut(chosen, corner, loaded, context=context)
         return (image[:, 0], label[0], draw) if flat else (image, label, draw)
 
     def _finish(self, samples: Sequence[Sample]) -> Batch:
@@ -162,10 +165,19 @@ class BatchSource(Dataset[Item]):
         done = [
             apply_cpu(image, label, draw, patch, masked=masked) for image, label, draw in samples
         ]
-        return Batch(
+        batch = Batch(
             torch.from_numpy(np.stack([image for image, _ in done])),
             torch.from_numpy(np.stack([label for _, label in done]).astype(np.int64)),
         )
+        return segmented_part(batch, self.configuration)
+
+
+def segmented_part(batch: Batch, configuration: Configuration) -> Batch:
+    """Return a batch whose label has only the slices that the network segments."""
+    context = configuration.context
+    if not context:
+        return batch
+    return Batch(batch.image, batch.label[:, context:-context])
 
 
 def masked_channels(configuration: Configuration) -> tuple[int, ...]:

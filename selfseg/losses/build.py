@@ -68,6 +68,6 @@ def _build_term(options: LossTerm) -> nn.Module:
         case DiceTerm():
             return SoftDice(options)
         case CrossEntropyTerm():
-            return CrossEntropy()
+            return CrossEntropy(options)
         case _:
             assert_never(options)

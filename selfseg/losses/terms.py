@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfseg.records.loss import DiceTerm
+from selfseg.records.loss import CrossEntropyTerm, DiceTerm
 
 SMALLEST_DENOMINATOR = 1e-8
 
@@ -39,11 +39,23 @@ class SoftDice(nn.Module):
 
 
 class CrossEntropy(nn.Module):
-    """Softmax cross-entropy, mean over voxels, in float32 or better."""
+    """Softmax cross-entropy in float32 or better, a mean over voxels.
+
+    With class weights v it is `−Σ v_y·log p_y / Σ v_y`.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, options: CrossEntropyTerm) -> None:
+        super().__init__()
+        weights = options.class_weights
+        self.register_buffer(
+            "class_weights", None if weights is None else torch.tensor(weights), persistent=False
+        )
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the scalar loss from logits (b, k, *D) and labels (b, *D)."""
-        return F.cross_entropy(_precise(logits), target)
+        return F.cross_entropy(_precise(logits), target, self.class_weights)
 
 
 def _precise(logits: Tensor) -> Tensor:

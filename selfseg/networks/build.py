@@ -6,8 +6,9 @@ from typing import assert_never
 
 from torch import nn
 
+from selfseg.networks.context25d import ContextNetwork
 from selfseg.networks.unet import EncoderDecoder
-from selfseg.records.network import Network, ResidualUNet, UNet
+from selfseg.records.network import ContextUNet, Network, ResidualUNet, UNet
 
 
 def build_network(options: Network, *, channels: int, outputs: int) -> nn.Module:
@@ -18,5 +19,7 @@ def build_network(options: Network, *, channels: int, outputs: int) -> nn.Module
     match options:
         case UNet() | ResidualUNet():
             return EncoderDecoder(options, channels=channels, outputs=outputs)
+        case ContextUNet():
+            return ContextNetwork(options, channels=channels, outputs=outputs)
         case _:
             assert_never(options)

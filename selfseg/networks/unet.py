@@ -15,10 +15,10 @@ from selfseg.networks.blocks import (
     initialize,
     transposed_convolution,
 )
-from selfseg.records.network import Network, ResidualUNet, UNet
+from selfseg.records.network import PlainNetwork, ResidualUNet, UNet
 
 
-def build_encoder(options: Network, channels: int) -> nn.ModuleList:
+def build_encoder(options: PlainNetwork, channels: int) -> nn.ModuleList:
     """Return the encoder stages, full resolution first."""
     widths = (channels, *options.features)
     rows = list(zip(options.kernels, options.strides, strict=True))
@@ -53,7 +53,7 @@ class EncoderDecoder(nn.Module):
         outputs: Output channels (labels with background).
     """
 
-    def __init__(self, options: Network, *, channels: int, outputs: int) -> None:
+    def __init__(self, options: PlainNetwork, *, channels: int, outputs: int) -> None:
         super().__init__()
         self.deep_supervision = options.deep_supervision
         features, ones = options.features, (1,) * len(options.strides[0])

@@ -19,10 +19,11 @@ class DiceTerm(Record):
 
 
 class CrossEntropyTerm(Record):
-    """Softmax cross-entropy, mean over voxels."""
+    """Softmax cross-entropy, mean over voxels; weighted by class where weights are given."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
     weight: float = 1.0
+    class_weights: tuple[float, ...] | None = None
 
 
 LossTerm = Annotated[DiceTerm | CrossEntropyTerm, Field(discriminator="kind")]

@@ -37,4 +37,36 @@ class ResidualUNet(Record):
     deep_supervision: bool = True
 
 
-Network = Annotated[UNet | ResidualUNet, Field(discriminator="kind")]
+class ContextUNet(Record):
+    """2.5D network: several slices in, the middle one segmented (CN114723669A; our reading).
+
+    The patch is (slices, Y, X). The encoder convolves in 3D without pooling across slices; learned
+    attention collapses every skip and the bottleneck to one slice; the decoder is 2D.
+
+    Attributes:
+        slices: Odd number of slices.
+        features: Widths, full resolution first.
+        strides: Of each stage, (1, y, x): slices are never pooled. The first is all ones.
+        blocks_encoder, blocks_decoder: Separable blocks a stage; the decoder has one stage less.
+        aspp_rates: Dilations of the atrous pyramid at the bottleneck.
+        aspp_features: Its output width.
+        dropout: After the pyramid.
+        supervised: Decoder stages with a head, from full resolution.
+        separable: Depthwise-separable convolutions; ordinary ones otherwise.
+    """
+
+    kind: Literal["context_unet"] = "context_unet"
+    slices: int
+    features: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    blocks_encoder: tuple[int, ...]
+    blocks_decoder: tuple[int, ...]
+    aspp_rates: tuple[int, ...] = (1, 2, 4)
+    aspp_features: int = 256
+    dropout: float = 0.1
+    supervised: int = 3
+    separable: bool = True
+
+
+PlainNetwork = UNet | ResidualUNet
+Network = Annotated[UNet | ResidualUNet | ContextUNet, Field(discriminator="kind")]

@@ -7,7 +7,7 @@ from typing import Literal
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.loss import Loss
-from selfseg.records.network import Network
+from selfseg.records.network import ContextUNet, Network
 from selfseg.records.optimization import Optimization
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.serial import Record, Triple
@@ -51,7 +51,7 @@ class Configuration(Record):
         name: 2d, 3d_fullres, …
         preprocessing: Image → training array; equal ones share the stored arrays.
         median_shape: Median shape of the training cases at the working spacing.
-        patch: Two entries (Y, X) for a 2D network, three for 3D.
+        patch: Two entries (Y, X) for a 2D network, three for 3D; (slices, Y, X) for 2.5D.
         batch: Patches per optimizer step.
         memory_gib: Estimated memory of a training step.
         network, loss, augmentation, optimization, inference: Options of the parts.
@@ -70,6 +70,11 @@ class Configuration(Record):
     optimization: Optimization
     inference: Inference
     previous_stage: ConfigurationName | None = None
+
+    @property
+    def context(self) -> int:
+        """Slices at either end of the patch that the network sees but does not segment."""
+        return self.network.slices // 2 if isinstance(self.network, ContextUNet) else 0
 
 
 class Plan(Record):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selfseg.errors import CheckpointError, ModelError, RecordError
-from selfseg.inference.sliding_window import CHANNELS_LAST
+from selfseg.networks.layout import CHANNELS_LAST
 from selfseg.networks.weights import load_with_metadata, save_weights
 from selfseg.records import serial
 from selfseg.training.job import Course, TrainingJob

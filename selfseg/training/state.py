@@ -16,8 +16,8 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from selfseg.inference.sliding_window import CHANNELS_LAST
 from selfseg.networks.build import build_network
+from selfseg.networks.layout import CHANNELS_LAST, set_layout
 from selfseg.networks.precision import autocast_dtype
 from selfseg.records.optimization import SGD, AdamW, Optimizer, Recipe
 from selfseg.records.plan import Configuration
@@ -99,7 +99,7 @@ def create_state(
     network.to(device)
     shape = (configuration.batch, channels, *configuration.patch)
     layout = layout or choose_layout(network, shape, device)
-    network.to(memory_format=layout)  # type: ignore[call-overload]
+    set_layout(network, layout)
     averaged = recipe.average_decay > 0
     return TrainState(
         network=network,
@@ -183,7 +183,7 @@ def seconds_per_step(
         layout: Memory format of images and weights.
         limit_s: Stop early when so much time is used up; at least one pass counts.
     """
-    network.to(memory_format=layout)  # type: ignore[call-overload]
+    set_layout(network, layout)
     image = torch.zeros(shape, device=device).to(memory_format=layout)
     dtype, _ = autocast_dtype(device)
     # The first pass warms up; on a CPU that costs little, and a slow one may count alone.

@@ -305,10 +305,46 @@ def test_other_errors_come_through() -> None:
 
 
 def test_logits_leave_the_device_as_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = sliding_window._Runner(Voxelwise(3), (), 3, torch.device("meta"), 1)
+    runner = sliding_window._Runner(Voxelwise(3), (), 3, 0, torch.device("meta"), 1)
     total = torch.zeros(2, device="meta")
     monkeypatch.setattr(torch.Tensor, "copy_", lambda self, other: self)
     store = LogitStore(MemoryBudget(1e-9))  # nothing fits into memory: a file takes them
     moved = sliding_window._make_room(runner, total, store, torch.OutOfMemoryError("full"))
     assert moved.dtype == torch.float16
     assert moved.device.type == "cpu"
+
+
+class SlabSum(nn.Module):
+    """Adds slices with weights that tell their place: what a 2.5D network may do."""
+
+    weights = torch.tensor([1.0, 10.0, 100.0])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return ((x * self.weights[:, None, None]).sum(2, keepdim=True),)
+
+
+def test_every_slice_is_segmented_from_its_neighbors_and_the_ends_repeat() -> None:
+    x = image(1, 4, 9, 11)
+    logits = predict_logits(
+        SlabSum(), x, patch=(3, 4, 6), options=Inference(), outputs=1, device=CPU, context=1
+    )
+    before, after = x[:, [0, 0, 1, 2]], x[:, [1, 2, 3, 3]]
+    torch.testing.assert_close(logits, before + 10 * x + 100 * after, rtol=1e-4, atol=1e-4)
+
+
+def test_mirrored_slabs_are_turned_round() -> None:
+    x = image(1, 4, 6, 6)
+    logits = predict_logits(
+        SlabSum(), x, patch=(3, 4, 6), options=Inference(mirror_axes=(0,)), outputs=1, device=CPU,
+        context=1,
+    )  # fmt: skip
+    before, after = x[:, [0, 0, 1, 2]], x[:, [1, 2, 3, 3]]
+    torch.testing.assert_close(logits, 50.5 * (before + after) + 10 * x, rtol=1e-4, atol=1e-4)
+
+
+def test_a_single_slice_is_its_own_context() -> None:
+    x = image(1, 1, 5, 6)
+    logits = predict_logits(
+        SlabSum(), x, patch=(3, 4, 6), options=Inference(), outputs=1, device=CPU, context=1
+    )
+    torch.testing.assert_close(logits, 111 * x, rtol=1e-4, atol=1e-4)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainingdata import make_configuration, make_folder
+from trainingdata import make_configuration, make_folder, write_case
 
 from selfseg.augmentation.draw import SampleDraw
 from selfseg.errors import DatasetError, DeviceError
@@ -23,6 +23,8 @@ from selfseg.loading.batches import (
 from selfseg.loading.patches import CaseFolder
 from selfseg.loading.source import BatchSource, LoadedBatch, masked_channels
 from selfseg.records.augmentation import Augmentation
+from selfseg.records.network import ContextUNet
+from selfseg.records.plan import Configuration
 
 CPU = torch.device("cpu")
 PLAIN = Augmentation(
@@ -217,10 +219,10 @@ def test_every_case_is_drawn_evenly(folder: Path) -> None:
     original = cases.cut
 
     def spy(
-        index: int, corner: tuple[int, ...], shape: tuple[int, ...]
+        index: int, corner: tuple[int, ...], shape: tuple[int, ...], *, context: int
     ) -> tuple[np.ndarray, np.ndarray]:
         chosen.append(index)
-        return original(index, corner, shape)
+        return original(index, corner, shape, context=context)
 
     cases.cut = spy  # type: ignore[assignment, method-assign]
     for step in range(150):
@@ -246,3 +248,50 @@ def test_loaded_batch_leaves_a_worker_as_few_arrays() -> None:
         for a, b in zip(getattr(batch, name), getattr(restored, name), strict=True):
             assert a.dtype == b.dtype
             assert torch.equal(a, b)
+
+
+def slab_configuration(augmentation: Augmentation) -> Configuration:
+    network = ContextUNet(
+        slices=5, features=(2, 3), strides=((1, 1, 1), (1, 2, 2)), blocks_encoder=(1, 1),
+        blocks_decoder=(1,), supervised=1,
+    )  # fmt: skip
+    made = make_configuration((5, 8, 8), batch=4, augmentation=augmentation)
+    return made.model_copy(update={"network": network, "name": "2.5d"})
+
+
+def test_slab_has_its_label_in_the_middle_and_repeats_the_end_slices(tmp_path: Path) -> None:
+    """Image and label both tell the slice, so that every sample can be checked."""
+    slices = np.arange(7)[:, None, None] + np.zeros((7, 8, 8))
+    write_case(tmp_path, "case_0", slices[None], slices.astype(np.int16))
+    plain = PLAIN.model_copy(update={"dummy_2d": True})
+    steps = training_batches(
+        slab_configuration(plain), tmp_path, ("case_0",), steps=range(40), seed=1, workers=0,
+        device=CPU,
+    )  # fmt: skip
+    seen = set()
+    for batch in steps:
+        assert batch.image.shape == (4, 1, 5, 8, 8)
+        assert batch.label.shape == (4, 1, 8, 8)
+        for image, label in zip(batch.image, batch.label, strict=True):
+            middle = int(label[0, 0, 0])
+            expected = np.clip(np.arange(middle - 2, middle + 3), 0, 6)
+            np.testing.assert_array_equal(image[0, :, 4, 4], expected)
+            seen.add(middle)
+    assert seen == set(range(7))
+
+
+def test_augmented_slab_moves_all_slices_alike(tmp_path: Path) -> None:
+    make_folder(tmp_path, cases=1, shape=(6, 40, 40))
+    options = PLAIN.model_copy(
+        update={"dummy_2d": True, "rotation_p": 1.0, "rotation_degrees": 90.0, "scaling_p": 1.0}
+    )
+    right = []
+    for batch in training_batches(
+        slab_configuration(options), tmp_path, ("case_0",), steps=range(8), seed=1, workers=0,
+        device=CPU,
+    ):  # fmt: skip
+        assert batch.image.shape == (4, 1, 5, 8, 8)
+        middle, label = batch.image[:, 0, 2], batch.label[:, 0]
+        right += (label[middle >= 20] == 2).tolist() + (label[middle < 1] == 0).tolist()
+    assert len(right) > 100
+    assert np.mean(right) > 0.97

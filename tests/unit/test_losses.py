@@ -47,7 +47,19 @@ def test_cross_entropy_equals_its_formula() -> None:
     logits, target = rng.normal(size=(2, 3, 6, 5)), rng.integers(0, 3, (2, 6, 5))
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -np.take_along_axis(log_p, target[:, None], axis=1).mean()
-    ours = CrossEntropy()(torch.tensor(logits), torch.tensor(target))
+    ours = CrossEntropy(CrossEntropyTerm())(torch.tensor(logits), torch.tensor(target))
+    assert float(ours) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weighted_cross_entropy_equals_its_formula() -> None:
+    rng = np.random.default_rng(0)
+    logits, target = rng.normal(size=(2, 3, 6, 5)), rng.integers(0, 3, (2, 6, 5))
+    weights = np.array([0.2, 1.0, 5.0])
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    chosen = np.take_along_axis(log_p, target[:, None], axis=1)[:, 0]
+    expected = -(weights[target] * chosen).sum() / weights[target].sum()
+    term = CrossEntropy(CrossEntropyTerm(class_weights=(0.2, 1.0, 5.0)))
+    ours = term(torch.tensor(logits, dtype=torch.float32), torch.tensor(target))
     assert float(ours) == pytest.approx(expected, rel=1e-5)
 
 

@@ -226,9 +226,9 @@ def test_groups_are_never_split(groups: list[str | None], folds: int) -> None:
     ],
 )
 def test_rotation_follows_the_patch(patch: tuple[int, ...], dummy_2d: bool, degrees: float) -> None:
-    value, decision = decide_augmentation("x", patch)
+    value, decision = decide_augmentation("x", patch, (1,))
     assert (value.dummy_2d, value.rotation_degrees) == (dummy_2d, degrees)
-    assert value.mirror_axes == tuple(range(len(patch)))
+    assert value.mirror_axes == (1,)
     assert f"±{degrees:g}°" in decision.value
 
 
@@ -414,7 +414,9 @@ def test_loss_and_its_decision_agree(cases: list[tuple[Triple, Shape3]], pooled:
     for item in plan.configurations:
         term = item.loss.terms[0]
         assert isinstance(term, DiceTerm)
-        assert term.batch is (item.name == "2d" or (pooled and item.name == "3d_fullres"))
+        assert term.batch is (
+            item.name == "2d" or (pooled and item.name in ("3d_fullres", "3d_cascade"))
+        )
         subject = f"configurations.{item.name}.loss"
         (decision,) = [d for d in plan.decisions if d.subject == subject]
         assert ("whole batch" in decision.value) is term.batch
@@ -422,7 +424,10 @@ def test_loss_and_its_decision_agree(cases: list[tuple[Triple, Shape3]], pooled:
 
 # No choices, or none where it is empty.
 MEASURED = {"name", "median_shape", "memory_gib", "previous_stage"}
-COMMON = {"spacing_mm", "axes", "resampling", "network family", "normalization of channel 0 (MRI)"}
+COMMON = {
+    "spacing_mm", "axes", "resampling", "network family", "normalization of channel 0 (MRI)",
+    "mirroring",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("budget", [CPU, Budget(memory_gib=24.0, device="cuda")])
@@ -438,8 +443,12 @@ def test_every_value_has_a_decision(budget: Budget, case: tuple[Triple, Shape3])
     preprocessing = set(type(plan.configurations[0].preprocessing).model_fields)
     assert preprocessing == {"axes", "spacing_mm", "normalization", "resampling"}
     names = {item.name for item in plan.configurations}
-    assert ("configurations.3d_fullres" in subjects) is ("3d_fullres" not in names)
-    assert ("configurations.3d_lowres" in subjects) is ("3d_fullres" in names)
+    verdicts = {d.subject: d.value for d in plan.decisions if d.rule == "configurations"}
+    for name in ("2d", "2.5d", "3d_fullres", "3d_cascade"):
+        verdict = verdicts[f"configurations.{name}"]
+        assert (verdict == "left out") is (name not in names)
+        assert verdict.startswith("proposed") is (name in plan.proposed)
+    assert verdicts[f"configurations.{plan.proposed[0]}"] == "proposed first"
     assert all(d.because and d.value and d.rule for d in plan.decisions)
 
 

@@ -16,6 +16,7 @@ from plannerfacts import make_dataset, make_fingerprint
 from selfseg import budget, planning
 from selfseg.errors import PlanError, PlannerError, RecordError, SelfSegError
 from selfseg.records import serial
+from selfseg.records.network import UNet
 from selfseg.records.plan import Budget, Plan
 
 CPU = Budget(memory_gib=8.0, device="cpu")
@@ -130,6 +131,7 @@ def test_edit_json_and_text(plan: Plan) -> None:
     )  # fmt: skip
     full = edited.configurations[1]
     assert full.patch == (32, 32, 32)
+    assert isinstance(full.network, UNet)
     assert not full.network.deep_supervision
     assert full.optimization.recipe.optimizer.learning_rate == 0.02
     assert edited.dataset == "other name"

@@ -113,9 +113,11 @@ def _explain(
             complaints.append(f"no fold of {folder.splits} holds out {_names(cases)}")
             commands.append("use folds that hold out every case once")
             continue
-        finding, option = _finding(folder, stage, name, sources.get(name), cases)
-        complaints.append(f"fold {name} of {stage.name} {finding}")
-        commands.append(f"'selfseg train {plan.dataset} {stage.name} {name}{option}'")
+        finding, option = _finding(sources.get(name), cases)
+        validation = folder.fold(stage.name, name).validation
+        complaints.append(f"fold {name} of {stage.name} {finding or f'lost files of {validation}'}")
+        command = f"'selfseg train {plan.dataset} {stage.name} {name}{option}'"
+        commands.append(command if finding else f"{command} without the folder {validation}")
     listing = "".join(f"\n  • {complaint}" for complaint in complaints)
     return SelfSegError(
         f"{folder.path}: label maps of {stage.name} are missing for {len(missing)} cases; each "
@@ -136,14 +138,11 @@ def _by_fold(splits: Splits, missing: Sequence[Case]) -> Iterator[tuple[str | No
         yield None, rest
 
 
-def _finding(
-    folder: DatasetFolder,
-    stage: Configuration,
-    name: str,
-    source: _Source | None,
-    cases: Sequence[Case],
-) -> tuple[str, str]:
-    """Return what is wrong with a fold, and the option that training it needs."""
+def _finding(source: _Source | None, cases: Sequence[Case]) -> tuple[str, str]:
+    """Return what is wrong with a fold, and the option that training it needs.
+
+    Nothing is wrong with a fold whose label maps alone are gone: they are predicted again.
+    """
     if source is None:
         return "is not trained", ""
     if not source.is_current:
@@ -154,8 +153,7 @@ def _finding(
     strangers = [case for case in cases if case.id not in source.fold.validation_cases]
     if strangers:
         return f"was trained with other folds, without {_names(strangers)}", " --restart"
-    validation = folder.fold(stage.name, name).validation
-    return f"has no label map of {_names(cases)} in {validation}", " --restart"
+    return "", ""
 
 
 def _names(cases: Sequence[Case]) -> str:

@@ -22,12 +22,12 @@ def apply_previous(label: LabelArray, draw: SampleDraw, patch: tuple[int, ...]) 
     """Apply one draw to the loaded segmentation of the previous stage.
 
     Args:
-        label: (*loaded) label indices; not changed.
+        label: (*loaded) label indices, -1 outside the image; not changed.
         draw: Parameters; the spatial ones are those of the image.
         patch: Final shape.
 
     Returns:
-        New label indices (*patch).
+        New label indices (*patch), 0 outside the image.
     """
     placed = place_label(label, draw, patch)
     for change in draw.morphology:

@@ -151,7 +151,7 @@ class CaseFolder:
     def cut_previous(
         self, index: int, corner: Corner, shape: Sequence[int]
     ) -> npt.NDArray[np.int16] | None:
-        """Copy a patch of the previous stage's segmentation (*shape), 0 outside.
+        """Copy a patch of the previous stage's segmentation (*shape), -1 outside like the label.
 
         Raises:
             DatasetError: The file is damaged there.
@@ -160,7 +160,7 @@ class CaseFolder:
         if case.previous is None:
             return None
         try:
-            return cut(case.previous, corner, shape, fill=0)
+            return cut(case.previous, corner, shape, fill=PAD_LABEL)
         except RuntimeError as error:
             raise self._damaged(case.id, f"cannot be decompressed ({error})") from error
 

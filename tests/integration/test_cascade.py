@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from selfseg import pipeline
 from selfseg.errors import ModelError, PlanError, SelfSegError
-from selfseg.inference import cascade
+from selfseg.inference import cascade, predictor
 from selfseg.inference.model import find_models, load_model
 from selfseg.inference.predictor import read_case
 from selfseg.io.formats import list_cases
@@ -147,9 +147,7 @@ def test_a_fold_that_saw_the_case_is_refused(copied: DatasetFolder) -> None:
 def test_a_fold_that_saw_another_case_of_the_group_is_refused(copied: DatasetFolder) -> None:
     dataset = serial.load(Dataset, copied.dataset)
     groups = {CASES[0]: "patient", CASES[3]: "patient"}
-    cases = tuple(
-        case.model_copy(update={"group": groups.get(case.id)}) for case in dataset.cases
-    )
+    cases = tuple(case.model_copy(update={"group": groups.get(case.id)}) for case in dataset.cases)
     serial.save(dataset.model_copy(update={"cases": cases}), copied.dataset)
     with pytest.raises(SelfSegError, match=r"case_000.*group") as caught:
         previous_maps(copied)
@@ -200,6 +198,23 @@ def test_previous_maps_are_made_again_when_they_change(copied: DatasetFolder) ->
     pipeline.prepare_previous(copied, plan, last, maps, workers=0)
     changed = [case for case in CASES if files[case].stat().st_mtime_ns != before[case]]
     assert changed == [CASES[0]]
+
+
+def test_validation_uses_out_of_fold_maps(
+    copied: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(copied.fold("3d_cascade", "0").validation)
+    given: dict[str, Path] = {}
+    usual = predictor.predict_cases
+
+    def watch(model, cases, output, *, previous, **options):  # type: ignore[no-untyped-def]
+        given.update({case.id: previous[case.id] for case in cases})
+        return usual(model, cases, output, previous=previous, **options)
+
+    monkeypatch.setattr(predictor, "predict_cases", watch)
+    train(copied, "3d_cascade", "0")
+    validation = copied.fold("3d_lowres", "0").validation
+    assert given == {case: validation / f"{case}.nii.gz" for case in CASES[:2]}
 
 
 class Spy(nn.Module):
@@ -296,7 +311,7 @@ def test_prediction_gives_the_second_stage_the_map_of_the_first(
     assert low.folds == ("0", "1")
     cascade.predict_in_stages(low, cases, tmp_path / "alone")
     given: dict[str, np.ndarray] = {}
-    usual = cascade.predict_cases
+    usual = predictor.predict_cases
 
     def watch(model, cases, output, *, previous=None, **options):  # type: ignore[no-untyped-def]
         for case, path in (previous or {}).items():

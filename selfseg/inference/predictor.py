@@ -79,6 +79,8 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
         previous: In a cascade, for each case its label map of the previous stage; see
             `selfseg.inference.cascade`, which makes them.
     """
+    if (previous is None) != (model.configuration.previous_stage is None):
+        raise ValueError("label maps of a previous stage belong to a cascade, and to it alone")
     output.mkdir(parents=True, exist_ok=True)
     options = inference_options(model, tta=tta, step=step)
     store = LogitStore(MemoryBudget(max_memory_gib), folder=output)

@@ -162,7 +162,11 @@ class CaseFolder:
         try:
             return cut(case.previous, corner, shape, fill=PAD_LABEL)
         except RuntimeError as error:
-            raise self._damaged(case.id, f"cannot be decompressed ({error})") from error
+            assert self.previous is not None
+            raise DatasetError(
+                f"{self.previous.folder / case.id}.b2nd: cannot be decompressed ({error})",
+                remedy="Delete this folder and train again: it is made anew.",
+            ) from error
 
     def _read(self, case: str) -> StoredCase:
         record = serial.load(PreprocessedCase, self.folder / f"{case}.json")

@@ -327,6 +327,14 @@ def test_prediction_gives_the_second_stage_the_map_of_the_first(
         assert np.array_equal(array, sitk.GetArrayFromImage(alone))
 
 
+def test_a_cascade_is_never_run_without_its_first_stage(
+    trained: DatasetFolder, tmp_path: Path
+) -> None:
+    model = load_model(trained.path, configuration="3d_cascade", device=CPU)
+    with pytest.raises(ValueError, match="previous stage"):
+        predictor.predict_cases(model, [], tmp_path / "out")
+
+
 def test_broken_images_are_reported_once(trained: DatasetFolder, tmp_path: Path) -> None:
     images = tmp_path / "images"
     shutil.copytree(trained.path.parent.parent / "data" / "imagesTs", images)

@@ -109,6 +109,20 @@ def test_a_segmentation_of_another_shape_is_refused(stage: PreviousStage) -> Non
         CaseFolder(stage.folder.parent, ("case_1",), stage)[0]
 
 
+def test_a_damaged_segmentation_is_named(stage: PreviousStage) -> None:
+    path = stage.folder / "case_1.b2nd"
+    label = np.random.default_rng(0).integers(0, 3, (12, 14, 16)).astype(np.int16)
+    blosc2.asarray(label, urlpath=str(path), mode="w")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[300:middle] = b"\xff" * (middle - 300)
+    path.write_bytes(bytes(content))
+    cases = CaseFolder(stage.folder.parent, ("case_1",), stage)
+    with pytest.raises(DatasetError, match=r"case_1.b2nd: cannot be decompressed") as caught:
+        cases.cut_previous(0, (0, 0, 0), (12, 14, 16))
+    assert "train again" in caught.value.remedy
+
+
 @pytest.mark.parametrize("spatial", [(5, 6), (4, 5, 6)])
 def test_a_network_takes_label_indices(spatial: tuple[int, ...]) -> None:
     label = torch.randint(0, 4, (2, 1, *spatial)).float()

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -174,7 +175,9 @@ def previous_maps(
 
     stage = find_configuration(plan, configuration.previous_stage)
     splits = serial.load(Splits, folder.splits)
-    return out_of_fold_maps(folder, plan, stage, dataset, splits, cases)
+    return out_of_fold_maps(
+        folder, plan, stage, dataset, splits, cases, data_digest=partial(files_digest, dataset)
+    )
 
 
 def prepare_previous(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -26,6 +28,24 @@ class PredictionOptions(TypedDict, total=False):
     workers: int
 
 
+@dataclass(frozen=True)
+class StageMaps:
+    """What previous stages have made of cases.
+
+    Attributes:
+        by_stage: For each stage the label map of each case.
+        failed: Ids and messages of cases that failed in any of them.
+    """
+
+    by_stage: dict[str, dict[str, Path]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def of(self, model: Model) -> dict[str, Path] | None:
+        """Return the label maps that a model needs; None outside a cascade."""
+        stage = model.configuration.previous_stage
+        return None if stage is None else self.by_stage[stage]
+
+
 def predict_in_stages(
     model: Model,
     cases: Sequence[Case],
@@ -36,9 +56,7 @@ def predict_in_stages(
 ) -> PredictionReport:
     """Segment cases with a model, in a cascade after segmenting them with its previous stage.
 
-    The previous stage goes over all cases first, so that one network works at a time; its label
-    maps lie in a hidden folder in `output` until the end. All its trained folds are averaged. A
-    case that fails there is reported and left out.
+    A case that fails in the previous stage is reported and left out.
 
     Args:
         model: From `load_model`.
@@ -50,22 +68,49 @@ def predict_in_stages(
     Raises:
         ModelError: The previous stage is not trained.
     """
-    stage = model.configuration.previous_stage
-    if stage is None:
-        return predict_cases(model, cases, output, probabilities=probabilities, **options)
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=f".{stage}.") as name:
-        first = _predict_previous(model, cases, Path(name), **options)
-        passed = [case for case in cases if case.id in first.done]
-        last = predict_cases(
+    with previous_stages([model], cases, output, **options) as maps:
+        report = predict_cases(
             model,
-            passed,
+            [case for case in cases if case.id not in maps.failed],
             output,
             probabilities=probabilities,
-            previous={case.id: label_map_path(Path(name), case) for case in passed},
+            previous=maps.of(model),
             **options,
         )
-    return PredictionReport(last.done, (*first.failed, *last.failed))
+    return PredictionReport(report.done, (*maps.failed.items(), *report.failed))
+
+
+@contextmanager
+def previous_stages(
+    models: Sequence[Model],
+    cases: Sequence[Case],
+    output: Path,
+    **options: Unpack[PredictionOptions],
+) -> Iterator[StageMaps]:
+    """Give the label maps of all previous stages that some models need, each stage run once.
+
+    A stage goes over all cases before the next one, so that one network works at a time; all its
+    trained folds are averaged. The label maps lie in a hidden folder in `output` until the end.
+
+    Raises:
+        ModelError: A previous stage is not trained.
+    """
+    maps = StageMaps()
+    needed = {model.configuration.previous_stage: model for model in models}
+    with ExitStack() as stack:
+        for stage, model in needed.items():
+            if stage is None:
+                continue
+            output.mkdir(parents=True, exist_ok=True)
+            folder = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(dir=output, prefix=f".{stage}."))
+            )
+            report = _predict_previous(model, cases, folder, **options)
+            maps.failed.update(report.failed)
+            maps.by_stage[stage] = {
+                case.id: label_map_path(folder, case) for case in cases if case.id in report.done
+            }
+        yield maps
 
 
 def load_previous(model: Model) -> Model:

@@ -6,7 +6,7 @@ stage would learn to trust its input more than it ever may again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,8 @@ def out_of_fold_maps(
     dataset: Dataset,
     splits: Splits,
     cases: Sequence[str],
+    *,
+    data_digest: Callable[[Sequence[str]], str],
 ) -> dict[str, Path]:
     """Return for each case the label map of the fold that held it out.
 
@@ -53,13 +55,18 @@ def out_of_fold_maps(
         dataset: All cases; groups and file endings are taken from it.
         splits: The folds, to say which are to be trained.
         cases: Ids of the cases whose label maps are wanted.
+        data_digest: Returns for training cases what `TrainedFold.data_digest` must be now.
 
     Raises:
-        SelfSegError: A fold is not trained, was trained on a case that it should hold out or with
-            another plan, or its label map is gone. All such folds are named with the command that
-            mends it.
+        SelfSegError: A fold is not trained, was trained on a case that it should hold out, with
+            another plan or other files, or its label map is gone. All such folds are named, each
+            with the command that mends it.
     """
-    sources = [_source(folder, plan, stage, dataset, name) for name in _numbered(folder, stage)]
+    sources = [
+        _source(folder, plan, stage, dataset, name, data_digest)
+        for name in trained_folds(folder, stage.name)
+        if name != ALL_CASES
+    ]
     by_id = {case.id: case for case in dataset.cases}
     found, missing = {}, []
     for case in (by_id[name] for name in cases):
@@ -80,12 +87,13 @@ def out_of_fold_maps(
     return found
 
 
-def _numbered(folder: DatasetFolder, stage: Configuration) -> list[str]:
-    return [name for name in trained_folds(folder, stage.name) if name != ALL_CASES]
-
-
 def _source(
-    folder: DatasetFolder, plan: Plan, stage: Configuration, dataset: Dataset, name: str
+    folder: DatasetFolder,
+    plan: Plan,
+    stage: Configuration,
+    dataset: Dataset,
+    name: str,
+    data_digest: Callable[[Sequence[str]], str],
 ) -> _Source:
     fold = serial.load(TrainedFold, folder.fold(stage.name, name).description)
     seen = frozenset(fold.train_cases)
@@ -94,7 +102,8 @@ def _source(
         fold=fold.model_copy(update={"fold": name}),
         seen_cases=seen,
         seen_groups=frozenset(group for group in groups if group is not None),
-        is_current=fold.plan_digest == weights_digest(plan, stage),
+        is_current=fold.plan_digest == weights_digest(plan, stage)
+        and fold.data_digest == data_digest(fold.train_cases),
     )
 
 
@@ -145,11 +154,11 @@ def _finding(source: _Source | None, cases: Sequence[Case]) -> tuple[str, str]:
     """
     if source is None:
         return "is not trained", ""
-    if not source.is_current:
-        return "was trained with another plan", " --restart"
     leaks = [case for case in cases if not source.is_clean(case)]
     if leaks:
         return f"was trained on {_names(leaks)}, or on another case of the group", " --restart"
+    if not source.is_current:
+        return "was trained with another plan or other files", " --restart"
     strangers = [case for case in cases if case.id not in source.fold.validation_cases]
     if strangers:
         return f"was trained with other folds, without {_names(strangers)}", " --restart"

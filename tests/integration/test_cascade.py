@@ -173,6 +173,19 @@ def test_a_model_of_another_plan_gives_no_maps(copied: DatasetFolder) -> None:
         previous_maps(copied)
 
 
+def test_a_model_of_other_references_gives_no_maps(copied: DatasetFolder) -> None:
+    dataset = serial.load(Dataset, copied.dataset)
+    first, *others = dataset.cases
+    assert first.reference is not None
+    changed = first.model_copy(
+        update={"reference": first.reference.model_copy(update={"digest": "other"})}
+    )
+    serial.save(dataset.model_copy(update={"cases": (changed, *others)}), copied.dataset)
+    with pytest.raises(SelfSegError, match="fold 1 of 3d_lowres was trained with another") as e:
+        previous_maps(copied)
+    assert "fold 0" not in str(e.value)
+
+
 def test_lost_maps_are_named(copied: DatasetFolder) -> None:
     path = previous_maps(copied)[CASES[2]]
     path.unlink()

@@ -6,8 +6,9 @@ import hashlib
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from selfseg.workspace import DatasetFolder, dataset_folder, planned_folder
 if TYPE_CHECKING:
     from selfseg.evaluation.evaluate import Tolerances
     from selfseg.inference.predictor import PredictionReport
+    from selfseg.loading.patches import PreviousStage
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +157,56 @@ def prepare(
     return arrays
 
 
+def previous_maps(
+    folder: DatasetFolder,
+    plan: Plan,
+    configuration: Configuration,
+    dataset: Dataset,
+    cases: Sequence[str],
+) -> dict[str, Path] | None:
+    """Return the previous stage's out-of-fold label map of each case; None outside a cascade.
+
+    Raises:
+        SelfSegError: Some are not there; names the folds to train.
+    """
+    if configuration.previous_stage is None:
+        return None
+    from selfseg.training.out_of_fold import out_of_fold_maps
+
+    stage = find_configuration(plan, configuration.previous_stage)
+    splits = serial.load(Splits, folder.splits)
+    return out_of_fold_maps(
+        folder, plan, stage, dataset, splits, cases, data_digest=partial(files_digest, dataset)
+    )
+
+
+def prepare_previous(
+    folder: DatasetFolder,
+    plan: Plan,
+    configuration: Configuration,
+    maps: Mapping[str, Path] | None,
+    *,
+    workers: int,
+) -> PreviousStage | None:
+    """Bring label maps of the previous stage to a configuration's grid where that is not done."""
+    if configuration.previous_stage is None or maps is None:
+        return None
+    from selfseg.loading.patches import PreviousStage
+    from selfseg.preprocessing.previous import preprocess_previous
+
+    target = folder.previous_stage(configuration.preprocessing, configuration.previous_stage)
+    preprocess_previous(
+        maps,
+        folder.preprocessed(configuration.preprocessing),
+        target,
+        options=configuration.preprocessing,
+        targets=plan.targets,
+        patch=configuration.patch,
+        workers=workers,
+    )
+    return PreviousStage(target, len(plan.labels))
+
+
 def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainResult:
     """Train one fold of one configuration, or go on with it; predict and score its validation.
 
@@ -168,7 +220,9 @@ def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainRes
     known = serial.load(Dataset, folder.dataset)
     train_cases, validation_cases = _fold_cases(known, folder, request.fold)
     workers = default_workers(request.workers)
+    maps = previous_maps(folder, plan, configuration, known, (*train_cases, *validation_cases))
     arrays = prepare(folder, known, configuration, workers=workers)
+    previous = prepare_previous(folder, plan, configuration, maps, workers=workers)
 
     from selfseg.networks.device import select_device
     from selfseg.training.train import TrainingJob, train
@@ -190,6 +244,8 @@ def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainRes
         device=select_device(request.device),
         workers=request.workers,
         restart=request.restart,
+        previous=previous,
+        previous_maps=maps,
     )
     trained = train(job)
     scores = validate(job, known)
@@ -203,7 +259,8 @@ def predict_images(request: PredictRequest) -> PredictionReport:
         ModelError: No usable model, or several without a choice.
         DatasetError: The input folder holds nothing that fits the model's channels.
     """
-    from selfseg.inference.predictor import load_model, predict_cases
+    from selfseg.inference.cascade import predict_in_stages
+    from selfseg.inference.predictor import load_model
     from selfseg.io.formats import list_cases
     from selfseg.networks.device import select_device
 
@@ -215,7 +272,7 @@ def predict_images(request: PredictRequest) -> PredictionReport:
     )
     log.info("Model: %s", model.description)
     cases = list_cases(request.source, len(model.plan.channels))
-    return predict_cases(
+    return predict_in_stages(
         model,
         cases,
         request.output,

@@ -27,7 +27,7 @@ NOT_NEGATIVE = {
     "deep_supervision_decay",
 }  # fmt: skip
 BELOW_ONE = {"momentum", "average_decay", "warmup"}
-SHARES = {"foreground_share", "validation_share"}
+SHARES = {"foreground_share", "validation_share", "previous_removal_share"}
 
 
 @runtime_checkable
@@ -122,11 +122,12 @@ def check_plan(plan: Plan) -> None:
         complaints.append(f"configurations: names are not unique: {', '.join(names)}")
     if not names:
         complaints.append("configurations: none")
-    if not plan.proposed or len(set(plan.proposed)) < len(plan.proposed):
-        complaints.append(f"proposed: {list(plan.proposed)}, must name each once, and at least one")
+    if len(set(plan.proposed)) < len(plan.proposed):
+        complaints.append(f"proposed: {list(plan.proposed)}, must name each once")
     missing = [name for name in plan.proposed if name not in names]
     if missing:
         complaints.append(f"proposed: {', '.join(missing)} is no configuration of this plan")
+    complaints += _stage_complaints(plan)
     values = [label.value for label in plan.labels]
     if not values or min(values) < 1 or len(set(values)) < len(values):
         complaints.append(f"labels: values {values}, must be different and positive")
@@ -240,6 +241,18 @@ def _complaints(item: Configuration, channels: int) -> list[str]:
         *_number_complaints(item),
         *_network_complaints(item),
     ]
+
+
+def _stage_complaints(plan: Plan) -> Iterator[str]:
+    """Yield previous stages that are not planned, or need a previous stage themselves."""
+    known = {item.name: item for item in plan.configurations}
+    for item in plan.configurations:
+        if (name := item.previous_stage) is None:
+            continue
+        if name not in known:
+            yield f"configurations.{item.name}.previous_stage: no configuration {name!r}"
+        elif known[name].previous_stage is not None:
+            yield f"configurations.{item.name}.previous_stage: {name} must not have one itself"
 
 
 def _normalization_complaints(item: Configuration) -> Iterator[str]:

@@ -93,6 +93,10 @@ class DatasetFolder:
         spacing = "x".join("own" if s is None else f"{s:.4g}" for s in options.spacing_mm)
         return self.path / "preprocessed" / f"{spacing}_{serial.digest(options)[:8]}"
 
+    def previous_stage(self, options: Preprocessing, stage: str) -> Path:
+        """Folder of a stage's segmentations, brought to the grid of the arrays of `options`."""
+        return self.preprocessed(options) / f"previous_{stage}"
+
     def fold(self, configuration: str, fold: str) -> FoldFolder:
         """Folder of one fold; `fold` is `0`, `1`, … or `all`."""
         return FoldFolder(self.models / configuration / f"fold_{fold}")

@@ -72,6 +72,15 @@ def apply_cpu(
     return np.ascontiguousarray(image), np.maximum(label, 0)
 
 
+def place_label(label: LabelArray, draw: SampleDraw, patch: tuple[int, ...]) -> LabelArray:
+    """Cut or interpolate a second label map as `apply_cpu` does the first; (*patch), 0 outside."""
+    if draw.is_spatial:
+        label = _resample_label(label, _source_positions(draw, label.shape, patch))
+    else:
+        label = label[_center(label.shape, patch)]
+    return np.maximum(np.flip(label, draw.mirror), 0)
+
+
 def _center(shape: Sequence[int], patch: Sequence[int]) -> tuple[EllipsisType | slice, ...]:
     """Return the index of the center of the trailing axes."""
     corner = [(have - want) // 2 for have, want in zip(shape, patch, strict=True)]

@@ -8,12 +8,35 @@ patch to load is known before it is loaded, and two backends can be compared dra
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
 from selfseg.records.augmentation import Augmentation, Range
 
 Factors = tuple[float, ...]
+Operation = Literal["dilate", "erode", "open", "close"]
+
+
+@dataclass(frozen=True)
+class Morphology:
+    """One operation on one label of the previous stage, with a ball of `radius` voxels."""
+
+    label: int
+    operation: Operation
+    radius: int
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Deletes one component of a label among those below a share of the patch.
+
+    `choice` in [0, 1) picks it: the components are not known when this is drawn.
+    """
+
+    label: int
+    choice: float
+    below_share: float
 
 
 @dataclass(frozen=True)
@@ -33,6 +56,8 @@ class SampleDraw:
         gamma_inverted: Exponent for each channel, applied to the negated channel.
         gamma: Exponent for each channel.
         mirror: Spatial axes to mirror.
+        morphology: Operations on the previous stage's segmentation, in this order.
+        removals: Components deleted from it afterwards.
     """
 
     dummy_2d: bool = False
@@ -47,6 +72,8 @@ class SampleDraw:
     gamma_inverted: Factors | None = None
     gamma: Factors | None = None
     mirror: tuple[int, ...] = ()
+    morphology: tuple[Morphology, ...] = ()
+    removals: tuple[Removal, ...] = ()
 
     @property
     def is_spatial(self) -> bool:
@@ -55,7 +82,12 @@ class SampleDraw:
 
 
 def draw_sample(
-    options: Augmentation, *, channels: int, patch: tuple[int, ...], rng: np.random.Generator
+    options: Augmentation,
+    *,
+    channels: int,
+    patch: tuple[int, ...],
+    rng: np.random.Generator,
+    previous_labels: int = 0,
 ) -> SampleDraw:
     """Draw the parameters of one sample.
 
@@ -64,6 +96,8 @@ def draw_sample(
         channels: Number of image channels.
         patch: Final patch in voxels, two or three axes.
         rng: The stream of the sample; draws happen in the order of the transforms.
+        previous_labels: Labels of the previous stage's segmentation; 0 outside a cascade, which
+            then takes nothing more from the stream.
     """
     dims = len(patch)
     in_plane = options.dummy_2d and dims == 3
@@ -80,6 +114,36 @@ def draw_sample(
         gamma_inverted=_factors(options.gamma_inverted_p, options.gamma, channels, rng),
         gamma=_factors(options.gamma_p, options.gamma, channels, rng),
         mirror=tuple(axis for axis in options.mirror_axes if rng.random() < 0.5),
+        morphology=_morphology(options, previous_labels, rng),
+        removals=_removals(options, previous_labels, rng),
+    )
+
+
+def _morphology(
+    options: Augmentation, labels: int, rng: np.random.Generator
+) -> tuple[Morphology, ...]:
+    if not labels or rng.random() >= options.previous_morphology_p:
+        return ()
+    operations: tuple[Operation, ...] = get_args(Operation)
+    low, high = options.previous_radius
+    return tuple(
+        Morphology(
+            label=int(label),
+            operation=operations[int(rng.integers(len(operations)))],
+            radius=int(rng.integers(low, high, endpoint=True)),
+        )
+        for label in 1 + rng.permutation(labels)
+        if rng.random() < options.previous_morphology_label_p
+    )
+
+
+def _removals(options: Augmentation, labels: int, rng: np.random.Generator) -> tuple[Removal, ...]:
+    if not labels or rng.random() >= options.previous_removal_p:
+        return ()
+    return tuple(
+        Removal(label, float(rng.random()), options.previous_removal_share)
+        for label in range(1, labels + 1)
+        if rng.random() < options.previous_removal_label_p
     )
 
 

@@ -63,9 +63,10 @@ def print_plan(result: PlanResult) -> None:
     out.print(table)
     if result.splits.note:
         out.print(f"Folds: {result.splits.note}")
-    out.print(f"Worth training, in this order: {', '.join(result.plan.proposed)}")
+    names = result.plan.proposed or tuple(item.name for item in result.plan.configurations)
+    out.print(f"Worth training, in this order: {', '.join(names)}")
     out.print(f"Written to {result.folder.path}")
-    out.print(f"Next: selfseg train {result.plan.dataset} {result.plan.proposed[0]} 0")
+    out.print(f"Next: selfseg train {result.plan.dataset} {names[0]} 0")
 
 
 def print_trained(result: TrainResult) -> None:

@@ -22,6 +22,12 @@ from selfseg.records.geometry import PreprocessedCase
 LOSSY_ENDINGS = (".jpg", ".jpeg")
 
 
+def label_map_path(folder: Path, case: Case) -> Path:
+    """Return the file of a case's label map in a folder: named by case, ending as the image."""
+    ending = image_ending(Path(case.images[0].path))
+    return folder / (case.id + (".png" if ending in LOSSY_ENDINGS else ending))
+
+
 @dataclass(frozen=True)
 class Export:
     """Writes the results of a model to a folder.
@@ -40,8 +46,7 @@ class Export:
 
     def path(self, case: Case) -> Path:
         """Return where the label map of a case goes."""
-        ending = image_ending(Path(case.images[0].path))
-        return self.folder / (case.id + (".png" if ending in LOSSY_ENDINGS else ending))
+        return label_map_path(self.folder, case)
 
     def check(self, case: Case) -> None:
         """Refuse to overwrite an image by its own label map."""

@@ -13,6 +13,7 @@ from selfseg.errors import ModelError
 from selfseg.inference.ensemble import MeanOfLogits
 from selfseg.networks.build import build_network
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
+from selfseg.networks.one_hot import OneHotInput
 from selfseg.networks.weights import load_weights
 from selfseg.records import serial
 from selfseg.records.dataset import Targets
@@ -35,7 +36,8 @@ class Model:
         configuration: The configuration in it.
         folds: The folds whose logits are averaged.
         mirror_axes: Planned axes of mirroring that every fold was trained with.
-        network: All folds as one network in eval mode; gives a tuple with one entry.
+        network: All folds as one network in eval mode; gives a tuple with one entry. In a
+            cascade its last input channel is the label map of the previous stage.
         device: Where the network is.
     """
 
@@ -73,8 +75,10 @@ class Candidate:
 
     def describe(self) -> str:
         """Return the options that choose this model."""
-        folds = ", ".join(self.folds)
-        return f"-m {self.folder.path} --config {self.configuration.name} (folds: {folds})"
+        note = f"folds: {', '.join(self.folds)}"
+        if (stage := self.configuration.previous_stage) is not None:
+            note += f"; after {stage}, folds: {', '.join(trained_folds(self.folder, stage)) or '-'}"
+        return f"-m {self.folder.path} --config {self.configuration.name} ({note})"
 
 
 def load_model(
@@ -106,7 +110,7 @@ def load_model(
         configuration=candidate.configuration,
         folds=chosen,
         mirror_axes=tuple(a for a in planned if all(a in fold.mirror_axes for fold in trained)),
-        network=MeanOfLogits(networks).eval(),
+        network=_whole(candidate, networks).eval(),
         device=device,
     )
 
@@ -117,7 +121,7 @@ def find_models(folder: Path) -> tuple[Candidate, ...]:
     for dataset in _dataset_folders(folder):
         plan = serial.load(Plan, dataset.plan)
         for configuration in plan.configurations:
-            folds = _trained_folds(dataset, configuration.name)
+            folds = trained_folds(dataset, configuration.name)
             if folds:
                 found.append(Candidate(dataset, plan, configuration, folds))
     return tuple(found)
@@ -161,7 +165,7 @@ def _dataset_folders(folder: Path) -> list[DatasetFolder]:
     return [DatasetFolder(plan.parent) for plan in sorted(folder.glob(str(pattern)))]
 
 
-def _trained_folds(dataset: DatasetFolder, configuration: str) -> tuple[str, ...]:
+def trained_folds(dataset: DatasetFolder, configuration: str) -> tuple[str, ...]:
     """Return the finished folds of a configuration, numbers first."""
     pattern = dataset.fold(configuration, "*").path
     prefix = pattern.name.removesuffix("*")
@@ -172,6 +176,14 @@ def _trained_folds(dataset: DatasetFolder, configuration: str) -> tuple[str, ...
 
 def _default_folds(trained: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in trained if name != ALL_CASES) or tuple(trained)
+
+
+def _whole(candidate: Candidate, networks: Sequence[nn.Module]) -> nn.Module:
+    """Return the networks of all folds as one."""
+    mean = MeanOfLogits(networks)
+    if candidate.configuration.previous_stage is None:
+        return mean
+    return OneHotInput(mean, len(candidate.plan.labels))
 
 
 def _load_fold(candidate: Candidate, fold: str, device: torch.device) -> nn.Module:

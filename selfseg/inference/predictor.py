@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from selfseg.inference.model import Model, load_model
 from selfseg.inference.sliding_window import is_out_of_memory, predict_logits
 from selfseg.io.images import read_image
 from selfseg.preprocessing.case import PreparedCase, prepare_case
+from selfseg.preprocessing.previous import read_previous
 from selfseg.progress import ProgressBar
 from selfseg.records.dataset import Case
 from selfseg.records.geometry import PreprocessedCase
@@ -59,6 +60,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
     max_memory_gib: float | None = None,
     probabilities: bool = False,
     workers: int = 1,
+    previous: Mapping[str, Path] | None = None,
 ) -> PredictionReport:
     """Segment cases and write a label map for each, in exactly its geometry.
 
@@ -74,7 +76,11 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
         max_memory_gib: Memory for logits and export; default: what is available.
         probabilities: Also write `CASE_probabilities.npz`.
         workers: Threads that read and preprocess; two are enough, more are not used.
+        previous: In a cascade, for each case its label map of the previous stage; see
+            `selfseg.inference.cascade`, which makes them.
     """
+    if (previous is None) != (model.configuration.previous_stage is None):
+        raise ValueError("label maps of a previous stage belong to a cascade, and to it alone")
     output.mkdir(parents=True, exist_ok=True)
     options = inference_options(model, tta=tta, step=step)
     store = LogitStore(MemoryBudget(max_memory_gib), folder=output)
@@ -82,7 +88,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
 
     def prepare(case: Case) -> PreparedCase:
         export.check(case)
-        return read_case(model, case)
+        return read_case(model, case, None if previous is None else previous[case.id])
 
     def compute(prepared: PreparedCase) -> Tensor:
         return predict_logits(
@@ -119,8 +125,10 @@ def inference_options(model: Model, *, tta: bool, step: float | None) -> Inferen
     return options.model_copy(update=changes)
 
 
-def read_case(model: Model, case: Case) -> PreparedCase:
-    """Read and preprocess a case.
+def read_case(model: Model, case: Case, previous: Path | None = None) -> PreparedCase:
+    """Read and preprocess a case; `previous` is its label map of the previous stage, in a cascade.
+
+    The label map becomes one further channel, which the network turns into one a label.
 
     Raises:
         ImageError: It cannot be read, has other channels than the plan, or no finite values.
@@ -138,7 +146,12 @@ def read_case(model: Model, case: Case) -> PreparedCase:
             f"{paths[0]}: contains NaN or infinite values",
             remedy="Replace them, for instance by the background value.",
         )
-    return prepare_case(case.id, image, None, model.configuration.preprocessing)
+    options = model.configuration.preprocessing
+    prepared = prepare_case(case.id, image, None, options)
+    if previous is None:
+        return prepared
+    label = read_previous(previous, prepared.record, options, model.plan.targets)
+    return replace(prepared, image=np.concatenate([prepared.image, label[None]], dtype=np.float32))
 
 
 def _pipeline(

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from selfseg.augmentation.gpu import apply_batch
 from selfseg.errors import DeviceError
 from selfseg.execution.processes import default_workers
-from selfseg.loading.patches import CaseFolder
+from selfseg.loading.patches import CaseFolder, PreviousStage
 from selfseg.loading.source import (
     Batch,
     BatchSource,
@@ -31,6 +31,7 @@ from selfseg.loading.source import (
     LoadedBatch,
     masked_channels,
     segmented_part,
+    with_previous,
 )
 from selfseg.records.plan import Configuration
 
@@ -39,7 +40,7 @@ __all__ = ["Batch", "default_loader_workers", "training_batches", "validation_ba
 BATCHES_AHEAD = 3  # of each worker: covers the slower batches (rotated samples) of a mixed stream
 
 
-def training_batches(
+def training_batches(  # noqa: PLR0913 (what a batch depends on)
     configuration: Configuration,
     folder: Path,
     case_ids: Sequence[str],
@@ -48,6 +49,7 @@ def training_batches(
     seed: int,
     workers: int,
     device: torch.device,
+    previous: PreviousStage | None = None,
 ) -> Iterator[Batch]:
     """Yield the augmented batches of the given steps; a resumed training starts the range later.
 
@@ -61,18 +63,19 @@ def training_batches(
         seed: Seed of the whole training.
         workers: Processes that prepare batches; 0 prepares them in this one.
         device: Where the batches are wanted.
+        previous: Segmentations of the previous stage, in a cascade.
 
     Raises:
         DatasetError: Cases are missing or damaged.
         DeviceError: A worker process died.
     """
-    cases = CaseFolder(folder, tuple(case_ids))
+    cases = CaseFolder(folder, tuple(case_ids), previous)
     cases.hold_in_memory()
     source = BatchSource(configuration, cases, seed=seed, augment=True, finish=device.type == "cpu")
     return _batches(source, steps, workers=workers, device=device)
 
 
-def validation_batches(
+def validation_batches(  # noqa: PLR0913 (what a batch depends on)
     configuration: Configuration,
     folder: Path,
     case_ids: Sequence[str],
@@ -81,12 +84,13 @@ def validation_batches(
     seed: int,
     workers: int,
     device: torch.device,
+    previous: PreviousStage | None = None,
 ) -> Iterator[Batch]:
     """Yield batches without random transforms, sampled as in training; the same at each call.
 
     Args and errors are those of `training_batches`; `steps` counts the batches.
     """
-    cases = CaseFolder(folder, tuple(case_ids))
+    cases = CaseFolder(folder, tuple(case_ids), previous)
     source = BatchSource(
         configuration, cases, seed=seed, augment=False, finish=device.type == "cpu"
     )
@@ -109,7 +113,7 @@ def _batches(
     items = _items(source, steps, workers=workers, pin=device.type == "cuda")
     if source.finish:
         return _finished(items)
-    return _on_device(items, source.configuration, device)
+    return _on_device(items, source, device)
 
 
 def _finished(items: Iterator[Batch | LoadedBatch]) -> Iterator[Batch]:
@@ -174,9 +178,10 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def _on_device(
-    items: Iterator[Batch | LoadedBatch], configuration: Configuration, device: torch.device
+    items: Iterator[Batch | LoadedBatch], source: BatchSource, device: torch.device
 ) -> Iterator[Batch]:
     """Copy and augment on a second stream, one batch ahead of the training."""
+    configuration = source.configuration
     side = _side_stream(device)
 
     def prepare(item: Batch | LoadedBatch) -> Batch:
@@ -192,7 +197,8 @@ def _on_device(
                     masked=masked_channels(configuration),
                 )
             )
-            return segmented_part(batch, configuration)
+            batch = segmented_part(batch, configuration)
+            return with_previous(batch, item.previous, source.cases.previous)
 
     def deliver(batch: Batch) -> Batch:
         current = torch.cuda.current_stream(device)

@@ -34,6 +34,7 @@ class StoredCase:
         label: (z, y, x) int16, -1 outside the nonzero mask.
         locations: (n, 3) voxels of the foreground labels, one label after the other.
         counts: Rows of each label in `locations`.
+        previous: (z, y, x) int16, the previous stage's segmentation; None outside a cascade.
     """
 
     id: str
@@ -41,11 +42,25 @@ class StoredCase:
     label: StoredArray
     locations: Locations
     counts: tuple[int, ...]
+    previous: StoredArray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Voxels per axis."""
         return tuple(self.label.shape)
+
+
+@dataclass(frozen=True)
+class PreviousStage:
+    """Further input of a cascade: segmentations of the previous stage on the working grid.
+
+    Attributes:
+        folder: Folder with `CASE.b2nd` and `CASE.json`.
+        labels: Foreground labels in them; each becomes a channel.
+    """
+
+    folder: Path
+    labels: int
 
 
 @dataclass
@@ -55,10 +70,12 @@ class CaseFolder:
     Args:
         folder: Folder with `CASE.b2nd`, `CASE_label.b2nd`, `CASE_locations.npy`, `CASE.json`.
         ids: Cases.
+        previous: Where their segmentations by the previous stage are, in a cascade.
     """
 
     folder: Path
     ids: tuple[str, ...]
+    previous: PreviousStage | None = None
     _open: dict[str, StoredCase] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +93,7 @@ class CaseFolder:
 
     def __getstate__(self) -> dict[str, object]:
         """Leave open files behind: they do not cross a process border."""
-        return {"folder": self.folder, "ids": self.ids, "_open": {}}
+        return {**self.__dict__, "_open": {}}
 
     def __getitem__(self, index: int) -> StoredCase:
         case = self.ids[index]
@@ -99,7 +116,8 @@ class CaseFolder:
         total = sum(
             math.prod(array.shape) * array.dtype.itemsize
             for case in files
-            for array in (case.image, case.label)
+            for array in (case.image, case.label, case.previous)
+            if array is not None
         )
         if total > limit_bytes:
             return False
@@ -107,9 +125,10 @@ class CaseFolder:
             whole = slice(None)
             try:
                 image, label = case.image[whole], case.label[whole]
+                previous = None if case.previous is None else case.previous[whole]
             except RuntimeError as error:
                 raise self._damaged(case.id, f"cannot be decompressed ({error})") from error
-            self._open[case.id] = replace(case, image=image, label=label)
+            self._open[case.id] = replace(case, image=image, label=label, previous=previous)
         return True
 
     def cut(
@@ -142,6 +161,26 @@ class CaseFolder:
         rest = ((0, 0), (0, 0))
         return np.pad(image, ((0, 0), ends, *rest), "edge"), np.pad(label, (ends, *rest), "edge")
 
+    def cut_previous(
+        self, index: int, corner: Corner, shape: Sequence[int]
+    ) -> npt.NDArray[np.int16] | None:
+        """Copy a patch of the previous stage's segmentation (*shape), -1 outside like the label.
+
+        Raises:
+            DatasetError: The file is damaged there.
+        """
+        case = self[index]
+        if case.previous is None:
+            return None
+        try:
+            return cut(case.previous, corner, shape, fill=PAD_LABEL)
+        except RuntimeError as error:
+            assert self.previous is not None
+            raise DatasetError(
+                f"{self.previous.folder / case.id}.b2nd: cannot be decompressed ({error})",
+                remedy="Delete this folder and train again: it is made anew.",
+            ) from error
+
     def _read(self, case: str) -> StoredCase:
         record = serial.load(PreprocessedCase, self.folder / f"{case}.json")
         try:
@@ -155,11 +194,17 @@ class CaseFolder:
             label=open_array(self.folder / f"{case}_label.b2nd"),
             locations=locations,
             counts=record.num_locations,
+            previous=self._read_previous(case),
         )
         shapes = {tuple(record.shape), stored.shape, tuple(stored.image.shape[1:])}
+        if stored.previous is not None:
+            shapes.add(tuple(stored.previous.shape))
         if len(shapes) > 1 or len(locations) != sum(record.num_locations):
             raise self._damaged(case, f"consists of files that do not fit {case}.json")
         return stored
+
+    def _read_previous(self, case: str) -> StoredArray | None:
+        return None if self.previous is None else open_array(self.previous.folder / f"{case}.b2nd")
 
     def _damaged(self, case: str, finding: str) -> DatasetError:
         return DatasetError(

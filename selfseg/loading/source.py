@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,16 @@ from torch.utils.data import Dataset
 from selfseg.augmentation.draw import SampleDraw, draw_sample
 from selfseg.augmentation.geometry import loaded_patch
 from selfseg.errors import SelfSegError
-from selfseg.loading.patches import CaseFolder
+from selfseg.loading.patches import CaseFolder, PreviousStage
 from selfseg.loading.sampling import corner_around, draw_location, is_forced, random_corner
+from selfseg.networks.one_hot import one_hot
 from selfseg.records.plan import Configuration
 from selfseg.records.preprocessing import ZScore
 
 _VALIDATION_STREAM = 1
 
-Sample = tuple[npt.NDArray[np.float32], npt.NDArray[np.int16], SampleDraw]
+Previous = npt.NDArray[np.int16] | None
+Sample = tuple[npt.NDArray[np.float32], npt.NDArray[np.int16], SampleDraw, Previous]
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """Loaded patches with the draws that are still to be applied to them."""
+    """Loaded patches with the draws that are still to be applied to them.
+
+    In a cascade `previous` is the previous stage's segmentation (b, *patch) int16, to which the
+    draws have been applied.
+    """
 
     images: list[Tensor]
     labels: list[Tensor]
     draws: list[SampleDraw]
+    previous: Tensor | None = None
 
     def __getstate__(self) -> dict[str, object]:
         """Pack the arrays into one each: every one that leaves a worker takes a file handle."""
@@ -56,7 +63,8 @@ class LoadedBatch:
         channels = self.images[0].shape[0]
         image = torch.cat([image.flatten() for image in self.images])
         label = torch.cat([label.flatten() for label in self.labels])
-        return {"packed": (image, label, shapes, channels), "draws": self.draws}
+        packed = (image, label, shapes, channels)
+        return {"packed": packed, "draws": self.draws, "previous": self.previous}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         image, label, shapes, channels = state["packed"]
@@ -65,7 +73,10 @@ class LoadedBatch:
         pairs = zip(images, label.split(sizes), shapes, strict=True)
         parts = [(i.view(channels, *shape), part.view(shape)) for i, part, shape in pairs]
         self.__dict__.update(
-            images=[i for i, _ in parts], labels=[part for _, part in parts], draws=state["draws"]
+            images=[i for i, _ in parts],
+            labels=[part for _, part in parts],
+            draws=state["draws"],
+            previous=state["previous"],
         )
 
     def pin_memory(self) -> LoadedBatch:
@@ -74,6 +85,7 @@ class LoadedBatch:
             [image.pin_memory() for image in self.images],
             [label.pin_memory() for label in self.labels],
             self.draws,
+            None if self.previous is None else self.previous.pin_memory(),
         )
 
 
@@ -126,9 +138,10 @@ class BatchSource(Dataset[Item]):
         if self.finish:
             return self._finish(samples)
         return LoadedBatch(
-            [torch.from_numpy(image) for image, _, _ in samples],
-            [torch.from_numpy(label) for _, label, _ in samples],
-            [draw for _, _, draw in samples],
+            [torch.from_numpy(image) for image, _, _, _ in samples],
+            [torch.from_numpy(label) for _, label, _, _ in samples],
+            [draw for _, _, draw, _ in samples],
+            _stack_previous(samples),
         )
 
     def _load(self, index: int, rng: np.random.Generator) -> Sample:
@@ -139,7 +152,11 @@ class BatchSource(Dataset[Item]):
         draw = SampleDraw()
         if self.augment:
             draw = draw_sample(
-                options.augmentation, channels=case.image.shape[0], patch=options.patch, rng=rng
+                options.augmentation,
+                channels=case.image.shape[0],
+                patch=options.patch,
+                rng=rng,
+                previous_labels=self.cases.previous.labels if self.cases.previous else 0,
             )
         flat, context = len(options.patch) == 2, options.context
         final = (1, *options.patch) if flat else options.patch
@@ -156,20 +173,58 @@ class BatchSource(Dataset[Item]):
         else:
             corner = corner_around(voxel, loaded, final, case.shape)
         image, label = self.cases.cut(chosen, corner, loaded, context=context)
-        return (image[:, 0], label[0], draw) if flat else (image, label, draw)
+        previous = self._load_previous(chosen, corner, loaded, draw)
+        return (image[:, 0], label[0], draw, previous) if flat else (image, label, draw, previous)
+
+    def _load_previous(
+        self, chosen: int, corner: Sequence[int], loaded: Sequence[int], draw: SampleDraw
+    ) -> Previous:
+        """Cut the previous stage's segmentation of a sample and apply its draw, on any device.
+
+        Morphology follows the spatial transforms and is made for CPUs, so both are done here.
+        """
+        from selfseg.augmentation.previous import apply_previous
+
+        label = self.cases.cut_previous(chosen, tuple(corner), loaded)
+        if label is None:
+            return None
+        patch = self.configuration.patch
+        return apply_previous(label[0] if len(patch) == 2 else label, draw, patch)
 
     def _finish(self, samples: Sequence[Sample]) -> Batch:
         from selfseg.augmentation.cpu import apply_cpu
 
         patch, masked = self.configuration.patch, masked_channels(self.configuration)
         done = [
-            apply_cpu(image, label, draw, patch, masked=masked) for image, label, draw in samples
+            apply_cpu(image, label, draw, patch, masked=masked) for image, label, draw, _ in samples
         ]
         batch = Batch(
             torch.from_numpy(np.stack([image for image, _ in done])),
             torch.from_numpy(np.stack([label for _, label in done]).astype(np.int64)),
         )
-        return segmented_part(batch, self.configuration)
+        batch = segmented_part(batch, self.configuration)
+        return with_previous(batch, _stack_previous(samples), self.cases.previous)
+
+
+def _stack_previous(samples: Sequence[Sample]) -> Tensor | None:
+    """Return the previous stage's segmentations of all samples (b, *patch); None without them."""
+    labels = [label for *_, label in samples if label is not None]
+    return torch.from_numpy(np.stack(labels)) if labels else None
+
+
+def with_previous(batch: Batch, previous: Tensor | None, stage: PreviousStage | None) -> Batch:
+    """Append the previous stage's segmentations to the image, one channel a label.
+
+    Args:
+        batch: Images and labels.
+        previous: Label indices (b, *patch); copied to the batch's device.
+        stage: Says how many labels there are; None leaves the batch as it is.
+    """
+    if stage is None or previous is None:
+        return batch
+    label = previous.to(batch.image.device, non_blocking=True)
+    image = torch.cat([batch.image, one_hot(label.unsqueeze(1), stage.labels)], dim=1)
+    return replace(batch, image=image)
 
 
 def segmented_part(batch: Batch, configuration: Configuration) -> Batch:

@@ -21,6 +21,12 @@ class Augmentation(Record):
         low_resolution_p, low_resolution_channel_p, low_resolution: Zoom down and up again.
         gamma_inverted_p, gamma_p, gamma: Power on the range-scaled channel; mean and std kept.
         mirror_axes: Spatial axes mirrored with probability one half each.
+        previous_morphology_p, previous_morphology_label_p, previous_radius: In a cascade, chance
+            per sample, then per label, that the previous stage's segmentation is dilated, eroded,
+            opened or closed; range of the ball's radius in voxels.
+        previous_removal_p, previous_removal_label_p, previous_removal_share: Chance per sample,
+            then per label, that one of its components is deleted; only those smaller than this
+            share of the patch are.
     """
 
     dummy_2d: bool = False
@@ -44,3 +50,9 @@ class Augmentation(Record):
     gamma_p: float = 0.3
     gamma: Range = (0.7, 1.5)
     mirror_axes: tuple[int, ...] = ()
+    previous_morphology_p: float = 0.4
+    previous_morphology_label_p: float = 0.5
+    previous_radius: tuple[int, int] = (1, 8)
+    previous_removal_p: float = 0.2
+    previous_removal_label_p: float = 0.5
+    previous_removal_share: float = 0.15

@@ -59,6 +59,13 @@ class Box(Record):
         return (z, y, x)
 
 
+class PreviousStageCase(Record):
+    """The stored segmentation of a previous stage: `source` is a digest of all it was made from."""
+
+    id: str
+    source: str
+
+
 class PreprocessedCase(Record):
     """What is needed to use a preprocessed case and to bring a prediction back exactly.
 

@@ -82,7 +82,7 @@ class Plan(Record):
 
     Attributes:
         configurations: All that can be trained.
-        proposed: Those worth training, the one to train first in front.
+        proposed: Those worth training, the one to train first in front; empty means all.
         decisions: Why.
     """
 

@@ -55,6 +55,7 @@ def score_epoch(
         seed=job.seed,
         workers=0,
         device=state.device,
+        previous=job.previous,
     ):
         image = batch.image.contiguous(memory_format=state.layout)
         with mixed_precision(state.device, state.dtype):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from selfseg.loading.patches import PreviousStage
 from selfseg.networks.build import build_network
 from selfseg.records import serial
 from selfseg.records.optimization import Recipe
@@ -35,6 +37,8 @@ class TrainingJob:
         train_cases, validation_cases: Case ids; no validation for `all`.
         data: Folder of the preprocessed cases.
         data_digest: Of the files that they were made from.
+        previous, previous_maps: In a cascade, the previous stage's segmentations on the grid of
+            `data`, and for each case the label map that they were made from.
         output: Where the model goes.
         epochs, steps_per_epoch: In place of the plan's.
         time_s: Train for so long instead; the schedule ends with the time.
@@ -59,6 +63,8 @@ class TrainingJob:
     device: torch.device
     workers: int | None = None
     restart: bool = False
+    previous: PreviousStage | None = None
+    previous_maps: Mapping[str, Path] | None = None
 
     @property
     def channels(self) -> int:

@@ -160,6 +160,7 @@ def _batches(job: TrainingJob, course: Course, state: TrainState) -> Iterator[Ba
         seed=job.seed,
         workers=workers,
         device=job.device,
+        previous=job.previous,
     )
 
 

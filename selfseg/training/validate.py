@@ -44,7 +44,7 @@ def validate(job: TrainingJob, dataset: Dataset) -> MetricsTable | None:
     wanted = [case for case in dataset.cases if case.id in job.validation_cases]
     cases = [_absolute(case, Path(dataset.root)) for case in wanted]
     workers = default_workers(job.workers)
-    report = predict_cases(model, cases, folder, workers=workers)
+    report = predict_cases(model, cases, folder, workers=workers, previous=job.previous_maps)
     if report.failed:
         listing = "; ".join(f"{case}: {message}" for case, message in report.failed)
         raise SelfSegError(f"validation cases failed: {listing}", remedy="Mend these files.")

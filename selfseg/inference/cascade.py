@@ -1,0 +1,139 @@
+"""Prediction in stages: a coarse configuration first, whose label map is the next one's input."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from selfseg.errors import ModelError
+from selfseg.inference.export import label_map_path
+from selfseg.inference.model import Model, find_models, load_model
+from selfseg.inference.predictor import PredictionReport, predict_cases
+from selfseg.records.dataset import Case
+
+log = logging.getLogger(__name__)
+
+
+class PredictionOptions(TypedDict, total=False):
+    """Options of `predict_cases` that hold for every stage."""
+
+    tta: bool
+    step: float | None
+    max_memory_gib: float | None
+    workers: int
+
+
+@dataclass(frozen=True)
+class StageMaps:
+    """What previous stages have made of cases.
+
+    Attributes:
+        by_stage: For each stage the label map of each case.
+        failed: Ids and messages of cases that failed in any of them.
+    """
+
+    by_stage: dict[str, dict[str, Path]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def of(self, model: Model) -> dict[str, Path] | None:
+        """Return the label maps that a model needs; None outside a cascade."""
+        stage = model.configuration.previous_stage
+        return None if stage is None else self.by_stage[stage]
+
+
+def predict_in_stages(
+    model: Model,
+    cases: Sequence[Case],
+    output: Path,
+    *,
+    probabilities: bool = False,
+    **options: Unpack[PredictionOptions],
+) -> PredictionReport:
+    """Segment cases with a model, in a cascade after segmenting them with its previous stage.
+
+    A case that fails in the previous stage is reported and left out.
+
+    Args:
+        model: From `load_model`.
+        cases: Images to segment; paths are absolute.
+        output: Folder of the label maps.
+        probabilities: Also write probabilities, of the last stage.
+        **options: As for `predict_cases`; they hold for every stage.
+
+    Raises:
+        ModelError: The previous stage is not trained.
+    """
+    with previous_stages([model], cases, output, **options) as maps:
+        report = predict_cases(
+            model,
+            [case for case in cases if case.id not in maps.failed],
+            output,
+            probabilities=probabilities,
+            previous=maps.of(model),
+            **options,
+        )
+    return PredictionReport(report.done, (*maps.failed.items(), *report.failed))
+
+
+@contextmanager
+def previous_stages(
+    models: Sequence[Model],
+    cases: Sequence[Case],
+    output: Path,
+    **options: Unpack[PredictionOptions],
+) -> Iterator[StageMaps]:
+    """Give the label maps of all previous stages that some models need, each stage run once.
+
+    A stage goes over all cases before the next one, so that one network works at a time; all its
+    trained folds are averaged. The label maps lie in a hidden folder in `output` until the end.
+
+    Raises:
+        ModelError: A previous stage is not trained.
+    """
+    maps = StageMaps()
+    needed = {model.configuration.previous_stage: model for model in models}
+    with ExitStack() as stack:
+        for stage, model in needed.items():
+            if stage is None:
+                continue
+            output.mkdir(parents=True, exist_ok=True)
+            folder = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(dir=output, prefix=f".{stage}."))
+            )
+            report = _predict_previous(model, cases, folder, **options)
+            maps.failed.update(report.failed)
+            maps.by_stage[stage] = {
+                case.id: label_map_path(folder, case) for case in cases if case.id in report.done
+            }
+        yield maps
+
+
+def load_previous(model: Model) -> Model:
+    """Load the previous stage of a cascade from the same folder, on the same device.
+
+    Raises:
+        ModelError: It has no trained fold, or does not fit the plan.
+    """
+    stage = model.configuration.previous_stage
+    if stage not in {found.configuration.name for found in find_models(model.folder)}:
+        raise ModelError(
+            f"{model.folder}: {model.configuration.name} needs the segmentation of {stage}, which "
+            "has no trained fold",
+            remedy=f"Run 'selfseg train {model.plan.dataset} {stage} FOLD', or bring its folder of "
+            "models/ here.",
+        )
+    return load_model(model.folder, configuration=stage, device=model.device)
+
+
+def _predict_previous(
+    model: Model, cases: Sequence[Case], folder: Path, **options: Unpack[PredictionOptions]
+) -> PredictionReport:
+    """Write the previous stage's label maps; its network is gone when this returns."""
+    previous = load_previous(model)
+    log.info("Previous stage: %s", previous.description)
+    return predict_cases(previous, cases, folder, **options)

@@ -1,0 +1,162 @@
+"""The segmentation of a previous stage on the grid of the next one, for training and prediction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from selfseg.errors import GeometryError, RecordError
+from selfseg.execution.processes import map_parallel
+from selfseg.io.checks import digest_file
+from selfseg.io.images import label_indices, read_label_map
+from selfseg.io.store import save_array
+from selfseg.preprocessing.dataset import CaseFiles
+from selfseg.preprocessing.resample import resample_labels, separate_axis
+from selfseg.records import serial
+from selfseg.records.dataset import Targets
+from selfseg.records.geometry import PreprocessedCase, PreviousStageCase
+from selfseg.records.preprocessing import Preprocessing
+
+# Goes into the digest that decides what is up to date: raise it when results change.
+PREVIOUS_STAGE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StageFiles:
+    """Names of one case's files; `record` is written last."""
+
+    folder: Path
+    id: str
+
+    @property
+    def label(self) -> Path:
+        """Int16 (Z, Y, X) label indices, 0 background."""
+        return self.folder / f"{self.id}.b2nd"
+
+    @property
+    def record(self) -> Path:
+        """PreviousStageCase."""
+        return self.folder / f"{self.id}.json"
+
+
+def read_previous(
+    path: Path, record: PreprocessedCase, options: Preprocessing, targets: Targets
+) -> npt.NDArray[np.int16]:
+    """Read a predicted label map and bring it to a case's working grid, as its reference was.
+
+    Args:
+        path: Label map on the image's own grid, written by the previous stage.
+        record: How the image was preprocessed for the next stage.
+        options: The next stage's preprocessing.
+        targets: What the label map shows.
+
+    Returns:
+        Label indices (Z, Y, X), 0 background.
+
+    Raises:
+        ImageError: The label map cannot be read.
+        GeometryError: It has another size than the image.
+    """
+    found = read_label_map(path)
+    if found.native.shape != record.native.shape:
+        raise GeometryError(
+            f"{path}: {found.native.shape} voxels for an image of {record.native.shape}",
+            remedy="Predict the previous stage again: its label map belongs to another image.",
+        )
+    indices = label_indices(_as_labels(found.array[0], targets), targets.labels)
+    cropped = indices.transpose(record.axes)[record.crop.slices].astype(np.int16, order="C")
+    axis = separate_axis(
+        record.spacing_before_mm,
+        record.spacing_mm,
+        options.resampling,
+        is_2d=record.native.is_2d,
+    )
+    return resample_labels(cropped, record.shape, axis, options.resampling)
+
+
+def preprocess_previous(
+    maps: Mapping[str, Path],
+    arrays: Path,
+    folder: Path,
+    *,
+    options: Preprocessing,
+    targets: Targets,
+    patch: tuple[int, ...],
+    workers: int,
+) -> int:
+    """Bring label maps to the working grid where that is not done yet; return how many were made.
+
+    Args:
+        maps: For each case the label map that the previous stage predicted.
+        arrays: Folder of the preprocessed cases.
+        folder: Where the label arrays go.
+        options: The preprocessing of `arrays`.
+        targets: What the label maps show.
+        patch: Training patch; the arrays' chunks are sized for it.
+        workers: Parallel processes.
+    """
+    work = partial(
+        _bring,
+        maps=maps,
+        arrays=arrays,
+        options=options,
+        targets=targets,
+        patch=patch,
+    )
+    cases = [StageFiles(folder, case) for case in maps]
+    return sum(map_parallel(work, cases, workers=workers, label="Previous stage"))
+
+
+def _bring(
+    files: StageFiles,
+    *,
+    maps: Mapping[str, Path],
+    arrays: Path,
+    options: Preprocessing,
+    targets: Targets,
+    patch: tuple[int, ...],
+) -> bool:
+    """Bring one case, unless it is up to date; tell whether it was not."""
+    record = serial.load(PreprocessedCase, CaseFiles(arrays, files.id).record)
+    source = _source_digest(maps[files.id], record, targets)
+    if _is_up_to_date(files, source):
+        return False
+    label = read_previous(maps[files.id], record, options, targets)
+    files.record.unlink(missing_ok=True)  # never describes an array that is being replaced
+    save_array(label, files.label, patch=patch)
+    serial.save(PreviousStageCase(id=files.id, source=source), files.record)
+    return True
+
+
+def _is_up_to_date(files: StageFiles, source: str) -> bool:
+    if not (files.record.is_file() and files.label.is_file()):
+        return False
+    try:
+        return serial.load(PreviousStageCase, files.record).source == source
+    except RecordError:
+        return False
+
+
+def _source_digest(path: Path, record: PreprocessedCase, targets: Targets) -> str:
+    """Return a digest of label map (with its companions, as .raw of .mhd), grid and labels."""
+    stem = path.name.partition(".")[0] + "."
+    parts = sorted(file for file in path.parent.iterdir() if file.name.startswith(stem))
+    digests = [digest_file(file) for file in parts]
+    content = (PREVIOUS_STAGE_VERSION, digests, record.source, serial.digest(targets))
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
+
+
+def _as_labels(values: npt.NDArray[np.generic], targets: Targets) -> npt.NDArray[np.generic]:
+    """Replace the values of regions that are no label's own by their first label's."""
+    own = {label.value for label in targets.labels}
+    changed = values.copy()
+    for region in targets.regions:
+        if region.value not in own:
+            changed[values == region.value] = region.values[0]
+    return changed

@@ -1,0 +1,111 @@
+"""Label maps of a previous stage on the next one's grid: as references, and kept or redone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from tinymodel import LABELS
+
+from selfseg.errors import GeometryError
+from selfseg.io.images import read_image
+from selfseg.io.store import open_array
+from selfseg.preprocessing.case import prepare_case
+from selfseg.preprocessing.previous import preprocess_previous, read_previous
+from selfseg.records import serial
+from selfseg.records.dataset import Region, Targets
+from selfseg.records.geometry import PreprocessedCase
+from selfseg.records.preprocessing import NoNormalization, Preprocessing
+
+TARGETS = Targets(labels=LABELS)
+OPTIONS = Preprocessing(
+    axes=(1, 0, 2), spacing_mm=(1.5, 2.5, 1.2), normalization=(NoNormalization(),)
+)
+
+
+def write(path: Path, array: np.ndarray) -> Path:
+    """Write an oblique, flipped volume."""
+    volume = sitk.GetImageFromArray(array)
+    volume.SetSpacing((1.0, 1.1, 3.0))
+    volume.SetDirection((-1.0, 0.0, 0.0, 0.0, 0.8, -0.6, 0.0, 0.6, 0.8))
+    sitk.WriteImage(volume, str(path))
+    return path
+
+
+def make_case(folder: Path, seed: int = 0) -> tuple[Path, Path]:
+    """Write image and label map with values 0, 1 and 4; a black border surrounds the image."""
+    rng = np.random.default_rng(seed)
+    values = np.kron(rng.choice([0, 1, 4], (3, 5, 4)), np.ones((3, 4, 5))).astype(np.uint8)
+    image = np.pad(rng.random(values.shape) + 1.0, 3).astype(np.float32)
+    folder.mkdir(exist_ok=True)
+    return (
+        write(folder / f"image{seed}.nii.gz", image),
+        write(folder / f"map{seed}.nii.gz", np.pad(values, 3)),
+    )
+
+
+def as_indices(path: Path) -> np.ndarray:
+    table = np.array([0, 1, -9, -9, 2], np.int16)
+    indices: np.ndarray = table[read_image([path]).array[0].astype(int)]
+    return indices
+
+
+def test_a_map_takes_the_path_of_a_reference(tmp_path: Path) -> None:
+    image, label = make_case(tmp_path)
+    prepared = prepare_case("a", read_image([image]), as_indices(label), OPTIONS, num_labels=2)
+    assert prepared.label is not None
+    found = read_previous(label, prepared.record, OPTIONS, TARGETS)
+    assert found.dtype == np.int16
+    assert np.array_equal(found, np.maximum(prepared.label, 0))
+    assert set(np.unique(found)) == {0, 1, 2}
+
+
+def test_a_map_of_another_size_is_refused(tmp_path: Path) -> None:
+    image, _ = make_case(tmp_path)
+    record = prepare_case("a", read_image([image]), None, OPTIONS).record
+    other = write(tmp_path / "other.nii.gz", np.zeros((5, 5, 5), np.uint8))
+    with pytest.raises(GeometryError, match=r"other.nii.gz: \(5, 5, 5\) voxels for an image"):
+        read_previous(other, record, OPTIONS, TARGETS)
+
+
+def test_values_of_regions_become_their_first_label(tmp_path: Path) -> None:
+    image, label = make_case(tmp_path)
+    record = prepare_case("a", read_image([image]), None, OPTIONS).record
+    plain = read_previous(label, record, OPTIONS, TARGETS)
+    values = sitk.GetArrayFromImage(sitk.ReadImage(str(label)))
+    regions = (
+        Region(name="whole", values=(1, 4), value=7),
+        Region(name="rim", values=(4,), value=4),
+    )
+    changed = write(tmp_path / "regions.nii.gz", np.where(values == 1, 7, values).astype(np.uint8))
+    found = read_previous(changed, record, OPTIONS, Targets(labels=LABELS, regions=regions))
+    assert np.array_equal(found, plain)
+
+
+def test_maps_are_made_once_and_again_after_a_change(tmp_path: Path) -> None:
+    arrays, folder, maps = tmp_path / "arrays", tmp_path / "arrays" / "previous", {}
+    for seed, case in enumerate("abc"):
+        image, maps[case] = make_case(tmp_path / "data", seed)
+        record = prepare_case(case, read_image([image]), None, OPTIONS, source="1").record
+        serial.save(record, arrays / f"{case}.json")
+
+    def make() -> int:
+        return preprocess_previous(
+            maps, arrays, folder, options=OPTIONS, targets=TARGETS, patch=(8, 8, 8), workers=0
+        )
+
+    assert make() == 3
+    assert make() == 0
+    (folder / "a.json").unlink()  # as a kill before the end leaves it
+    assert make() == 1
+    (folder / "a.json").write_text("{")
+    assert make() == 1
+    maps["b"].write_bytes(maps["c"].read_bytes())
+    assert make() == 1
+    record = serial.load(PreprocessedCase, arrays / "c.json")
+    serial.save(record.model_copy(update={"source": "2"}), arrays / "c.json")
+    assert make() == 1
+    stored = np.asarray(open_array(folder / "c.b2nd")[:])
+    assert np.array_equal(stored, read_previous(maps["c"], record, OPTIONS, TARGETS))

@@ -192,23 +192,26 @@ def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainRes
 def predict_images(request: PredictRequest) -> PredictionReport:
     """Segment a folder or one image; broken images are reported and the others done.
 
+    The model is what selection.json chose, unless a configuration or folds are asked for.
+
     Raises:
         ModelError: No usable model, or several without a choice.
         DatasetError: The input folder holds nothing that fits the model's channels.
     """
-    from selfseg.inference.predictor import load_model, predict_cases
+    from selfseg.inference.members import predict_ensemble
+    from selfseg.inference.model import load_ensemble
     from selfseg.io.formats import list_cases
     from selfseg.networks.device import select_device
 
-    model = load_model(
+    model = load_ensemble(
         request.model,
         configuration=request.configuration,
         folds=request.folds,
         device=select_device(request.device),
     )
     log.info("Model: %s", model.description)
-    cases = list_cases(request.source, len(model.plan.channels))
-    return predict_cases(
+    cases = list_cases(request.source, len(model.members[0].plan.channels))
+    return predict_ensemble(
         model,
         cases,
         request.output,

@@ -1,7 +1,8 @@
-"""Predict a fold's validation cases as in real use, and score them."""
+"""Predict a fold's validation cases as in real use, keep their probabilities, and score them."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from selfseg.errors import SelfSegError
@@ -9,22 +10,44 @@ from selfseg.execution.processes import default_workers
 from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset, File
 from selfseg.records.metrics import CaseScores, MetricsTable
+from selfseg.records.selection import ValidationTiming
 from selfseg.training.job import TrainingJob
 
 
 def validate(job: TrainingJob, dataset: Dataset) -> MetricsTable | None:
     """Return the scores of the fold's validation cases; None if it has none.
 
-    Predictions and scores are written to `validation/`; if the scores are there they are read.
+    Predictions, compact probabilities and scores are written to `validation/`. What is there is
+    not made again.
     """
     if not job.validation_cases:
         return None
     folder = job.output.validation
     stored = folder / "scores.json"
-    if stored.is_file():
+    missing = [
+        case.id
+        for case in dataset.cases
+        if case.id in job.validation_cases and not job.output.case_probabilities(case.id).is_file()
+    ]
+    if stored.is_file() and not missing:
         return serial.load(MetricsTable, stored)
 
     from selfseg.evaluation.table import write_table
+
+    wanted = [case for case in dataset.cases if case.id in job.validation_cases]
+    cases = [_absolute(case, Path(dataset.root)) for case in wanted]
+    workers = default_workers(job.workers)
+    again = [case for case in cases if case.id in missing] if stored.is_file() else cases
+    _predict(job, again, workers)
+    if stored.is_file():
+        return serial.load(MetricsTable, stored)
+    table = _score(cases, folder, dataset, workers)
+    write_table(table, stored)
+    return table
+
+
+def _predict(job: TrainingJob, cases: list[Case], workers: int) -> None:
+    """Write label maps and compact probabilities of cases that this fold was not trained on."""
     from selfseg.inference.predictor import load_model, predict_cases
 
     model = load_model(
@@ -33,16 +56,15 @@ def validate(job: TrainingJob, dataset: Dataset) -> MetricsTable | None:
         folds=[job.fold],
         device=job.device,
     )
-    wanted = [case for case in dataset.cases if case.id in job.validation_cases]
-    cases = [_absolute(case, Path(dataset.root)) for case in wanted]
-    workers = default_workers(job.workers)
-    report = predict_cases(model, cases, folder, workers=workers)
+    started_s = time.perf_counter()
+    report = predict_cases(
+        model, cases, job.output.validation, workers=workers, compact=job.output.probabilities
+    )
     if report.failed:
         listing = "; ".join(f"{case}: {message}" for case, message in report.failed)
         raise SelfSegError(f"validation cases failed: {listing}", remedy="Mend these files.")
-    table = _score(cases, folder, dataset, workers)
-    write_table(table, stored)
-    return table
+    taken_s = time.perf_counter() - started_s
+    serial.save(ValidationTiming(cases=len(cases), seconds=taken_s), job.output.timing)
 
 
 def _score(cases: list[Case], folder: Path, dataset: Dataset, workers: int) -> MetricsTable:
@@ -51,7 +73,8 @@ def _score(cases: list[Case], folder: Path, dataset: Dataset, workers: int) -> M
     from selfseg.execution.processes import map_parallel
     from selfseg.io.images import case_name
 
-    predictions = {case_name(path): path for path in folder.iterdir() if path.suffix != ".json"}
+    files = (path for path in folder.iterdir() if path.is_file() and path.suffix != ".json")
+    predictions = {case_name(path): path for path in files}
     pairs = [
         Pair(
             case.id,

@@ -19,10 +19,12 @@ from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
+from selfseg.records.selection import Selection, SelectionMetric
 from selfseg.workspace import DatasetFolder, dataset_folder, planned_folder
 
 if TYPE_CHECKING:
     from selfseg.inference.predictor import PredictionReport
+    from selfseg.selection.candidates import Comparison
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,17 @@ class PredictRequest:
     probabilities: bool = False
     max_memory: str | None = None
     step: float | None = None
+    device: str = "auto"
+    workers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectRequest:
+    """Options of `select`; the tolerance is that of the surface Dice."""
+
+    metric: SelectionMetric = "dice"
+    tolerance_mm: float = 1.0
+    planner: str = "default"
     device: str = "auto"
     workers: int | None = None
 
@@ -221,6 +234,81 @@ def predict_images(request: PredictRequest) -> PredictionReport:
         probabilities=request.probabilities,
         workers=default_workers(request.workers),
     )
+
+
+def select_models(dataset: str, workspace: Path, request: SelectRequest) -> Selection:
+    """Choose the best configuration or ensemble and its post-processing; write selection.json.
+
+    Held-out predictions that are missing (a fold whose validation was interrupted) are made first.
+
+    Raises:
+        ModelError: Nothing is trained, or the folds were made of different cases.
+    """
+    from selfseg.selection.candidates import compare
+    from selfseg.selection.scoring import Measure
+    from selfseg.selection.select import select
+
+    folder = planned_folder(workspace, dataset)
+    plan = serial.load(Plan, folder.plan)
+    planning.check_plan(plan)
+    known = serial.load(Dataset, folder.dataset)
+    comparison = compare(folder, plan, known)
+    if _complete_validation(folder, plan, known, comparison, request):
+        comparison = compare(folder, plan, known)  # their speed is known now
+    for note in comparison.notes:
+        log.warning("%s", note)
+    selection = select(
+        comparison,
+        plan.targets,
+        measure=Measure(request.metric, request.tolerance_mm),
+        selector=planning.find_selector(request.planner),
+        cache=folder.selection_scores,
+        workers=default_workers(request.workers),
+    )
+    serial.save(selection, folder.selection)
+    return selection
+
+
+def _complete_validation(
+    folder: DatasetFolder,
+    plan: Plan,
+    dataset: Dataset,
+    comparison: Comparison,
+    request: SelectRequest,
+) -> bool:
+    """Predict held-out cases whose probabilities are missing; tell whether there were any."""
+    missing = {
+        (item.name, fold)
+        for item in comparison.trained
+        for fold in comparison.folds
+        for case in item.folds[fold].validation_cases
+        if not folder.fold(item.name, fold).case_probabilities(case).is_file()
+    }
+    if not missing:
+        return False
+
+    from selfseg.networks.device import select_device
+    from selfseg.training.train import TrainingJob
+    from selfseg.training.validate import validate
+
+    for item in comparison.trained:
+        for fold in comparison.folds:
+            if (item.name, fold) not in missing:
+                continue
+            log.info("Predicting held-out cases of %s fold %s", item.name, fold)
+            job = TrainingJob(
+                plan=plan,
+                configuration=item.configuration,
+                fold=fold,
+                train_cases=item.folds[fold].train_cases,
+                validation_cases=item.folds[fold].validation_cases,
+                data=folder.preprocessed(item.configuration.preprocessing),
+                output=folder.fold(item.name, fold),
+                device=select_device(request.device),
+                workers=request.workers,
+            )
+            validate(job, dataset)
+    return True
 
 
 def evaluate_predictions(

@@ -144,8 +144,12 @@ def save_slabs(
         raise
 
 
-def open_array(path: Path) -> StoredArray:
-    """Open a stored array, memory-mapped where the system can.
+def open_array(
+    path: Path,
+    *,
+    remedy: str = "Delete the file and run 'selfseg plan' again: it makes what is missing.",
+) -> StoredArray:
+    """Open a stored array, memory-mapped where the system can; `remedy` is said of a damaged one.
 
     Raises:
         ImageError: The file is missing, damaged, or anything but a plain array (Blosc2 files can
@@ -153,7 +157,6 @@ def open_array(path: Path) -> StoredArray:
     """
     import blosc2
 
-    remedy = "Delete the file and run 'selfseg plan' again: it makes what is missing."
     if not _is_plain_array(path):
         raise ImageError(f"{path}: missing, damaged or not a plain Blosc2 array", remedy=remedy)
     try:
@@ -162,7 +165,7 @@ def open_array(path: Path) -> StoredArray:
             str(path), mode="r", mmap_mode=mapped, dparams=blosc2.DParams(nthreads=1)
         )
     except (RuntimeError, ValueError, OSError) as error:
-        raise ImageError(f"{path}: damaged training array ({error})", remedy=remedy) from error
+        raise ImageError(f"{path}: damaged array ({error})", remedy=remedy) from error
     return cast(StoredArray, array)
 
 

@@ -17,7 +17,7 @@ MOST_LABELS_OF_UINT8 = 254
 
 
 class Foreground(Protocol):
-    """Probabilities (c, Z, Y, X) of labels or regions that can be sliced: memory, file, tensor."""
+    """Probabilities (c, Z, Y, X) of labels or regions that can be sliced: an array in memory or a file."""
 
     @property
     def shape(self) -> Sequence[int]:

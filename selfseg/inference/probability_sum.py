@@ -60,7 +60,7 @@ class ProbabilitySum:
     def label_map(self) -> Indices:
         """Return label indices (Z, Y, X)."""
         with self._store.releasing(self.values):
-            return decode([self.values], self._targets, full=1.0)
+            return decode([self.values.numpy()], self._targets, full=1.0)
 
     def save(self, path: Path) -> None:
         """Store the probabilities as 8-bit numbers, compressed; all or nothing."""

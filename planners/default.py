@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -17,6 +18,7 @@ from selfseg.records.plan import (
     Plan,
 )
 from selfseg.records.preprocessing import Preprocessing
+from selfseg.records.selection import CandidateScore, Estimate, SelectionRules
 from selfseg.records.serial import Triple
 
 from .configurations import choose_configurations, gather_evidence, wants_slab
@@ -28,6 +30,7 @@ from .mirroring import decide_mirroring
 from .normalization import decide_normalization
 from .patch import Request, Sizes, decide_sizes
 from .resampling import decide_resampling
+from .selection import accept_step, choose_candidate, selection_rules
 from .spacing import Grid, decide_grid
 from .splits import decide_splits
 from .training import (
@@ -117,6 +120,20 @@ class DefaultPlanner:
     def split(self, dataset: Dataset, folds: int = 5) -> Splits:
         """Decide the folds of a dataset."""
         return decide_splits(dataset.cases, folds)
+
+    def selection_rules(self) -> SelectionRules:
+        """Decide what a selection tries."""
+        return selection_rules()
+
+    def choose_candidate(self, candidates: Sequence[CandidateScore]) -> Decision:
+        """Decide which configuration or ensemble is taken."""
+        return choose_candidate(candidates)
+
+    def accept_step(
+        self, gain: Estimate, worst_change: float, cases_better: int, cases_worse: int
+    ) -> Decision:
+        """Decide whether a post-processing step is taken."""
+        return accept_step(gain, worst_change, cases_better, cases_worse)
 
 
 def _proposals(

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfseg import phantoms, pipeline
+from selfseg import phantoms, pipeline, requests
 from selfseg.records.metrics import MetricsTable
 
 log = logging.getLogger(__name__)
@@ -41,11 +41,11 @@ def run(folder: Path, *, device: str, workers: int | None, seed: int) -> Demonst
     phantoms.write_dataset(data, name=NAME, train=TRAIN_CASES, test=TEST_CASES, seed=seed)
     log.info("2/5 selfseg plan %s", data)
     pipeline.plan_dataset(
-        str(data), workspace, pipeline.PlanRequest(device=device, workers=workers)
+        str(data), workspace, requests.PlanRequest(device=device, workers=workers)
     )
     for fold in FOLDS:
         log.info("3/5 selfseg train %s 3d_fullres %s", NAME, fold)
-        request = pipeline.TrainRequest(
+        request = requests.TrainRequest(
             configuration="3d_fullres",
             fold=fold,
             time_s=TRAINING_S_PER_FOLD,
@@ -56,7 +56,7 @@ def run(folder: Path, *, device: str, workers: int | None, seed: int) -> Demonst
         pipeline.train_fold(NAME, workspace, request)
     log.info("4/5 selfseg predict -i %s -o %s", data / "imagesTs", predictions)
     pipeline.predict_images(
-        pipeline.PredictRequest(
+        requests.PredictRequest(
             source=data / "imagesTs",
             output=predictions,
             model=workspace,

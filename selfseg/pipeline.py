@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,30 +21,23 @@ from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
+from selfseg.records.selection import Selection
+from selfseg.requests import (
+    PlanRequest,
+    PredictRequest,
+    SelectRequest,
+    TrainRequest,
+    parse_tolerances,
+    read_case_list,
+)
 from selfseg.workspace import DatasetFolder, dataset_folder, planned_folder
 
 if TYPE_CHECKING:
-    from selfseg.evaluation.evaluate import Tolerances
     from selfseg.inference.predictor import PredictionReport
     from selfseg.loading.patches import PreviousStage
+    from selfseg.selection.candidates import Comparison
 
 log = logging.getLogger(__name__)
-
-DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
-SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanRequest:
-    """Options of `plan`; `cases` is a file with one case id a line."""
-
-    planner: str = "default"
-    memory: str | None = None
-    device: str = "auto"
-    cases: Path | None = None
-    settings: tuple[str, ...] = ()
-    preprocess: bool = True
-    workers: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,44 +52,12 @@ class PlanResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRequest:
-    """Options of `train`."""
-
-    configuration: str
-    fold: str
-    epochs: int | None = None
-    steps_per_epoch: int | None = None
-    time_s: float | None = None
-    restart: bool = False
-    device: str = "auto"
-    workers: int | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """A trained fold, where it lies, and the scores of its validation cases (if it has any)."""
 
     fold: TrainedFold
     folder: Path
     scores: MetricsTable | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictRequest:
-    """Options of `predict`; `model` is a model folder, a dataset folder or a workspace."""
-
-    source: Path
-    output: Path
-    model: Path
-    configuration: str | None = None
-    folds: tuple[str, ...] | None = None
-    tta: bool | None = None
-    probabilities: bool = False
-    max_memory: str | None = None
-    step: float | None = None
-    device: str = "auto"
-    workers: int | None = None
 
 
 def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResult:
@@ -118,7 +77,7 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
 
     workers = default_workers(request.workers)
     root = _data_root(source, workspace)
-    described = read_dataset(root, only=_read_case_list(request.cases))
+    described = read_dataset(root, only=read_case_list(request.cases))
     folder = dataset_folder(workspace, described.name)
     _refuse_namesake(folder, root)
     dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
@@ -255,24 +214,26 @@ def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainRes
 def predict_images(request: PredictRequest) -> PredictionReport:
     """Segment a folder or one image; broken images are reported and the others done.
 
+    The model is what selection.json chose, unless a configuration or folds are asked for.
+
     Raises:
         ModelError: No usable model, or several without a choice.
         DatasetError: The input folder holds nothing that fits the model's channels.
     """
-    from selfseg.inference.cascade import predict_in_stages
-    from selfseg.inference.predictor import load_model
+    from selfseg.inference.members import predict_ensemble
+    from selfseg.inference.model import load_ensemble
     from selfseg.io.formats import list_cases
     from selfseg.networks.device import select_device
 
-    model = load_model(
+    model = load_ensemble(
         request.model,
         configuration=request.configuration,
         folds=request.folds,
         device=select_device(request.device),
     )
     log.info("Model: %s", model.description)
-    cases = list_cases(request.source, len(model.plan.channels))
-    return predict_in_stages(
+    cases = list_cases(request.source, len(model.members[0].plan.channels))
+    return predict_ensemble(
         model,
         cases,
         request.output,
@@ -282,6 +243,81 @@ def predict_images(request: PredictRequest) -> PredictionReport:
         probabilities=request.probabilities,
         workers=default_workers(request.workers),
     )
+
+
+def select_models(dataset: str, workspace: Path, request: SelectRequest) -> Selection:
+    """Choose the best configuration or ensemble and its post-processing; write selection.json.
+
+    Held-out predictions that are missing (a fold whose validation was interrupted) are made first.
+
+    Raises:
+        ModelError: Nothing is trained, or the folds were made of different cases.
+    """
+    from selfseg.selection.candidates import compare
+    from selfseg.selection.scoring import Measure
+    from selfseg.selection.select import select
+
+    folder = planned_folder(workspace, dataset)
+    plan = serial.load(Plan, folder.plan)
+    planning.check_plan(plan)
+    known = serial.load(Dataset, folder.dataset)
+    comparison = compare(folder, plan, known)
+    if _complete_validation(folder, plan, known, comparison, request):
+        comparison = compare(folder, plan, known)  # their speed is known now
+    for note in comparison.notes:
+        log.warning("%s", note)
+    selection = select(
+        comparison,
+        plan.targets,
+        measure=Measure(request.metric, request.tolerance_mm),
+        selector=planning.find_selector(request.planner),
+        cache=folder.selection_scores,
+        workers=default_workers(request.workers),
+    )
+    serial.save(selection, folder.selection)
+    return selection
+
+
+def _complete_validation(
+    folder: DatasetFolder,
+    plan: Plan,
+    dataset: Dataset,
+    comparison: Comparison,
+    request: SelectRequest,
+) -> bool:
+    """Predict held-out cases whose probabilities are missing; tell whether there were any."""
+    missing = {
+        (item.name, fold)
+        for item in comparison.trained
+        for fold in comparison.folds
+        for case in item.folds[fold].validation_cases
+        if not folder.fold(item.name, fold).case_probabilities(case).is_file()
+    }
+    if not missing:
+        return False
+
+    from selfseg.networks.device import select_device
+    from selfseg.training.train import TrainingJob
+    from selfseg.training.validate import validate
+
+    for item in comparison.trained:
+        for fold in comparison.folds:
+            if (item.name, fold) not in missing:
+                continue
+            log.info("Predicting held-out cases of %s fold %s", item.name, fold)
+            job = TrainingJob(
+                plan=plan,
+                configuration=item.configuration,
+                fold=fold,
+                train_cases=item.folds[fold].train_cases,
+                validation_cases=item.folds[fold].validation_cases,
+                data=folder.preprocessed(item.configuration.preprocessing),
+                output=folder.fold(item.name, fold),
+                device=select_device(request.device),
+                workers=request.workers,
+            )
+            validate(job, dataset)
+    return True
 
 
 def evaluate_predictions(
@@ -300,7 +336,7 @@ def evaluate_predictions(
         predictions,
         references,
         labels=None,
-        tolerances=_parse_tolerances(tolerances),
+        tolerances=parse_tolerances(tolerances),
         workers=default_workers(workers),
     )
     if output is not None:
@@ -330,15 +366,6 @@ def find_configuration(plan: Plan, name: str) -> Configuration:
     )
 
 
-def parse_duration_s(text: str) -> float:
-    """Return seconds for `90s`, `15m`, `2h` (a bare number is seconds)."""
-    match = DURATION.fullmatch(text.strip().lower())
-    seconds = float(match[1]) * SECONDS[match[2] or "s"] if match else 0.0
-    if seconds <= 0:
-        raise SelfSegError(f"--time {text}: not a duration", remedy="Write 90s, 15m or 2h.")
-    return seconds
-
-
 def _data_root(source: str, workspace: Path) -> Path:
     if Path(source).is_dir():
         return Path(source)
@@ -349,20 +376,6 @@ def _data_root(source: str, workspace: Path) -> Path:
         f"{source}: neither a folder nor the name of a data set in workspace {workspace}",
         remedy="Give the folder that holds dataset.json.",
     )
-
-
-def _read_case_list(path: Path | None) -> tuple[str, ...] | None:
-    if path is None:
-        return None
-    try:
-        ids = tuple(path.read_text(encoding="utf-8").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise SelfSegError(
-            f"{path}: cannot be read ({error})", remedy="Give a text file with one case id a line."
-        ) from error
-    if not ids:
-        raise SelfSegError(f"{path}: names no case", remedy="Write one case id a line.")
-    return ids
 
 
 def _known_facts(folder: DatasetFolder) -> tuple[Dataset, Fingerprint] | None:
@@ -438,25 +451,3 @@ def _fold_cases(
         f"fold {fold!r}: {folder.splits} has {len(splits.folds)} folds",
         remedy=f"Choose 0 to {len(splits.folds) - 1}, or 'all'.",
     )
-
-
-def _parse_tolerances(settings: Sequence[str]) -> Tolerances:
-    """Return the tolerance of all labels (`MM`) and of single ones (`LABEL=MM`)."""
-    from selfseg.evaluation.evaluate import Tolerances
-
-    general, by_label = Tolerances().general_mm, {}
-    for setting in settings:
-        name, _, number = setting.rpartition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if not 0 <= value < math.inf:
-            raise SelfSegError(
-                f"--tolerance {setting}: not a number of mm", remedy="Write 1.5 or LABEL=1.5."
-            )
-        if name:
-            by_label[name] = value
-        else:
-            general = value
-    return Tolerances(general, by_label)

@@ -15,6 +15,7 @@ from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.network import ContextUNet, UNet
 from selfseg.records.plan import Budget, Configuration, Decision, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
+from selfseg.records.selection import CandidateScore, Estimate, SelectionRules
 
 GROUP = "selfseg.planners"
 # Limits of numbers, by the name of the field wherever it stands in a configuration.
@@ -44,6 +45,35 @@ class Planner(Protocol):
     def split(self, dataset: Dataset, folds: int = 5) -> Splits:
         """Decide the folds of a dataset."""
         ...
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """What a planner may offer as well: the rules of a selection."""
+
+    def selection_rules(self) -> SelectionRules:
+        """Decide what a selection tries."""
+        ...
+
+    def choose_candidate(self, candidates: Sequence[CandidateScore]) -> Decision:
+        """Decide which candidate is taken; the decision's value is its name."""
+        ...
+
+    def accept_step(
+        self, gain: Estimate, worst_change: float, cases_better: int, cases_worse: int
+    ) -> Decision:
+        """Decide whether a post-processing step is `accepted` or `rejected`."""
+        ...
+
+
+def find_selector(name: str = "default") -> Selector:
+    """Return the selection rules of a planner; the default planner's where it has none."""
+    planner = find_planner(name)
+    if isinstance(planner, Selector):
+        return planner
+    default = find_planner("default")
+    assert isinstance(default, Selector)
+    return default
 
 
 def find_planner(name: str) -> Planner:

@@ -56,6 +56,20 @@ class FoldFolder:
         """Predictions of the fold's validation cases, and their scores."""
         return self.path / "validation"
 
+    @property
+    def probabilities(self) -> Path:
+        """Out-of-fold probabilities of the validation cases, compact: what selection reads."""
+        return self.validation / "probabilities"
+
+    def case_probabilities(self, case: str) -> Path:
+        """Out-of-fold probabilities of one validation case."""
+        return self.probabilities / f"{case}.b2nd"
+
+    @property
+    def timing(self) -> Path:
+        """How long the prediction of the validation cases took."""
+        return self.validation / "timing.json"
+
 
 @dataclass(frozen=True)
 class DatasetFolder:
@@ -87,6 +101,16 @@ class DatasetFolder:
     def models(self) -> Path:
         """Trained folds of all configurations."""
         return self.path / "models"
+
+    @property
+    def selection(self) -> Path:
+        """What cross-validation chose."""
+        return self.path / "selection.json"
+
+    @property
+    def selection_scores(self) -> Path:
+        """Scores of cases that selection has measured; may be deleted."""
+        return self.path / "selection_scores"
 
     def preprocessed(self, options: Preprocessing) -> Path:
         """Folder of the arrays made with these options: spacing and a digest of the options."""

@@ -9,7 +9,7 @@ import sys
 import typer
 from rich.console import Console
 
-from selfseg.cli import demo, evaluate, plan, predict, train
+from selfseg.cli import demo, evaluate, plan, predict, select, train
 from selfseg.errors import SelfSegError
 
 EXIT_USER_ERROR = 2
@@ -17,13 +17,14 @@ EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="selfseg",
-    help="Self-configuring medical image segmentation: plan, train, predict, evaluate.",
+    help="Self-configuring medical image segmentation: plan, train, select, predict, evaluate.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
+app.command("select")(select.select)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(demo.demo)

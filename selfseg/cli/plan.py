@@ -36,14 +36,14 @@ def plan(
     debug: options.Debug = False,
 ) -> None:
     """Check and measure a data set, decide everything, and prepare the training arrays."""
-    from selfseg import pipeline
+    from selfseg import pipeline, requests
     from selfseg.cli import tables
     from selfseg.workspace import workspace_root
 
     result = pipeline.plan_dataset(
         dataset,
         workspace_root(workspace),
-        pipeline.PlanRequest(
+        requests.PlanRequest(
             planner=planner,
             memory=memory,
             device=device,

@@ -40,12 +40,12 @@ def predict(
     debug: options.Debug = False,
 ) -> None:
     """Segment images with a trained model; results have exactly the geometry of the input."""
-    from selfseg import pipeline
+    from selfseg import pipeline, requests
     from selfseg.cli import tables
     from selfseg.workspace import workspace_root
 
     result = pipeline.predict_images(
-        pipeline.PredictRequest(
+        requests.PredictRequest(
             source=source,
             output=output,
             model=model or workspace_root(workspace),

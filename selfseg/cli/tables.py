@@ -12,6 +12,7 @@ from rich.table import Table
 
 from selfseg.records.metrics import LabelScores, MetricsTable
 from selfseg.records.plan import Plan
+from selfseg.records.selection import Selection
 
 if TYPE_CHECKING:
     from selfseg.inference.predictor import PredictionReport
@@ -93,6 +94,50 @@ def print_metrics(table: MetricsTable) -> None:
     view.add_section()
     view.add_row("mean", *_cells(table.mean))
     console().print(view)
+
+
+def print_selection(selection: Selection, path: Path) -> None:
+    """Print all candidates, what was chosen and why, and every post-processing that was tried."""
+    out = console()
+    count = len(selection.candidates[0].cases)
+    chosen = tuple(member.configuration for member in selection.members)
+    title = f"{count} held-out cases of fold {', '.join(selection.folds)}: {selection.metric}"
+    table = Table(title=title)
+    for name in ("members", "score", "95 % interval", "to the best", "95 % interval", "cost", ""):
+        table.add_column(name, justify="left" if name in ("members", "") else "right")
+    for item in selection.candidates:
+        table.add_row(
+            item.name,
+            f"{item.score.value:.4f}",
+            f"{item.score.lower:.4f} – {item.score.upper:.4f}",
+            f"{item.difference.value:+.4f}",
+            f"{item.difference.lower:+.4f} – {item.difference.upper:+.4f}",
+            f"{item.cost:.3g}",
+            "selected" if item.members == chosen else "",
+        )
+    out.print(table)
+    if selection.trials:
+        trials = Table(title="Post-processing, judged on folds it was not tuned on")
+        for name in ("of", "step", "gain", ""):
+            trials.add_column(name)
+        for trial in selection.trials:
+            step = trial.step or trial
+            trials.add_row(
+                trial.subject,
+                step.kind,
+                f"{trial.gain.value:+.4f}",
+                "accepted" if trial.accepted else "rejected",
+            )
+        out.print(trials)
+    for note in selection.notes:
+        out.print(f"Note: {note}")
+    out.print(f"Selected: {selection.decisions[0].value}, because {selection.decisions[0].because}")
+    if selection.postprocessing:
+        after = selection.score_postprocessed
+        out.print(
+            f"With post-processing: {after.value:.4f} ({after.lower:.4f} to {after.upper:.4f})"
+        )
+    out.print(f"Written to {path}")
 
 
 def print_predictions(report: PredictionReport, output: Path, *, as_json: bool) -> None:

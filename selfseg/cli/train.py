@@ -33,19 +33,19 @@ def train(
     debug: options.Debug = False,
 ) -> None:
     """Train a fold, or go on with it; then predict and score its validation cases."""
-    from selfseg import pipeline
+    from selfseg import pipeline, requests
     from selfseg.cli import tables
     from selfseg.workspace import workspace_root
 
     result = pipeline.train_fold(
         dataset,
         workspace_root(workspace),
-        pipeline.TrainRequest(
+        requests.TrainRequest(
             configuration=configuration,
             fold=fold,
             epochs=epochs,
             steps_per_epoch=steps_per_epoch,
-            time_s=None if time is None else pipeline.parse_duration_s(time),
+            time_s=None if time is None else requests.parse_duration_s(time),
             restart=restart,
             device=device,
             workers=workers,

@@ -46,40 +46,6 @@ class StageMaps:
         return None if stage is None else self.by_stage[stage]
 
 
-def predict_in_stages(
-    model: Model,
-    cases: Sequence[Case],
-    output: Path,
-    *,
-    probabilities: bool = False,
-    **options: Unpack[PredictionOptions],
-) -> PredictionReport:
-    """Segment cases with a model, in a cascade after segmenting them with its previous stage.
-
-    A case that fails in the previous stage is reported and left out.
-
-    Args:
-        model: From `load_model`.
-        cases: Images to segment; paths are absolute.
-        output: Folder of the label maps.
-        probabilities: Also write probabilities, of the last stage.
-        **options: As for `predict_cases`; they hold for every stage.
-
-    Raises:
-        ModelError: The previous stage is not trained.
-    """
-    with previous_stages([model], cases, output, **options) as maps:
-        report = predict_cases(
-            model,
-            [case for case in cases if case.id not in maps.failed],
-            output,
-            probabilities=probabilities,
-            previous=maps.of(model),
-            **options,
-        )
-    return PredictionReport(report.done, (*maps.failed.items(), *report.failed))
-
-
 @contextmanager
 def previous_stages(
     models: Sequence[Model],

@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from selfseg.errors import ImageError
+from selfseg.inference.decode import Indices
 from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.model import Model
-from selfseg.io.geometry import to_native
+from selfseg.inference.probability_sum import ProbabilitySum
+from selfseg.io.geometry import canonical_geometry, to_native
 from selfseg.io.images import image_ending, write_label_map
+from selfseg.postprocessing.apply import apply_steps
 from selfseg.preprocessing.invert import label_map_from_logits, probabilities_from_logits
 from selfseg.records.dataset import Case
 from selfseg.records.geometry import PreprocessedCase
+from selfseg.records.postprocessing import Step
 
 # Formats that would change label values; their label maps are stored as PNG.
 LOSSY_ENDINGS = (".jpg", ".jpeg")
@@ -37,12 +42,16 @@ class Export:
         folder: Where files go.
         store: Where the logits lie, and the memory that prediction may take.
         probabilities: Write probabilities as well.
+        steps: Post-processing of the label maps.
+        compact: Folder for probabilities in the compact form that selection reads; None for none.
     """
 
     model: Model
     folder: Path
     store: LogitStore
     probabilities: bool = False
+    steps: tuple[Step, ...] = ()
+    compact: Path | None = None
 
     def path(self, case: Case) -> Path:
         """Return where the label map of a case goes."""
@@ -63,26 +72,33 @@ class Export:
         limit = self.store.budget.export_gib()
         with self.store.releasing(logits):
             indices = label_map_from_logits(logits, record, resampling, max_gib=limit)
+        if self.compact is not None:  # before the label map: that one says that a case is done
+            total = ProbabilitySum(self.model.plan.targets, record, self.store)
+            total.add(logits, record, resampling, share=1.0)
+            total.save(self.compact / f"{case.id}.b2nd")
+        self.write_indices(case, record, indices)
+        if self.probabilities:
+            canonical = probabilities_from_logits(logits, record, resampling, max_gib=limit)
+            self.write_probabilities(case, record, canonical)
+
+    def write_indices(self, case: Case, record: PreprocessedCase, indices: Indices) -> None:
+        """Clean canonical label indices (Z, Y, X) and write them as the case's label map."""
+        spacing_mm = canonical_geometry(record.native, record.orientation).spacing_mm
         write_label_map(
-            indices,
+            apply_steps(indices, self.steps, self.model.plan.targets, spacing_mm),
             self.model.plan.labels,
             native=record.native,
             orientation=record.orientation,
             path=self.path(case),
         )
-        if self.probabilities:
-            self._write_probabilities(case, record, logits)
 
-    def _write_probabilities(self, case: Case, record: PreprocessedCase, logits: Tensor) -> None:
-        """Write softmax probabilities (k, z, y, x) in the axes of the file, and label names."""
-        canonical = probabilities_from_logits(
-            logits,
-            record,
-            self.model.configuration.preprocessing.resampling,
-            max_gib=self.store.budget.export_gib(),
-        )
+    def write_probabilities(
+        self, case: Case, record: PreprocessedCase, canonical: npt.NDArray[np.floating]
+    ) -> None:
+        """Write probabilities (k, Z, Y, X) in the axes of the file, and label names."""
         native = np.stack([to_native(part, record.orientation) for part in canonical])
-        names = ["background", *(label.name for label in self.model.plan.labels)]
+        targets = self.model.plan.targets
+        names = targets.names if targets.regions else ("background", *targets.names)
         path = self.folder / f"{case.id}_probabilities.npz"
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".{case.id}.") as scratch:
             temporary = Path(scratch) / path.name

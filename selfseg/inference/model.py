@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +22,12 @@ from selfseg.records.dataset import Targets
 from selfseg.records.model import TrainedFold
 from selfseg.records.network import Network
 from selfseg.records.plan import Configuration, Plan
+from selfseg.records.postprocessing import Step
 from selfseg.records.preprocessing import Preprocessing
+from selfseg.records.selection import Selection
 from selfseg.workspace import DatasetFolder, dataset_folder
+
+log = logging.getLogger(__name__)
 
 ALL_CASES = "all"  # the fold that trains on every case
 
@@ -79,6 +85,89 @@ class Candidate:
         if (stage := self.configuration.previous_stage) is not None:
             note += f"; after {stage}, folds: {', '.join(trained_folds(self.folder, stage)) or '-'}"
         return f"-m {self.folder.path} --config {self.configuration.name} ({note})"
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Several trained configurations whose probabilities are averaged, and post-processing.
+
+    Attributes:
+        members: At least one.
+        steps: What is done to the label map.
+    """
+
+    members: tuple[Model, ...]
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def description(self) -> str:
+        """Which members and steps these are, in one line."""
+        first = self.members[0]
+        parts = (f"{m.configuration.name} (folds {', '.join(m.folds)})" for m in self.members)
+        steps = ", ".join(f"{step.kind} of {step.name or 'foreground'}" for step in self.steps)
+        cleaned = f", then {steps}" if steps else ""
+        return f"{first.plan.dataset} {' + '.join(parts)}{cleaned} ({first.folder})"
+
+
+def load_ensemble(
+    folder: Path,
+    *,
+    configuration: str | None = None,
+    folds: Sequence[str] | None = None,
+    device: torch.device,
+) -> Ensemble:
+    """Load what a folder's selection.json chose; without one, or if asked otherwise, one model.
+
+    The arguments and errors are those of `load_model`. A selection whose weights have changed is
+    not used, with a warning.
+    """
+    selected = None if configuration or folds else _selected(folder)
+    if selected is None:
+        return Ensemble(
+            (load_model(folder, configuration=configuration, folds=folds, device=device),)
+        )
+    dataset, selection = selected
+    members = tuple(
+        load_model(
+            dataset.path, configuration=member.configuration, folds=member.folds, device=device
+        )
+        for member in selection.members
+    )
+    log.info("Using %s", dataset.selection)
+    return Ensemble(members, selection.postprocessing)
+
+
+def weights_file_digest(path: Path) -> str:
+    """Return a digest of a file of weights; an empty string if there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def _selected(folder: Path) -> tuple[DatasetFolder, Selection] | None:
+    """Return the one selection that a folder holds and that fits its models."""
+    datasets = _dataset_folders(folder)
+    if len(datasets) != 1 or not datasets[0].selection.is_file():
+        return None  # of several data sets, load_model lists what there is
+    dataset = datasets[0]
+    selection = serial.load(Selection, dataset.selection)
+    changed = [
+        f"{member.configuration} fold {fold}"
+        for member in selection.members
+        for fold, digest in zip(member.folds, member.weights, strict=True)
+        if weights_file_digest(dataset.fold(member.configuration, fold).weights) != digest
+    ]
+    if not changed:
+        return dataset, selection
+    log.warning(
+        "%s is not used: since it was made the weights of %s have changed or gone. "
+        "Run 'selfseg select %s' again.",
+        dataset.selection,
+        ", ".join(changed),
+        dataset.path.name,
+    )
+    return None
 
 
 def load_model(
@@ -145,7 +234,7 @@ def _choose(folder: Path, configuration: str | None, folds: Sequence[str] | None
     if fitting:
         raise ModelError(
             f"{folder}: several trained models; trained there:{listing}",
-            remedy="Choose one with -m and --config.",
+            remedy="Choose one with -m and --config, or let 'selfseg select' choose the best.",
         )
     raise ModelError(
         f"{folder}: no trained {asked}; trained there:{listing}",

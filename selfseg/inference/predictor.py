@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from selfseg.progress import ProgressBar
 from selfseg.records.dataset import Case
 from selfseg.records.geometry import PreprocessedCase
 from selfseg.records.plan import Inference
+from selfseg.records.postprocessing import Step
 
 __all__ = ["Model", "PredictionReport", "load_model", "predict_cases"]
 
@@ -42,11 +44,14 @@ class PredictionReport:
     failed: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One case that is finished; `problem` is None if it went well."""
+Item = TypeVar("Item")
 
-    case: Case
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item]):
+    """One item that is finished; `problem` is None if it went well."""
+
+    item: Item
     problem: SelfSegError | None = None
 
 
@@ -61,6 +66,8 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
     probabilities: bool = False,
     workers: int = 1,
     previous: Mapping[str, Path] | None = None,
+    steps: Sequence[Step] = (),
+    compact: Path | None = None,
 ) -> PredictionReport:
     """Segment cases and write a label map for each, in exactly its geometry.
 
@@ -78,41 +85,50 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
         workers: Threads that read and preprocess; two are enough, more are not used.
         previous: In a cascade, for each case its label map of the previous stage; see
             `selfseg.inference.cascade`, which makes them.
+        steps: Post-processing of the label maps.
+        compact: Folder that gets `CASE.b2nd`: probabilities in 8 bits, compressed, for selection.
     """
     if (previous is None) != (model.configuration.previous_stage is None):
         raise ValueError("label maps of a previous stage belong to a cascade, and to it alone")
     output.mkdir(parents=True, exist_ok=True)
     options = inference_options(model, tta=tta, step=step)
     store = LogitStore(MemoryBudget(max_memory_gib), folder=output)
-    export = Export(model, output, store, probabilities=probabilities)
+    export = Export(model, output, store, probabilities, tuple(steps), compact)
 
     def prepare(case: Case) -> PreparedCase:
         export.check(case)
         return read_case(model, case, None if previous is None else previous[case.id])
 
-    def compute(prepared: PreparedCase) -> Tensor:
-        return predict_logits(
-            model.network,
-            torch.from_numpy(prepared.image),
-            patch=model.configuration.patch,
-            options=options,
-            outputs=model.outputs,
-            device=model.device,
-            context=model.configuration.context,
-            store=store,
-        )
+    def compute(_: Case, prepared: PreparedCase) -> Tensor:
+        return member_logits(model, prepared, options, store)
 
     done, failed = [], []
     with ProgressBar("predicting", len(cases)) as bar:
         threads = max(1, min(workers, IN_FLIGHT))
-        for outcome in _pipeline(cases, prepare, compute, export.write, threads):
-            bar.advance(note=outcome.case.id)
+        for outcome in run_pipeline(cases, prepare, compute, export.write, threads):
+            bar.advance(note=outcome.item.id)
             if outcome.problem is None:
-                done.append(outcome.case.id)
+                done.append(outcome.item.id)
             else:
-                log.warning("%s: %s", outcome.case.id, outcome.problem)
-                failed.append((outcome.case.id, str(outcome.problem)))
+                log.warning("%s: %s", outcome.item.id, outcome.problem)
+                failed.append((outcome.item.id, str(outcome.problem)))
     return PredictionReport(tuple(done), tuple(failed))
+
+
+def member_logits(
+    model: Model, prepared: PreparedCase, options: Inference, store: LogitStore
+) -> Tensor:
+    """Return the logits (k, Z, Y, X) of a prepared case, averaged over the model's folds."""
+    return predict_logits(
+        model.network,
+        torch.from_numpy(prepared.image),
+        patch=model.configuration.patch,
+        options=options,
+        outputs=model.outputs,
+        device=model.device,
+        context=model.configuration.context,
+        store=store,
+    )
 
 
 def inference_options(model: Model, *, tta: bool, step: float | None) -> Inference:
@@ -154,39 +170,42 @@ def read_case(model: Model, case: Case, previous: Path | None = None) -> Prepare
     return replace(prepared, image=np.concatenate([prepared.image, label[None]], dtype=np.float32))
 
 
-def _pipeline(
-    cases: Sequence[Case],
-    prepare: Callable[[Case], PreparedCase],
-    compute: Callable[[PreparedCase], Tensor],
-    write: Callable[[Case, PreprocessedCase, Tensor], None],
+def run_pipeline(
+    items: Sequence[Item],
+    prepare: Callable[[Item], PreparedCase],
+    compute: Callable[[Item, PreparedCase], Tensor],
+    write: Callable[[Item, PreprocessedCase, Tensor], None],
     threads: int,
-) -> Iterator[Outcome]:
-    """Yield cases as they finish: the next ones are read while one is computed, one written."""
-    upcoming = deque(cases)
-    reading: deque[tuple[Case, Future[PreparedCase]]] = deque()
-    writing: deque[tuple[Case, Future[None]]] = deque()
+) -> Iterator[Outcome[Item]]:
+    """Yield items as they finish: the next ones are read while one is computed, one written.
+
+    Items are computed and written in their order, one at a time.
+    """
+    upcoming = deque(items)
+    reading: deque[tuple[Item, Future[PreparedCase]]] = deque()
+    writing: deque[tuple[Item, Future[None]]] = deque()
     with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(1) as writers:
         while upcoming or reading:
             while upcoming and len(reading) < IN_FLIGHT:
-                case = upcoming.popleft()
-                reading.append((case, readers.submit(prepare, case)))
+                item = upcoming.popleft()
+                reading.append((item, readers.submit(prepare, item)))
             while len(writing) >= IN_FLIGHT:
                 yield _outcome(*writing.popleft())
-            case, prepared = reading.popleft()
+            item, prepared = reading.popleft()
             try:
-                record, logits = prepared.result().record, compute(prepared.result())
+                record, logits = prepared.result().record, compute(item, prepared.result())
             except Exception as error:
-                yield Outcome(case, _explained(error))
+                yield Outcome(item, _explained(error))
                 continue
-            writing.append((case, writers.submit(write, case, record, logits)))
+            writing.append((item, writers.submit(write, item, record, logits)))
             del prepared, logits
         while writing:
             yield _outcome(*writing.popleft())
 
 
-def _outcome(case: Case, written: Future[None]) -> Outcome:
+def _outcome(item: Item, written: Future[None]) -> Outcome[Item]:
     error = written.exception()
-    return Outcome(case, None if error is None else _explained(error))
+    return Outcome(item, None if error is None else _explained(error))
 
 
 def _explained(error: BaseException) -> SelfSegError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -23,6 +23,7 @@ _CHUNK_BYTES = 6 * 1024 * 1024
 # nnU-Net lets random rotation and scaling read half as much again as the patch along each axis.
 _READ_SHARE = 1.5
 _CODEC_LEVEL = 5
+_SLAB_VOXELS = 1 << 20
 # Fixed length of a Blosc2 frame header before its list of metalayers (README_CFRAME_FORMAT).
 _FRAME_HEADER_BYTES = 87
 
@@ -87,8 +88,68 @@ def save_array(array: NDArray[np.generic], path: Path, *, patch: tuple[int, ...]
         raise
 
 
-def open_array(path: Path) -> StoredArray:
-    """Open a stored array, memory-mapped where the system can.
+def slabs(shape: Sequence[int]) -> Iterator[tuple[slice, slice]]:
+    """Yield parts (Z, Y) of a (Z, Y, X) array of about a million voxels: whole slices or rows."""
+    depth, rows = slab_shape(shape)
+    for z in range(0, shape[0], depth):
+        for y in range(0, shape[1], rows):
+            yield slice(z, z + depth), slice(y, y + rows)
+
+
+def slab_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """Return slices and rows of the parts that `slabs` yields."""
+    rows = min(shape[1], max(1, _SLAB_VOXELS // shape[2]))
+    depth = min(shape[0], max(1, _SLAB_VOXELS // (shape[1] * shape[2])))
+    return depth, rows
+
+
+def save_slabs(
+    part: Callable[[int, slice, slice], NDArray[np.uint8]], shape: Sequence[int], path: Path
+) -> None:
+    """Write a uint8 array (c, Z, Y, X) part by part; the file appears whole or not at all.
+
+    Args:
+        part: Gives the values (z, y, X) of a channel and some slices and rows.
+        shape: Of the array.
+        path: File to write, `.b2nd`; reading along `slabs` decompresses nothing twice.
+    """
+    import blosc2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp.b2nd")
+    os.close(handle)
+    temporary = Path(name)
+    depth, rows = slab_shape(shape[1:])
+    try:
+        array = blosc2.empty(
+            tuple(shape),
+            np.uint8,
+            chunks=(1, depth, rows, shape[3]),
+            cparams=blosc2.CParams(
+                codec=blosc2.Codec.ZSTD, clevel=_CODEC_LEVEL, typesize=1, nthreads=1
+            ),
+            dparams=blosc2.DParams(nthreads=1),
+            urlpath=name,
+            mode="w",
+            contiguous=True,
+        )
+        for channel in range(shape[0]):
+            for z, y in slabs(shape[1:]):
+                array[channel, z, y] = part(channel, z, y)
+        del array
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def open_array(
+    path: Path,
+    *,
+    remedy: str = "Delete the file and run 'selfseg plan' again: it makes what is missing.",
+) -> StoredArray:
+    """Open a stored array, memory-mapped where the system can; `remedy` is said of a damaged one.
 
     Raises:
         ImageError: The file is missing, damaged, or anything but a plain array (Blosc2 files can
@@ -96,7 +157,6 @@ def open_array(path: Path) -> StoredArray:
     """
     import blosc2
 
-    remedy = "Delete the file and run 'selfseg plan' again: it makes what is missing."
     if not _is_plain_array(path):
         raise ImageError(f"{path}: missing, damaged or not a plain Blosc2 array", remedy=remedy)
     try:
@@ -105,7 +165,7 @@ def open_array(path: Path) -> StoredArray:
             str(path), mode="r", mmap_mode=mapped, dparams=blosc2.DParams(nthreads=1)
         )
     except (RuntimeError, ValueError, OSError) as error:
-        raise ImageError(f"{path}: damaged training array ({error})", remedy=remedy) from error
+        raise ImageError(f"{path}: damaged array ({error})", remedy=remedy) from error
     return cast(StoredArray, array)
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from selfseg.preprocessing.resample import axis_orders, groups, separate_axis
 from selfseg.preprocessing.taps import Part, Points, Taps, corners, grid_taps, spread
+from selfseg.records.dataset import Targets
 from selfseg.records.geometry import PreprocessedCase
 from selfseg.records.preprocessing import Resampling
 
@@ -34,6 +35,8 @@ FEWEST_POINTS, MOST_POINTS = 1 << 8, 1 << 16
 # Scores of one class that are compared at once: fits into the cache of a processor.
 SCORES_AT_ONCE = 1 << 17
 MOST_LABELS_OF_UINT8 = 254
+# A probability this close to 0 or 1 counts as that: stored ones have 8 bits.
+NEGLIGIBLE = 1 / 1024
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,95 @@ def probabilities_from_logits(
     return canonical
 
 
+def foreground_tiles(
+    logits: Tensor,
+    record: PreprocessedCase,
+    resampling: Resampling,
+    *,
+    targets: Targets,
+    max_gib: float,
+) -> Iterator[tuple[Part, npt.NDArray[np.float32]]]:
+    """Yield boxes of the canonical grid with their probabilities (c, z, y, x) of `targets.names`.
+
+    Outside of the boxes nothing is foreground. Where all source voxels of a target voxel are
+    certain of the same result (their log-odds are concave in the logits, so interpolation cannot
+    make them less certain), it is taken as 0 or 1: an error of at most `NEGLIGIBLE`.
+
+    Args:
+        logits: (k, Z, Y, X) on the working grid, on any device.
+        record: How the case was preprocessed.
+        resampling: The plan's orders.
+        targets: What the logits mean: softmax of labels, or sigmoid of regions.
+        max_gib: Memory for temporaries.
+    """
+    certain, patterns = _certain(logits, targets)
+    classes, back = len(logits), np.argsort(record.axes)
+    size = _group_size(classes, max_gib)
+    voxel_bytes = VOXEL_BYTES + 2 * SCORE_BYTES * classes
+    for tile in _tiles(record, resampling, classes, max_gib, voxel_bytes):
+        low, high = spread(certain[tile.source], tile.taps)
+        unclear = (low != high) | (low == 0)
+        low[unclear] = 0
+        values = np.zeros((len(targets.names), *low.shape), np.float32)
+        for code in np.unique(low):
+            for channel in patterns[code]:
+                values[channel][low == code] = 1.0
+        points = np.nonzero(unclear)
+        table = _table(logits, tile) if len(points[0]) else None
+        for group in groups(points, size):
+            assert table is not None
+            scores = _scores(table, tile, group)
+            chances = scores.sigmoid() if targets.regions else scores.softmax(1)[:, 1:]
+            values[:, group[0], group[1], group[2]] = chances.T.cpu().numpy()
+        place = [
+            slice(lower + part.start, lower + part.stop)
+            for lower, part in zip(record.crop.lower, tile.target, strict=True)
+        ]
+        z, y, x = (place[axis] for axis in back)
+        yield (z, y, x), values.transpose(0, *(1 + back))
+
+
+def _certain(
+    logits: Tensor, targets: Targets
+) -> tuple[npt.NDArray[np.uint16], list[tuple[int, ...]]]:
+    """Return a code for each voxel of the working grid, and the channels that a code means.
+
+    Code 0: some probability is neither 0 nor 1.
+    """
+    import torch
+
+    result = np.zeros(logits.shape[1:], np.uint16)
+    patterns: dict[tuple[int, ...], int] = {}
+    rows = max(1, SCORES_AT_ONCE // (len(logits) * logits.shape[3]))
+    for z in range(logits.shape[1]):
+        for y in range(0, logits.shape[2], rows):
+            scores = logits[:, z, y : y + rows].float()
+            if targets.regions:
+                chances = scores.sigmoid()
+                clear = (chances.minimum(1 - chances) <= NEGLIGIBLE).all(0).cpu().numpy()
+                found = (chances > 0.5).cpu().numpy()
+                kinds, code = np.unique(found.reshape(len(found), -1), axis=1, return_inverse=True)
+                named = [
+                    patterns.setdefault(tuple(np.flatnonzero(kind).tolist()), len(patterns) + 1)
+                    for kind in kinds.T
+                ]
+                known = np.array(named, np.uint16)[code.reshape(clear.shape)]
+                result[z, y : y + rows] = np.where(clear, known, 0)
+            else:
+                best, winner = torch.softmax(scores, 0).max(0)
+                winner = torch.where(best >= 1 - NEGLIGIBLE, winner + 1, 0)
+                result[z, y : y + rows] = winner.cpu().numpy()
+    if targets.regions:
+        return result, [(), *patterns]
+    return result, [(), (), *((index,) for index in range(len(logits) - 1))]
+
+
 def _tiles(
-    record: PreprocessedCase, resampling: Resampling, classes: int, max_gib: float
+    record: PreprocessedCase,
+    resampling: Resampling,
+    classes: int,
+    max_gib: float,
+    voxel_bytes: int = VOXEL_BYTES,
 ) -> Iterator[_Tile]:
     """Yield boxes that together make the cropped grid, each within the memory limit."""
     axis = separate_axis(
@@ -134,7 +224,7 @@ def _tiles(
         target = waiting.pop()
         tile = _tile(target, taps)
         voxels = np.prod([part.stop - part.start for part in target])
-        needed = VOXEL_BYTES * voxels + SCORE_BYTES * classes * np.prod(tile.source_shape)
+        needed = voxel_bytes * voxels + SCORE_BYTES * classes * np.prod(tile.source_shape)
         halves = _halves(target) if needed > limit and voxels > SMALLEST_TILE else ()
         if not halves:
             yield tile

@@ -1,9 +1,11 @@
-"""Predict a fold's validation cases as in real use, and score them."""
+"""Predict a fold's validation cases as in real use, keep their probabilities, and score them."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
+import time
 from pathlib import Path
 
 from selfseg.errors import SelfSegError
@@ -11,6 +13,7 @@ from selfseg.execution.processes import default_workers
 from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset, File
 from selfseg.records.metrics import CaseScores, MetricsTable
+from selfseg.records.selection import ValidationTiming
 from selfseg.training.job import TrainingJob
 
 log = logging.getLogger(__name__)
@@ -19,20 +22,43 @@ log = logging.getLogger(__name__)
 def validate(job: TrainingJob, dataset: Dataset) -> MetricsTable | None:
     """Return the scores of the fold's validation cases; None if it has none.
 
-    Predictions and scores are written to `validation/`; if the scores are there they are read.
+    Predictions, compact probabilities and scores are written to `validation/`. What is there is
+    not made again.
     """
     if not job.validation_cases:
         return None
     folder = job.output.validation
     stored = folder / "scores.json"
     basis = _basis(job, dataset)
-    if stored.is_file():
-        former = serial.load(MetricsTable, stored)
-        if former.basis == basis:
-            return former
+    former = serial.load(MetricsTable, stored) if stored.is_file() else None
+    if former is not None and former.basis != basis:
         log.info("Validating again: the validation cases or the weights have changed")
+        shutil.rmtree(folder)
+        former = None
+    missing = [
+        case.id
+        for case in dataset.cases
+        if case.id in job.validation_cases and not job.output.case_probabilities(case.id).is_file()
+    ]
+    if former is not None and not missing:
+        return former
 
     from selfseg.evaluation.table import write_table
+
+    wanted = [case for case in dataset.cases if case.id in job.validation_cases]
+    cases = [_absolute(case, Path(dataset.root)) for case in wanted]
+    workers = default_workers(job.workers)
+    again = [case for case in cases if case.id in missing] if former is not None else cases
+    _predict(job, again, workers)
+    if former is not None:
+        return former
+    table = _score(cases, folder, dataset, workers).model_copy(update={"basis": basis})
+    write_table(table, stored)
+    return table
+
+
+def _predict(job: TrainingJob, cases: list[Case], workers: int) -> None:
+    """Write label maps and compact probabilities of cases that this fold was not trained on."""
     from selfseg.inference.predictor import load_model, predict_cases
 
     model = load_model(
@@ -41,17 +67,20 @@ def validate(job: TrainingJob, dataset: Dataset) -> MetricsTable | None:
         folds=[job.fold],
         device=job.device,
     )
-    wanted = [case for case in dataset.cases if case.id in job.validation_cases]
-    cases = [_absolute(case, Path(dataset.root)) for case in wanted]
-    workers = default_workers(job.workers)
-    report = predict_cases(model, cases, folder, workers=workers, previous=job.previous_maps)
+    started_s = time.perf_counter()
+    report = predict_cases(
+        model,
+        cases,
+        job.output.validation,
+        workers=workers,
+        compact=job.output.probabilities,
+        previous=job.previous_maps,
+    )
     if report.failed:
         listing = "; ".join(f"{case}: {message}" for case, message in report.failed)
         raise SelfSegError(f"validation cases failed: {listing}", remedy="Mend these files.")
-    scored = _score(cases, folder, dataset, workers)
-    table = scored.model_copy(update={"basis": basis})
-    write_table(table, stored)
-    return table
+    taken_s = time.perf_counter() - started_s
+    serial.save(ValidationTiming(cases=len(cases), seconds=taken_s), job.output.timing)
 
 
 def _basis(job: TrainingJob, dataset: Dataset) -> str:
@@ -70,13 +99,12 @@ def _score(cases: list[Case], folder: Path, dataset: Dataset, workers: int) -> M
     from selfseg.evaluation.evaluate import Pair, score_files
     from selfseg.evaluation.table import metrics_table
     from selfseg.execution.processes import map_parallel
-    from selfseg.io.images import case_name
+    from selfseg.inference.export import label_map_path
 
-    predictions = {case_name(path): path for path in folder.iterdir() if path.suffix != ".json"}
     pairs = [
         Pair(
             case.id,
-            predictions[case.id],
+            label_map_path(folder, case),
             Path(case.reference.path),
             dataset.labels,
         )

@@ -12,10 +12,11 @@ import torch
 from commandline import TINY_SPACING_MM, selfseg, write_tiny_dataset
 from torch import Tensor, nn
 
-from selfseg import pipeline
+from selfseg import pipeline, requests
 from selfseg.errors import ModelError, PlanError, SelfSegError
-from selfseg.inference import cascade, predictor
-from selfseg.inference.model import find_models, load_model
+from selfseg.inference import members, predictor
+from selfseg.inference.members import predict_ensemble
+from selfseg.inference.model import Ensemble, find_models, load_model
 from selfseg.inference.predictor import read_case
 from selfseg.io.formats import list_cases
 from selfseg.loading.batches import training_batches, validation_batches
@@ -61,7 +62,7 @@ def make_cascade(plan: Plan) -> Plan:
 def make_workspace(root: Path) -> DatasetFolder:
     """Plan four small cases in two folds."""
     data = write_tiny_dataset(root / "data", train=4, test=2)
-    request = pipeline.PlanRequest(preprocess=False, workers=0, device="cpu")
+    request = requests.PlanRequest(preprocess=False, workers=0, device="cpu")
     result = pipeline.plan_dataset(str(data), root / "workspace", request)
     assert tuple(case.id for case in result.dataset.cases) == CASES
     serial.save(make_cascade(result.plan), result.folder.plan)
@@ -74,7 +75,7 @@ def make_workspace(root: Path) -> DatasetFolder:
 
 
 def train(folder: DatasetFolder, configuration: str, fold: str) -> pipeline.TrainResult:
-    request = pipeline.TrainRequest(configuration=configuration, fold=fold, **FEW)  # type: ignore[arg-type]
+    request = requests.TrainRequest(configuration=configuration, fold=fold, **FEW)  # type: ignore[arg-type]
     return pipeline.train_fold(folder.path.name, folder.path.parent, request)
 
 
@@ -322,7 +323,7 @@ def test_prediction_gives_the_second_stage_the_map_of_the_first(
     cases = list_cases(images, 1)
     low = load_model(trained.path, configuration="3d_lowres", device=CPU)
     assert low.folds == ("0", "1")
-    cascade.predict_in_stages(low, cases, tmp_path / "alone")
+    predict_ensemble(Ensemble((low,)), cases, tmp_path / "alone")
     given: dict[str, np.ndarray] = {}
     usual = predictor.predict_cases
 
@@ -331,9 +332,9 @@ def test_prediction_gives_the_second_stage_the_map_of_the_first(
             given[case] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
         return usual(model, cases, output, previous=previous, **options)
 
-    monkeypatch.setattr(cascade, "predict_cases", watch)
+    monkeypatch.setattr(members, "predict_cases", watch)
     model = load_model(trained.path, configuration="3d_cascade", device=CPU)
-    cascade.predict_in_stages(model, cases, tmp_path / "out")
+    predict_ensemble(Ensemble((model,)), cases, tmp_path / "out")
     assert sorted(given) == [case.id for case in cases]
     for case, array in given.items():
         alone = sitk.ReadImage(str(tmp_path / "alone" / f"{case}.nii.gz"))
@@ -354,7 +355,7 @@ def test_broken_images_are_reported_once(trained: DatasetFolder, tmp_path: Path)
     broken, *others = list_cases(images, 1)
     Path(broken.images[0].path).write_bytes(b"no image")
     model = load_model(trained.path, configuration="3d_cascade", device=CPU)
-    report = cascade.predict_in_stages(model, list_cases(images, 1), tmp_path / "out")
+    report = predict_ensemble(Ensemble((model,)), list_cases(images, 1), tmp_path / "out")
     assert [case for case, _ in report.failed] == [broken.id]
     assert report.done == tuple(case.id for case in others)
     assert len(list((tmp_path / "out").iterdir())) == len(others)
@@ -368,7 +369,7 @@ def test_a_cascade_without_its_first_stage_says_so(copied: DatasetFolder, tmp_pa
     assert "after 3d_lowres, folds: -" in found.describe()
     model = load_model(copied.path, device=CPU)
     with pytest.raises(ModelError, match="3d_lowres, which has no trained fold") as caught:
-        cascade.predict_in_stages(model, [], tmp_path / "out")
+        predict_ensemble(Ensemble((model,)), [], tmp_path / "out")
     assert "selfseg train tiny 3d_lowres" in caught.value.remedy
     assert not list((tmp_path / "out").iterdir())
 

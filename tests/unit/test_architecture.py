@@ -24,14 +24,19 @@ RECORDS = {"records", "errors", "workspace", "progress", "arrays"}
 TOOLKITS = {"io", "loading", "augmentation", "networks", "losses", "execution"}
 STAGES = {
     "fingerprinting", "preprocessing", "training", "inference", "evaluation", "reporting",
-    "planning", "budget",
+    "planning", "budget", "postprocessing", "selection",
 }  # fmt: skip
 STAGE_EDGES = {
     ("inference", "preprocessing"),
     ("training", "inference"),
     ("training", "evaluation"),
+    ("inference", "postprocessing"),
+    ("selection", "inference"),
+    ("selection", "evaluation"),
+    ("selection", "postprocessing"),
+    ("selection", "planning"),
 }
-TOP = {"pipeline", "demonstration", "phantoms"}
+TOP = {"pipeline", "requests", "demonstration", "phantoms"}
 
 
 def name_of(path: Path) -> str:

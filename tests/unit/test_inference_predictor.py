@@ -167,9 +167,9 @@ def run_pipeline(
     prepare: Callable[[Case], PreparedCase],
     compute: Callable[[PreparedCase], Tensor],
     write: Callable[[Case, PreprocessedCase, Tensor], None],
-) -> list[predictor.Outcome]:
+) -> list[predictor.Outcome[Case]]:
     cases = [Case(id=str(index), images=()) for index in range(count)]
-    return list(predictor._pipeline(cases, prepare, compute, write, 2))
+    return list(predictor.run_pipeline(cases, prepare, lambda _, p: compute(p), write, 2))
 
 
 def test_few_cases_are_in_flight_at_once() -> None:
@@ -196,7 +196,7 @@ def test_few_cases_are_in_flight_at_once() -> None:
         count("logits", -1)
 
     outcomes = run_pipeline(12, prepare, compute, write)
-    assert [outcome.case.id for outcome in outcomes] == [str(index) for index in range(12)]
+    assert [outcome.item.id for outcome in outcomes] == [str(index) for index in range(12)]
     assert all(outcome.problem is None for outcome in outcomes)
     assert most["images"] <= predictor.IN_FLIGHT + 1
     assert most["logits"] <= predictor.IN_FLIGHT + 1
@@ -226,7 +226,7 @@ def test_exhausted_memory_and_full_disks_fail_one_case_only(where: str) -> None:
     def write(case: Case, record: PreprocessedCase, logits: Tensor) -> None:
         fail("write", case.id)
 
-    problems = {o.case.id: o.problem for o in run_pipeline(4, prepare, compute, write)}
+    problems = {o.item.id: o.problem for o in run_pipeline(4, prepare, compute, write)}
     assert problems["0"] is None
     assert problems["3"] is None
     assert isinstance(problems["1"], DeviceError)

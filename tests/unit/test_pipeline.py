@@ -11,7 +11,8 @@ from commandline import write_tiny_dataset
 from selfseg import pipeline
 from selfseg.errors import SelfSegError
 from selfseg.evaluation.evaluate import Tolerances
-from selfseg.pipeline import PlanRequest, plan_dataset
+from selfseg.pipeline import plan_dataset
+from selfseg.requests import PlanRequest, parse_tolerances
 
 ONLY_PLAN = PlanRequest(device="cpu", workers=1, preprocess=False)
 
@@ -65,13 +66,13 @@ def test_a_dataset_that_was_moved_is_the_same(tmp_path: Path) -> None:
 def test_tolerances_in_general_and_by_label(
     settings: tuple[str, ...], expected: Tolerances
 ) -> None:
-    assert pipeline._parse_tolerances(settings) == expected
+    assert parse_tolerances(settings) == expected
 
 
 @pytest.mark.parametrize("setting", ["far", "organ=far", "organ=", "-1", "nan"])
 def test_no_tolerance(setting: str) -> None:
     with pytest.raises(SelfSegError, match="not a number of mm"):
-        pipeline._parse_tolerances((setting,))
+        parse_tolerances((setting,))
 
 
 def test_tolerance_of_one_label_changes_its_score_only(data: Path, tmp_path: Path) -> None:

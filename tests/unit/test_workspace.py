@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from selfseg.errors import DatasetError, RecordError, SelfSegError
-from selfseg.pipeline import parse_duration_s
 from selfseg.records import serial
 from selfseg.records.dataset import Fold, Splits
+from selfseg.requests import parse_duration_s
 from selfseg.workspace import DatasetFolder, planned_folder, workspace_root
 
 

@@ -1,0 +1,181 @@
+"""Predict with an ensemble of configurations: members one after the other, probabilities summed.
+
+Every member has its own spacing, patch and network. What they share is the image's own grid: there
+the probabilities of one case are summed tile by tile, while the next member computes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from selfseg.inference.cascade import StageMaps, previous_stages
+from selfseg.inference.export import Export
+from selfseg.inference.logit_store import LogitStore, MemoryBudget
+from selfseg.inference.model import Ensemble, Model
+from selfseg.inference.predictor import (
+    IN_FLIGHT,
+    PredictionReport,
+    inference_options,
+    member_logits,
+    predict_cases,
+    read_case,
+    run_pipeline,
+)
+from selfseg.inference.probability_sum import ProbabilitySum
+from selfseg.preprocessing.case import PreparedCase
+from selfseg.progress import ProgressBar
+from selfseg.records.dataset import Case
+from selfseg.records.geometry import PreprocessedCase
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One case, to be predicted by one member."""
+
+    case: Case
+    member: Model
+    is_first: bool
+    is_last: bool
+
+
+def predict_ensemble(  # noqa: PLR0913 (the options of the command)
+    ensemble: Ensemble,
+    cases: Sequence[Case],
+    output: Path,
+    *,
+    tta: bool = True,
+    step: float | None = None,
+    max_memory_gib: float | None = None,
+    probabilities: bool = False,
+    workers: int = 1,
+) -> PredictionReport:
+    """Segment cases and write a label map for each; the arguments are those of `predict_cases`.
+
+    One member is predicted as always. Several: the mean of their probabilities on the image's own
+    grid decides; a case for which one member fails has failed. Where a member is a cascade, its
+    previous stage goes over all cases first.
+    """
+    with previous_stages(
+        ensemble.members,
+        cases,
+        output,
+        tta=tta,
+        step=step,
+        max_memory_gib=max_memory_gib,
+        workers=workers,
+    ) as maps:
+        left = [case for case in cases if case.id not in maps.failed]
+        if len(ensemble.members) == 1:
+            report = predict_cases(
+                ensemble.members[0],
+                left,
+                output,
+                tta=tta,
+                step=step,
+                max_memory_gib=max_memory_gib,
+                probabilities=probabilities,
+                workers=workers,
+                previous=maps.of(ensemble.members[0]),
+                steps=ensemble.steps,
+            )
+        else:
+            store = LogitStore(MemoryBudget(max_memory_gib), folder=output)
+            export = Export(ensemble.members[0], output, store, probabilities, ensemble.steps)
+            report = _predict_several(
+                ensemble, left, export, maps, tta=tta, step=step, workers=workers
+            )
+    return PredictionReport(report.done, (*maps.failed.items(), *report.failed))
+
+
+def _predict_several(
+    ensemble: Ensemble,
+    cases: Sequence[Case],
+    export: Export,
+    maps: StageMaps,
+    *,
+    tta: bool,
+    step: float | None,
+    workers: int,
+) -> PredictionReport:
+    export.folder.mkdir(parents=True, exist_ok=True)
+    adder = _Adder(export, share=1 / len(ensemble.members))
+
+    def prepare(turn: Turn) -> PreparedCase:
+        export.check(turn.case)
+        made = maps.of(turn.member)
+        return read_case(turn.member, turn.case, None if made is None else made[turn.case.id])
+
+    def compute(turn: Turn, prepared: PreparedCase) -> Tensor:
+        options = inference_options(turn.member, tta=tta, step=step)
+        return member_logits(turn.member, prepared, options, export.store)
+
+    problems: dict[str, str] = {}
+    turns = _turns(cases, ensemble.members)
+    with ProgressBar("predicting", len(turns)) as bar:
+        threads = max(1, min(workers, IN_FLIGHT))
+        for outcome in run_pipeline(turns, prepare, compute, adder.write, threads):
+            turn = outcome.item
+            bar.advance(note=f"{turn.case.id} {turn.member.configuration.name}")
+            if outcome.problem is not None and turn.case.id not in problems:
+                log.warning("%s: %s", turn.case.id, outcome.problem)
+                problems[turn.case.id] = str(outcome.problem)
+    done = tuple(case.id for case in cases if case.id not in problems)
+    return PredictionReport(done, tuple(problems.items()))
+
+
+def _turns(cases: Sequence[Case], members: Sequence[Model]) -> list[Turn]:
+    last = len(members) - 1
+    return [
+        Turn(case, member, is_first=index == 0, is_last=index == last)
+        for case in cases
+        for index, member in enumerate(members)
+    ]
+
+
+@dataclass
+class _Adder:
+    """Adds the members' probabilities of one case after another; the last one writes the files.
+
+    Turns come in order and one at a time. A turn that failed before it came here leaves a case
+    incomplete; that case is dropped.
+    """
+
+    export: Export
+    share: float
+    _case: str = ""
+    _added: int = 0
+    _sum: ProbabilitySum | None = field(default=None, repr=False)
+
+    def write(self, turn: Turn, record: PreprocessedCase, logits: Tensor) -> None:
+        """Add the logits of one turn."""
+        if turn.is_first:
+            targets = turn.member.plan.targets
+            self._case, self._added = turn.case.id, 0
+            self._sum = None  # its memory is free before the next one is taken
+            self._sum = ProbabilitySum(targets, record, self.export.store)
+        total = self._sum
+        if total is None or self._case != turn.case.id:
+            return
+        try:
+            resampling = turn.member.configuration.preprocessing.resampling
+            total.add(logits, record, resampling, share=self.share)
+            self._added += 1
+            if turn.is_last and self._added == round(1 / self.share):
+                self._finish(turn.case, record, total)
+        except BaseException:
+            self._sum = None
+            raise
+        if turn.is_last:
+            self._sum = None
+
+    def _finish(self, case: Case, record: PreprocessedCase, total: ProbabilitySum) -> None:
+        self.export.write_indices(case, record, total.label_map())
+        if self.export.probabilities:
+            self.export.write_probabilities(case, record, total.with_background())

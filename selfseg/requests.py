@@ -1,0 +1,121 @@
+"""What each command is asked for, and how durations and tolerances are written."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selfseg.errors import SelfSegError
+from selfseg.records.selection import SelectionMetric
+
+if TYPE_CHECKING:
+    from selfseg.evaluation.evaluate import Tolerances
+
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
+SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """Options of `plan`; `cases` is a file with one case id a line."""
+
+    planner: str = "default"
+    memory: str | None = None
+    device: str = "auto"
+    cases: Path | None = None
+    settings: tuple[str, ...] = ()
+    preprocess: bool = True
+    workers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """Options of `train`."""
+
+    configuration: str
+    fold: str
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+    time_s: float | None = None
+    restart: bool = False
+    device: str = "auto"
+    workers: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRequest:
+    """Options of `predict`; `model` is a model folder, a dataset folder or a workspace."""
+
+    source: Path
+    output: Path
+    model: Path
+    configuration: str | None = None
+    folds: tuple[str, ...] | None = None
+    tta: bool | None = None
+    probabilities: bool = False
+    max_memory: str | None = None
+    step: float | None = None
+    device: str = "auto"
+    workers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectRequest:
+    """Options of `select`; the tolerance is that of the surface Dice."""
+
+    metric: SelectionMetric = "dice"
+    tolerance_mm: float = 1.0
+    planner: str = "default"
+    device: str = "auto"
+    workers: int | None = None
+
+
+def parse_duration_s(text: str) -> float:
+    """Return seconds for `90s`, `15m`, `2h` (a bare number is seconds)."""
+    match = DURATION.fullmatch(text.strip().lower())
+    seconds = float(match[1]) * SECONDS[match[2] or "s"] if match else 0.0
+    if seconds <= 0:
+        raise SelfSegError(f"--time {text}: not a duration", remedy="Write 90s, 15m or 2h.")
+    return seconds
+
+
+def read_case_list(path: Path | None) -> tuple[str, ...] | None:
+    """Return the case ids of a file with one a line; None without a file."""
+    if path is None:
+        return None
+    try:
+        ids = tuple(path.read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SelfSegError(
+            f"{path}: cannot be read ({error})", remedy="Give a text file with one case id a line."
+        ) from error
+    if not ids:
+        raise SelfSegError(f"{path}: names no case", remedy="Write one case id a line.")
+    return ids
+
+
+def parse_tolerances(settings: Sequence[str]) -> Tolerances:
+    """Return the tolerance of all labels (`MM`) and of single ones (`LABEL=MM`)."""
+    from selfseg.evaluation.evaluate import Tolerances
+
+    general, by_label = Tolerances().general_mm, {}
+    for setting in settings:
+        name, _, number = setting.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise SelfSegError(
+                f"--tolerance {setting}: not a number of mm", remedy="Write 1.5 or LABEL=1.5."
+            )
+        if name:
+            by_label[name] = value
+        else:
+            general = value
+    return Tolerances(general, by_label)

@@ -1,0 +1,1 @@
+"""The choice of configurations, ensembles and post-processing by cross-validation."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from selfseg.phantoms.writing import Phantom, write_cases
 from selfseg.records.dataset import Label
-from selfseg.records.geometry import Geometry, Orientation
-from selfseg.records.serial import Shape3, Triple, write_text
+from selfseg.records.geometry import Geometry
+from selfseg.records.serial import Shape3, Triple
 
 ORGAN, LESION = 1, 2
 LABELS = (Label(name="organ", value=ORGAN), Label(name="lesion", value=LESION))
@@ -23,21 +22,6 @@ AIR_HU, FAT_HU, MUSCLE_HU, ORGAN_HU, LESION_HU, BONE_HU, VESSEL_HU = (
 NOISE_HU = 14.0
 
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Phantom:
-    """One generated case.
-
-    Attributes:
-        image: Hounsfield units, (Z, Y, X).
-        label: 0 background, 1 organ, 2 lesion, (Z, Y, X).
-        geometry: Grid of both.
-    """
-
-    image: Floats
-    label: npt.NDArray[np.uint8]
-    geometry: Geometry
 
 
 def make_phantom(
@@ -101,31 +85,11 @@ def write_dataset(
         shape: Voxels of each case.
         spacing_mm: Voxel size of each case.
     """
-    from selfseg.io.images import write_label_map, write_volume
-
-    for index in range(train + test):
-        part = "Tr" if index < train else "Ts"
-        phantom = make_phantom(
-            np.random.default_rng([seed, index]), shape=shape, spacing_mm=spacing_mm
-        )
-        native, orientation = phantom.geometry, Orientation()
-        case = f"case_{index:03d}"
-        image_path = root / f"images{part}" / f"{case}_0000.nii.gz"
-        label_path = root / f"labels{part}" / f"{case}.nii.gz"
-        for path in (image_path, label_path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(phantom.image, native=native, orientation=orientation, path=image_path)
-        write_label_map(
-            phantom.label, LABELS, native=native, orientation=orientation, path=label_path
-        )
-    described = {
-        "name": name,
-        "channel_names": {"0": "CT"},
-        "labels": {"background": 0, **{label.name: label.value for label in LABELS}},
-        "numTraining": train,
-        "file_ending": ".nii.gz",
-    }
-    write_text(json.dumps(described, indent=1) + "\n", root / "dataset.json")
+    cases = (
+        make_phantom(np.random.default_rng([seed, index]), shape=shape, spacing_mm=spacing_mm)
+        for index in range(train + test)
+    )
+    write_cases(root, cases, name=name, channel="CT", labels=LABELS, train=train)
 
 
 def _voxel_centres_mm(shape: Shape3, spacing_mm: Triple) -> Floats:

@@ -18,6 +18,7 @@ from selfseg.records.plan import (
     Plan,
 )
 from selfseg.records.preprocessing import Preprocessing
+from selfseg.records.run import Schedule, Speed, Training
 from selfseg.records.selection import CandidateScore, Estimate, SelectionRules
 from selfseg.records.serial import Triple
 
@@ -30,6 +31,7 @@ from .mirroring import decide_mirroring
 from .normalization import decide_normalization
 from .patch import Request, Sizes, decide_sizes
 from .resampling import decide_resampling
+from .schedule import decide_schedule, time_each
 from .selection import accept_step, choose_candidate, selection_rules
 from .spacing import Grid, decide_grid
 from .splits import decide_splits
@@ -120,6 +122,24 @@ class DefaultPlanner:
     def split(self, dataset: Dataset, folds: int = 5) -> Splits:
         """Decide the folds of a dataset."""
         return decide_splits(dataset.cases, folds)
+
+    def schedule(
+        self, speeds: Sequence[Speed], held_out: Sequence[int], remaining_s: float | None
+    ) -> Schedule:
+        """Decide what a run trains."""
+        return decide_schedule(speeds, held_out, remaining_s)
+
+    def time_each(
+        self,
+        trainings: Sequence[Training],
+        held_out: Sequence[int],
+        speeds: Sequence[Speed],
+        remaining_s: float,
+        *,
+        used_s: float = 0.0,
+    ) -> float:
+        """Decide how long the trainings that are left may take."""
+        return time_each(trainings, held_out, speeds, remaining_s, used_s=used_s)
 
     def selection_rules(self) -> SelectionRules:
         """Decide what a selection tries."""

@@ -315,6 +315,13 @@ def _complete_validation(
                 output=folder.fold(item.name, fold),
                 device=select_device(request.device),
                 workers=request.workers,
+                previous_maps=previous_maps(
+                    folder,
+                    plan,
+                    item.configuration,
+                    dataset,
+                    item.folds[fold].validation_cases,
+                ),
             )
             validate(job, dataset)
     return True

@@ -15,6 +15,7 @@ from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.network import ContextUNet, UNet
 from selfseg.records.plan import Budget, Configuration, Decision, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
+from selfseg.records.run import Schedule, Speed, Training
 from selfseg.records.selection import CandidateScore, Estimate, SelectionRules
 
 GROUP = "selfseg.planners"
@@ -64,6 +65,39 @@ class Selector(Protocol):
     ) -> Decision:
         """Decide whether a post-processing step is `accepted` or `rejected`."""
         ...
+
+
+@runtime_checkable
+class Scheduler(Protocol):
+    """What a planner may offer as well: how a limited time is divided."""
+
+    def schedule(
+        self, speeds: Sequence[Speed], held_out: Sequence[int], remaining_s: float | None
+    ) -> Schedule:
+        """Decide what is trained; `held_out` counts the held-out cases of each fold."""
+        ...
+
+    def time_each(
+        self,
+        trainings: Sequence[Training],
+        held_out: Sequence[int],
+        speeds: Sequence[Speed],
+        remaining_s: float,
+        *,
+        used_s: float = 0.0,
+    ) -> float:
+        """Decide how long, in seconds, each of the trainings that are left may take."""
+        ...
+
+
+def find_scheduler(name: str = "default") -> Scheduler:
+    """Return the schedule rules of a planner; the default planner's where it has none."""
+    planner = find_planner(name)
+    if isinstance(planner, Scheduler):
+        return planner
+    default = find_planner("default")
+    assert isinstance(default, Scheduler)
+    return default
 
 
 def find_selector(name: str = "default") -> Selector:

@@ -33,6 +33,19 @@ class PlanRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """Options of `run`; `cases` is a file with one case id a line."""
+
+    time_s: float | None = None
+    planner: str = "default"
+    memory: str | None = None
+    cases: Path | None = None
+    device: str = "auto"
+    workers: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainRequest:
     """Options of `train`."""
 

@@ -66,6 +66,11 @@ class FoldFolder:
         return self.probabilities / f"{case}.b2nd"
 
     @property
+    def scores(self) -> Path:
+        """Scores of the held-out cases; written last."""
+        return self.validation / "scores.json"
+
+    @property
     def timing(self) -> Path:
         """How long the prediction of the validation cases took."""
         return self.validation / "timing.json"
@@ -106,6 +111,16 @@ class DatasetFolder:
     def selection(self) -> Path:
         """What cross-validation chose."""
         return self.path / "selection.json"
+
+    @property
+    def run(self) -> Path:
+        """How far `selfseg run` is."""
+        return self.path / "run.json"
+
+    @property
+    def run_lock(self) -> Path:
+        """Held by the process that runs everything."""
+        return self.path / ".run.lock"
 
     @property
     def selection_scores(self) -> Path:

@@ -9,7 +9,7 @@ import sys
 import typer
 from rich.console import Console
 
-from selfseg.cli import demo, evaluate, plan, predict, select, train
+from selfseg.cli import demo, evaluate, plan, predict, run, select, status, train
 from selfseg.errors import SelfSegError
 
 EXIT_USER_ERROR = 2
@@ -27,6 +27,8 @@ app.command("train")(train.train)
 app.command("select")(select.select)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
+app.command("run")(run.run)
+app.command("status")(status.status)
 app.command("demo")(demo.demo)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ from selfseg.records.selection import Selection
 if TYPE_CHECKING:
     from selfseg.inference.predictor import PredictionReport
     from selfseg.pipeline import PlanResult, TrainResult
+    from selfseg.running import RunResult
+    from selfseg.status import DatasetStatus
 
 COLUMNS = (
     ("Dice", "dice", 4),
@@ -155,3 +157,35 @@ def print_predictions(report: PredictionReport, output: Path, *, as_json: bool) 
 def _cells(scores: LabelScores) -> list[str]:
     values = ((getattr(scores, field), digits) for _, field, digits in COLUMNS)
     return ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
+
+
+def print_status(datasets: Sequence[DatasetStatus]) -> None:
+    """Print what is done, running, interrupted and missing of each data set."""
+    out = console()
+    for dataset in datasets:
+        table = Table(title=f"{dataset.name}: {dataset.summary}")
+        for name in ("configuration", "fold", "state", "steps", "share", "time left", "Dice"):
+            table.add_column(name)
+        for fold in dataset.folds:
+            table.add_row(
+                fold.configuration + ("" if fold.proposed else " (not proposed)"),
+                fold.fold,
+                fold.state,
+                "" if fold.steps is None else str(fold.steps),
+                "" if fold.share is None else f"{fold.share:.0%}",
+                "" if fold.left_s is None else f"{fold.left_s / 60:.1f} min",
+                "" if fold.dice is None else f"{fold.dice:.4f}",
+            )
+        out.print(table)
+        if dataset.next_command:
+            out.print(f"Next: {dataset.next_command}")
+
+
+def print_run(result: RunResult) -> None:
+    """Print the schedule of a finished run, and how long it took."""
+    record = result.record
+    out = console()
+    out.print(f"Trained {record.schedule.decision.value}: {record.schedule.decision.because}")
+    limit = "" if record.total_s is None else f" of {record.total_s / 60:.1f}"
+    out.print(f"Took {record.elapsed_s / 60:.1f}{limit} minutes")
+    out.print(f"Next: selfseg predict -i IMAGES -o OUTPUT -m {result.folder.path}")

@@ -58,3 +58,18 @@ def load_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path}: no readable safetensors file ({error})",
             remedy="Copy the file again, or train the fold again with --restart.",
         ) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the text metadata of a file, and no tensor.
+
+    Raises:
+        ModelError: The file is missing, truncated or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as stream:
+            return dict(stream.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{path}: no readable safetensors file ({error})", remedy="Copy the file again."
+        ) from error

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from selfseg.errors import CheckpointError, ModelError, RecordError
 from selfseg.networks.layout import CHANNELS_LAST
-from selfseg.networks.weights import load_with_metadata, save_weights
+from selfseg.networks.weights import load_with_metadata, read_metadata, save_weights
 from selfseg.records import serial
 from selfseg.training.job import Course, TrainingJob
 from selfseg.training.state import TrainState
@@ -42,6 +42,13 @@ class Position(serial.Record):
     precision: str
     layout: Literal["contiguous", "channels_last"]
     scaler_scale: float | None
+
+    @property
+    def share(self) -> float:
+        """Share of the run's length that is over."""
+        if self.time_s is not None:
+            return min(self.elapsed_s / self.time_s, 1.0)
+        return min(self.step / (self.total_steps or 1), 1.0)
 
     def layout_on(self, device: torch.device, dims: int) -> torch.memory_format | None:
         """Return the layout for going on with `dims` spatial axes; None on another device."""
@@ -99,6 +106,15 @@ def read_position(folder: FoldFolder) -> tuple[Position, dict[str, Tensor]] | No
             remedy="Train this fold from the start with --restart.",
         ) from error
     return position, tensors
+
+
+def peek(folder: FoldFolder) -> Position | None:
+    """Return the checkpoint's position without its tensors; None if there is none that is whole."""
+    try:
+        metadata = read_metadata(folder.checkpoint)
+        return serial.decode(Position, metadata.get(INFO, ""), source=str(folder.checkpoint))
+    except (ModelError, RecordError):
+        return None
 
 
 def restore(state: TrainState, position: Position, tensors: dict[str, Tensor]) -> None:

@@ -138,7 +138,8 @@ def plan_course(job: TrainingJob) -> Course:
         expected = float(total)
     else:
         total = None
-        step_s = _measure_step(job, limit_s=MEASURING_SHARE * job.time_s)
+        limit_s = MEASURING_SHARE * job.time_s
+        step_s = measure_step_s(job.plan, job.configuration, job.device, limit_s=limit_s)
         expected = job.time_s / step_s
         log.info("Speed: %.2f s a step forward and backward", step_s)
         if job.steps_per_epoch is None:
@@ -177,10 +178,14 @@ def resume_course(
     )
 
 
-def _measure_step(job: TrainingJob, *, limit_s: float) -> float:
-    configuration = job.configuration
-    network = build_network(configuration.network, channels=job.channels, outputs=job.outputs)
-    network.to(job.device)
-    shape = (configuration.batch, job.channels, *configuration.patch)
-    layout = choose_layout(network, shape, job.device)
-    return seconds_per_step(network, shape, job.device, layout, limit_s=limit_s)
+def measure_step_s(
+    plan: Plan, configuration: Configuration, device: torch.device, *, limit_s: float
+) -> float:
+    """Return the seconds of a training step: forward and backward passes of a fresh network."""
+    channels = plan.input_channels(configuration)
+    network = build_network(
+        configuration.network, channels=channels, outputs=plan.targets.outputs
+    ).to(device)
+    shape = (configuration.batch, channels, *configuration.patch)
+    layout = choose_layout(network, shape, device)
+    return seconds_per_step(network, shape, device, layout, limit_s=limit_s)

@@ -28,7 +28,7 @@ def validate(job: TrainingJob, dataset: Dataset) -> MetricsTable | None:
     if not job.validation_cases:
         return None
     folder = job.output.validation
-    stored = folder / "scores.json"
+    stored = job.output.scores
     basis = _basis(job, dataset)
     former = serial.load(MetricsTable, stored) if stored.is_file() else None
     if former is not None and former.basis != basis:

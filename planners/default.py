@@ -32,7 +32,7 @@ from .patch import Request, Sizes, decide_sizes
 from .resampling import decide_resampling
 from .selection import accept_step, choose_candidate, selection_rules
 from .spacing import Grid, decide_grid
-from .splits import decide_splits
+from .splits import decide_splits, label_presence
 from .training import (
     decide_augmentation,
     decide_inference,
@@ -117,9 +117,9 @@ class DefaultPlanner:
             ),
         )
 
-    def split(self, dataset: Dataset, folds: int = 5) -> Splits:
+    def split(self, dataset: Dataset, fingerprint: Fingerprint, folds: int = 5) -> Splits:
         """Decide the folds of a dataset."""
-        return decide_splits(dataset.cases, folds)
+        return decide_splits(dataset.cases, folds, label_presence(dataset, fingerprint))
 
     def selection_rules(self) -> SelectionRules:
         """Decide what a selection tries."""

@@ -78,8 +78,7 @@ def find_single_sided(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(
         name
         for name in names
-        if name not in paired
-        and any(word.casefold() in SPELLED_OUT for word in WORD.findall(name))
+        if name not in paired and any(word.casefold() in SPELLED_OUT for word in WORD.findall(name))
     )
 
 
@@ -101,4 +100,3 @@ def _sided(words: Words) -> bool:
 def _key(words: Words) -> Words:
     """Return the words without their order: `left lung` and `lung right` differ by side only."""
     return tuple(sorted(words))
-

@@ -42,7 +42,7 @@ class Planner(Protocol):
         """Decide everything about a dataset."""
         ...
 
-    def split(self, dataset: Dataset, folds: int = 5) -> Splits:
+    def split(self, dataset: Dataset, fingerprint: Fingerprint, folds: int = 5) -> Splits:
         """Decide the folds of a dataset."""
         ...
 
@@ -118,9 +118,9 @@ def make_plan(
     return find_planner(planner).plan(dataset, fingerprint, budget)
 
 
-def make_splits(dataset: Dataset, *, planner: str = "default") -> Splits:
+def make_splits(dataset: Dataset, fingerprint: Fingerprint, *, planner: str = "default") -> Splits:
     """Let a planner decide the folds."""
-    return find_planner(planner).split(dataset)
+    return find_planner(planner).split(dataset, fingerprint)
 
 
 def edit_plan(plan: Plan, settings: Sequence[str]) -> Plan:

@@ -186,7 +186,7 @@ def test_folds_do_not_depend_on_the_order_of_cases() -> None:
 def test_fewer_patients_than_folds() -> None:
     splits = decide_splits(cases_named(["a", "b", "c"]))
     assert sorted(fold.validation for fold in splits.folds) == [("a",), ("b",), ("c",)]
-    assert splits.note == "3 folds, since there are only 3 patients"
+    assert splits.note == "leave-one-out: 3 folds, since there are only 3 patients"
 
 
 @pytest.mark.parametrize("groups", [None, ["p", "p"]])

@@ -32,7 +32,8 @@ def test_installed_planner_is_found(plan: Plan) -> None:
     planner = planning.find_planner("default")
     assert (planner.name, plan.planner) == ("default", "default")
     assert plan.planner_version == planner.version
-    assert len(planning.make_splits(make_dataset(40)).folds) == 5
+    facts = make_fingerprint([((1.0, 1.0, 1.0), (36, 50, 35))] * 40)
+    assert len(planning.make_splits(make_dataset(40), facts).folds) == 5
 
 
 def test_missing_planner_lists_what_is_installed() -> None:

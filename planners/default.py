@@ -135,6 +135,17 @@ class DefaultPlanner:
         """Decide whether a post-processing step is taken."""
         return accept_step(gain, worst_change, cases_better, cases_worse)
 
+    def memory_gib(self, plan: Plan, configuration: Configuration) -> float:
+        """Estimate the memory of a training step, also of a configuration that a user edited."""
+        return estimate_gib(
+            configuration.network,
+            configuration.patch,
+            configuration.batch,
+            channels=plan.input_channels(configuration),
+            classes=plan.targets.outputs,
+            device=plan.budget.device,
+        )
+
 
 def _proposals(
     facts: Facts, family: Family
@@ -173,7 +184,7 @@ def _request(facts: Facts) -> Request:
         spacing=facts.grid.spacing_mm,
         median_shape=facts.grid.median_shape,
         dataset_voxels=prod(facts.grid.median_shape) * len(facts.dataset.cases),
-        classes=len(facts.dataset.labels) + 1,
+        classes=facts.dataset.targets.outputs,
         channels=len(facts.dataset.channels),
         memory_gb=facts.budget.memory_gib,
     )
@@ -196,7 +207,7 @@ def _configuration(
         sizes.patch,
         sizes.batch,
         channels=len(facts.dataset.channels) + cascade,
-        classes=len(facts.dataset.labels) + 1,
+        classes=facts.dataset.targets.outputs,
         device=facts.budget.device,
     )
     configuration = Configuration(

@@ -21,6 +21,13 @@ LARGEST_BYTE = 255.0
 KINDS = ("ct", "zscore", "percentile", "min_max", "fixed_scale", "none")
 
 CT = re.compile(r"ct|cta|ct[ _-].*|.*[ _-]ct|computed[ _-]?tomography.*")
+NUCLEAR = {
+    "pet",
+    "spect",
+    "suv",
+    "fdg",
+    "psma",
+}  # PET-CT names the examination, not Hounsfield units
 COLOR = re.compile(r"r|g|b|red|green|blue|rgb|gr[ae]y")
 MR = re.compile(
     r"(mri?|t1|t2|pd|flair|dwi|adc|swi|dce|mra|bold|b\d+|t1\w*|t2\w*|cine|mprage)([ _-].*)?"
@@ -73,7 +80,8 @@ def _choose(
 def _by_modality(
     name: str, key: str, facts: IntensityFacts, integers: bool, masked: bool, mask_reason: str
 ) -> tuple[Normalization, str]:
-    if CT.fullmatch(key):
+    words = set(re.split(r"[\W_]+", key))
+    if CT.fullmatch(key) and not words & NUCLEAR:
         value = CTNormalization(
             lower=facts.percentile_00_5,
             upper=facts.percentile_99_5,
@@ -86,7 +94,7 @@ def _by_modality(
         )
     if COLOR.fullmatch(key) and integers and _is_byte_range(facts):
         return FixedScale(divisor=LARGEST_BYTE), f"{name!r} is 8-bit color or gray"
-    if MR.fullmatch(key):
+    if MR.fullmatch(key) and not words & NUCLEAR:
         return ZScore(inside_mask=masked), (
             f"{name!r} is MR, whose scale differs from scan to scan; {mask_reason}"
         )

@@ -158,10 +158,10 @@ def _proposals(
     flat = decide_sizes(plane, family, name="2d")
     proposals = [Proposal("2d", own_slices, (1.0, *grid.median_shape[1:]), flat)]
     if grid.median_shape[0] == 1:
-        evidence = gather_evidence(facts.fingerprint, grid, None)
+        evidence = gather_evidence(facts.fingerprint, grid, None, facts.budget)
         return proposals, *choose_configurations(evidence, has_low=False)
     full = decide_sizes(request, family, name="3d_fullres")
-    evidence = gather_evidence(facts.fingerprint, grid, full.patch)
+    evidence = gather_evidence(facts.fingerprint, grid, full.patch, facts.budget)
     if wants_slab(evidence):
         slab = decide_context_sizes(request)
         proposals.append(Proposal("2.5d", grid.spacing_mm, grid.median_shape, slab))

@@ -61,7 +61,7 @@ def decide_low_resolution(
     decision = Decision(
         rule="low_resolution",
         subject=f"configurations.{NAME}",
-        value="planned at " + "×".join(f"{s:.4g}" for s in spacing) + " mm",
+        value="proposed, at " + "×".join(f"{s:.4g}" for s in spacing) + " mm",
         because=f"a full-resolution patch covers only {covered:.0%} of the median image "
         f"(limit {TRIGGER:.0%}): too little context for large structures",
     )

@@ -19,7 +19,7 @@ FEWEST_SLICES = 3  # with fewer no slice has a neighbor on either side
 # of the labels are such, a slab sees too little of the task.
 THROUGH_PLANE, MANY_LABELS = 2.0, 0.5
 # The bounding box of a label in many pieces tells nothing about the length of a piece.
-CONNECTED = 0.5  # share of the largest component from which it does
+CONNECTED = 0.75  # share of the largest component from which it does
 LITTLE_OF_PLANE = 0.25  # share of the plane in a 3D patch, below which a slab shows more
 # 3D is dear below so much memory or on a CPU; that counts where a patch covers less than this.
 TIGHT_GIB, MUCH_OF_IMAGE = 8.0, 0.5
@@ -35,7 +35,7 @@ class Evidence:
         in_plane_share: Share of the median image's plane that a full-resolution 3D patch covers.
         image_share: The same of the whole median image.
         elongations: Of each connected label, its extent across the slices over that within.
-        thinnest: Label that spans the fewest slices, and how many; None if nothing is measured.
+        thinnest: Connected label that spans the fewest slices, and how many; None if there is none.
         budget: Memory and device.
     """
 
@@ -53,7 +53,7 @@ class Evidence:
         slices = f"{self.slices:g} slice{'s' if self.slices != 1 else ''}"
         words = f"spacing ratio {self.anisotropy:.2g}, {slices}"
         if self.thinnest is not None:
-            words += f", label {self.thinnest[0]!r} spans {self.thinnest[1]:.2g}"
+            words += f" of which label {self.thinnest[0]!r} spans {self.thinnest[1]:.2g}"
         return words
 
     @property
@@ -83,20 +83,19 @@ def gather_evidence(
         min(n / m, 1.0)
         for n, m in zip(patch_3d or grid.median_shape, grid.median_shape, strict=True)
     ]
-    present = [label for label in fingerprint.labels if label.share_of_cases > 0]
-    spans = {
-        label.name: label.median_extent_mm[grid.axes[0]] / grid.spacing_mm[0] for label in present
-    }
+    connected = [
+        label
+        for label in fingerprint.labels
+        if label.share_of_cases > 0 and label.median_largest_share >= CONNECTED
+    ]
+    across, spacing_mm = grid.axes[0], grid.spacing_mm[0]
+    spans = {label.name: label.median_extent_mm[across] / spacing_mm for label in connected}
     return Evidence(
         anisotropy=max(spacing) / min(spacing),
         slices=grid.median_shape[0],
         in_plane_share=prod(shares[1:]),
         image_share=prod(shares),
-        elongations={
-            label.name: _elongation(label.median_extent_mm, grid)
-            for label in present
-            if label.median_largest_share >= CONNECTED
-        },
+        elongations={label.name: _elongation(label.median_extent_mm, grid) for label in connected},
         thinnest=min(spans.items(), key=lambda item: item[1], default=None),
         budget=budget,
     )

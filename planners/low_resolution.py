@@ -36,7 +36,7 @@ def decide_low_resolution(
     covered = prod(full.patch) / prod(request.median_shape)
     if covered >= TRIGGER:
         return None, _left_out(
-            f"a patch covers {min(covered, 1):.0%} of the median image (limit {TRIGGER:.0%})"
+            f"a patch has {covered:.0%} of the median image's voxels (limit {TRIGGER:.0%})"
         )
     spacing = np.array(request.spacing)
     shape = np.array(request.median_shape)

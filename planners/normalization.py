@@ -80,8 +80,12 @@ def _choose(
 def _by_modality(
     name: str, key: str, facts: IntensityFacts, integers: bool, masked: bool, mask_reason: str
 ) -> tuple[Normalization, str]:
-    words = set(re.split(r"[\W_]+", key))
-    if CT.fullmatch(key) and not words & NUCLEAR:
+    if NUCLEAR & set(re.split(r"[\W_]+", key)):
+        return PercentileNormalization(), (
+            f"{name!r} shows uptake, which differs from patient to patient and has a long bright "
+            "tail: clipped to the case's 0.5–99.5 % range, then zero mean and unit spread"
+        )
+    if CT.fullmatch(key):
         value = CTNormalization(
             lower=facts.percentile_00_5,
             upper=facts.percentile_99_5,
@@ -94,7 +98,7 @@ def _by_modality(
         )
     if COLOR.fullmatch(key) and integers and _is_byte_range(facts):
         return FixedScale(divisor=LARGEST_BYTE), f"{name!r} is 8-bit color or gray"
-    if MR.fullmatch(key) and not words & NUCLEAR:
+    if MR.fullmatch(key):
         return ZScore(inside_mask=masked), (
             f"{name!r} is MR, whose scale differs from scan to scan; {mask_reason}"
         )

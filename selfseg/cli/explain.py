@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 
 from selfseg.cli.tables import console
-from selfseg.records.dataset import Splits
 from selfseg.records.plan import Decision, Plan
 
 PREFIX = "configurations."
 
 
-def print_decisions(plan: Plan, splits: Splits) -> None:
-    """Print every decision of a plan with its reason, and what is special about the folds."""
+def print_decisions(plan: Plan) -> None:
+    """Print every decision of a plan with its reason."""
     out = console()
     names = _ordered_names(plan)
     verdicts = {d.subject: d for d in plan.decisions if d.subject.removeprefix(PREFIX) in names}
@@ -37,8 +36,6 @@ def print_decisions(plan: Plan, splits: Splits) -> None:
     out.print(_decision_table("What all configurations share", (*common, *shared)))
     for name, found in own.items():
         out.print(_decision_table(name, [d for d in found if d not in shared]))
-    folds = len(splits.folds)
-    out.print(f"Folds: {folds}{f' ({splits.note})' if splits.note else ''}")
 
 
 def _ordered_names(plan: Plan) -> list[str]:

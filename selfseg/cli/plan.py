@@ -58,5 +58,5 @@ def plan(
         typer.echo(result.plan.model_dump_json(indent=1))
         return
     if explain:
-        print_decisions(result.plan, result.splits)
+        print_decisions(result.plan)
     tables.print_plan(result)

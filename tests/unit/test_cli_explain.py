@@ -7,7 +7,6 @@ from plannerfacts import make_dataset, make_fingerprint
 
 from selfseg import planning
 from selfseg.cli.explain import print_decisions
-from selfseg.records.dataset import Splits
 from selfseg.records.plan import Budget, Plan
 
 
@@ -20,7 +19,7 @@ def plan() -> Plan:
 @pytest.fixture
 def printed(plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("COLUMNS", "2000")
-    print_decisions(plan, Splits(folds=(), note="few"))
+    print_decisions(plan)
     return capsys.readouterr().out
 
 
@@ -41,7 +40,6 @@ def test_every_reason_is_there_and_shared_ones_once(plan: Plan, printed: str) ->
     (reason,) = {d.because for d in plan.decisions if d.rule == "optimization"}
     assert printed.count(reason) == 1
     assert printed.count("configurations.") == 0
-    assert "Folds: 0 (few)" in printed
 
 
 def test_an_edited_order_is_the_one_shown(
@@ -50,7 +48,7 @@ def test_an_edited_order_is_the_one_shown(
     monkeypatch.setenv("COLUMNS", "2000")
     edited = planning.edit_plan(plan, ['proposed=["2d", "3d_fullres"]'])
     planning.check_plan(edited)
-    print_decisions(edited, Splits(folds=()))
+    print_decisions(edited)
     out = capsys.readouterr().out
     assert out.index("1. 2d") < out.index("2. 3d_fullres") < out.index("│ 2.5d  ")
     assert "set by the user with --set" in out

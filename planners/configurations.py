@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-import numpy as np
-
 from selfseg.records.fingerprint import Fingerprint
-from selfseg.records.plan import ConfigurationName, Decision
+from selfseg.records.plan import Budget, ConfigurationName, Decision
 
 from .spacing import Grid
 
@@ -16,8 +14,15 @@ from .spacing import Grid
 # volume is as fine across as within its slices.
 ANISOTROPIC, ISOTROPIC = 3.0, 1.5
 FEW_SLICES = 24
-# Structures so many times longer across the slices than within are followed better in 3D.
-THROUGH_PLANE = 2.0
+FEWEST_SLICES = 3  # with fewer no slice has a neighbor on either side
+# Structures so many times longer across the slices than within are followed better in 3D. If half
+# of the labels are such, a slab sees too little of the task.
+THROUGH_PLANE, MANY_LABELS = 2.0, 0.5
+# The bounding box of a label in many pieces tells nothing about the length of a piece.
+CONNECTED = 0.75  # share of the largest component from which it does
+LITTLE_OF_PLANE = 0.25  # share of the plane in a 3D patch, below which a slab shows more
+# 3D is dear below so much memory or on a CPU; that counts where a patch covers less than this.
+TIGHT_GIB, MUCH_OF_IMAGE = 8.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -28,38 +33,71 @@ class Evidence:
         anisotropy: Largest over smallest spacing.
         slices: Of the median image.
         in_plane_share: Share of the median image's plane that a full-resolution 3D patch covers.
-        elongation: Largest extent across the slices over that within, of any label (0: unknown).
-        longest: Label that has it.
+        image_share: The same of the whole median image.
+        elongations: Of each connected label, its extent across the slices over that within.
+        thinnest: Connected label that spans the fewest slices, and how many; None if there is none.
+        budget: Memory and device.
     """
 
     anisotropy: float
     slices: float
     in_plane_share: float
-    elongation: float
-    longest: str
+    image_share: float
+    elongations: dict[str, float]
+    thinnest: tuple[str, float] | None
+    budget: Budget
 
     @property
-    def few(self) -> str:
+    def numbers(self) -> str:
         """The numbers in words."""
-        return f"spacing ratio {self.anisotropy:.2g}, {self.slices:g} slices"
+        slices = f"{self.slices:g} slice{'s' if self.slices != 1 else ''}"
+        words = f"spacing ratio {self.anisotropy:.2g}, {slices}"
+        if self.thinnest is not None:
+            words += f" of which label {self.thinnest[0]!r} spans {self.thinnest[1]:.2g}"
+        return words
+
+    @property
+    def longest(self) -> str:
+        """Label that runs furthest across the slices, relative to its width."""
+        return max(self.elongations, key=lambda name: self.elongations[name])
+
+    @property
+    def runs_across(self) -> bool:
+        """Many labels are much longer across the slices than within."""
+        long = sum(ratio > THROUGH_PLANE for ratio in self.elongations.values())
+        return long > 0 and long >= MANY_LABELS * len(self.elongations)
+
+    @property
+    def is_dear(self) -> bool:
+        """3D steps are slow or small, and a patch sees a part only."""
+        scarce = self.budget.device == "cpu" or self.budget.memory_gib < TIGHT_GIB
+        return scarce and self.image_share < MUCH_OF_IMAGE
 
 
 def gather_evidence(
-    fingerprint: Fingerprint, grid: Grid, patch_3d: tuple[int, ...] | None
+    fingerprint: Fingerprint, grid: Grid, patch_3d: tuple[int, ...] | None, budget: Budget
 ) -> Evidence:
     """Collect the numbers; `patch_3d` is the full-resolution patch, if there is a third axis."""
     spacing = grid.spacing_mm if grid.median_shape[0] > 1 else grid.spacing_mm[1:]
-    elongations = {
-        label.name: _elongation(label.median_extent_mm, grid) for label in fingerprint.labels
-    }
-    longest = max(elongations, key=lambda name: elongations[name], default="")
-    share = 1.0 if patch_3d is None else prod(patch_3d[1:]) / prod(grid.median_shape[1:])
+    shares = [
+        min(n / m, 1.0)
+        for n, m in zip(patch_3d or grid.median_shape, grid.median_shape, strict=True)
+    ]
+    connected = [
+        label
+        for label in fingerprint.labels
+        if label.share_of_cases > 0 and label.median_largest_share >= CONNECTED
+    ]
+    across, spacing_mm = grid.axes[0], grid.spacing_mm[0]
+    spans = {label.name: label.median_extent_mm[across] / spacing_mm for label in connected}
     return Evidence(
         anisotropy=max(spacing) / min(spacing),
         slices=grid.median_shape[0],
-        in_plane_share=min(share, 1.0),
-        elongation=elongations.get(longest, 0.0),
-        longest=longest,
+        in_plane_share=prod(shares[1:]),
+        image_share=prod(shares),
+        elongations={label.name: _elongation(label.median_extent_mm, grid) for label in connected},
+        thinnest=min(spans.items(), key=lambda item: item[1], default=None),
+        budget=budget,
     )
 
 
@@ -80,25 +118,22 @@ def choose_configurations(
             ),
         )
     slab, because_slab = _slab(evidence)
-    order: list[ConfigurationName] = ["3d_fullres"]
+    plane, because_plane = _plane(evidence, has_slab=slab == "proposed")
+    volume, because_volume = _volume(evidence)
+    order: list[ConfigurationName] = ["3d_fullres"] if volume == "proposed first" else ["2d"]
     if slab == "proposed":
         order.append("2.5d")
     if has_low:
         order += ["3d_lowres", "3d_cascade"]
-    plane, because_plane = _plane(evidence, has_slab=slab == "proposed")
     if plane == "proposed":
         order.append("2d")
     cascade = (
-        _decision(
-            "3d_cascade",
-            "proposed",
-            "refines 3d_lowres, which sees the whole image, in full detail",
-        )
+        _decision("3d_cascade", "proposed", "in full detail, but told what 3d_lowres saw around it")
         if has_low
         else _decision("3d_cascade", "left out", "there is no 3d_lowres to refine")
     )
     decisions = (
-        _decision("3d_fullres", "proposed first", _volume_reason(evidence)),
+        _decision("3d_fullres", volume, because_volume),
         _decision("2.5d", slab, because_slab),
         cascade,
         _decision("2d", plane, because_plane),
@@ -108,59 +143,92 @@ def choose_configurations(
 
 def wants_slab(evidence: Evidence) -> bool:
     """Tell whether a 2.5D configuration is planned at all."""
-    return evidence.slices > 1 and evidence.anisotropy >= ISOTROPIC
+    return evidence.slices >= FEWEST_SLICES and evidence.anisotropy >= ISOTROPIC
 
 
 def _slab(evidence: Evidence) -> tuple[str, str]:
+    numbers = evidence.numbers
+    if evidence.slices < FEWEST_SLICES:
+        return "left out", f"{numbers}: no slice has a neighbor on either side"
     if not wants_slab(evidence):
         return "left out", (
-            f"{evidence.few}: isotropic (limit {ISOTROPIC:g}), so a 3D network sees more for the "
-            "same work"
+            f"{numbers}: isotropic (limit {ISOTROPIC:g}), so a few slices show a thin slab of the "
+            "body only, and a 3D network sees more for the same work"
         )
-    if evidence.elongation > THROUGH_PLANE:
+    if evidence.runs_across:
+        name = evidence.longest
         return "planned, not proposed", (
-            f"label {evidence.longest!r} is {evidence.elongation:.1f} times longer across the "
-            f"slices than within (limit {THROUGH_PLANE:g}): a few slices do not show where it runs"
+            f"label {name!r} is {evidence.elongations[name]:.1f} times longer across the slices "
+            f"than within (limit {THROUGH_PLANE:g}): a few slices do not show where it runs"
         )
     if evidence.anisotropy >= ANISOTROPIC:
         return "proposed", (
-            f"{evidence.few}: slices are at least {ANISOTROPIC:g} times coarser than pixels; a "
-            "few neighbors tell structures apart, and in-plane detail counts most"
+            f"{numbers}: slices are at least {ANISOTROPIC:g} times coarser than pixels; the next "
+            "slices tell apart what looks alike in one, further ones hardly matter"
         )
     if evidence.slices < FEW_SLICES:
         return "proposed", (
-            f"{evidence.few}: fewer than {FEW_SLICES}, hardly room to pool across them in 3D"
+            f"{numbers}: fewer than {FEW_SLICES} slices leave hardly room to pool across them in 3D"
+        )
+    return _slab_beside_small_patches(evidence)
+
+
+def _slab_beside_small_patches(evidence: Evidence) -> tuple[str, str]:
+    """Decide on 2.5D where slices are a little coarse: it pays if 3D patches are small."""
+    if evidence.in_plane_share < LITTLE_OF_PLANE:
+        return "proposed", (
+            f"{evidence.numbers}; a 3D patch covers {evidence.in_plane_share:.0%} of the plane "
+            f"(limit {LITTLE_OF_PLANE:.0%}), a slab far more"
+        )
+    if evidence.is_dear:
+        return "proposed", (
+            f"{evidence.numbers}; with {_means(evidence)} a 3D patch covers "
+            f"{evidence.image_share:.0%} of the image (limit {MUCH_OF_IMAGE:.0%}), and a step of "
+            "2.5D costs a fraction of one in 3D"
         )
     return "planned, not proposed", (
-        f"{evidence.few}: neither coarse (limit {ANISOTROPIC:g}) nor few (limit {FEW_SLICES})"
+        f"{evidence.numbers}: neither coarse (limit {ANISOTROPIC:g}) nor few (limit {FEW_SLICES}), "
+        f"and a 3D patch covers {evidence.in_plane_share:.0%} of the plane"
     )
 
 
 def _plane(evidence: Evidence, *, has_slab: bool) -> tuple[str, str]:
+    if evidence.slices < FEWEST_SLICES:
+        return "proposed first", f"{evidence.numbers}: hardly a third axis"
     if has_slab:
         return "planned, not proposed", "2.5d sees all that 2d sees, and the neighboring slices"
     return "proposed", (
-        "a second opinion: its errors differ from those of 3D, so an ensemble may gain; "
-        "cross-validation decides"
+        "a second opinion that is quick to train: its errors differ from those of 3D, so an "
+        "ensemble may gain; cross-validation decides"
     )
 
 
-def _volume_reason(evidence: Evidence) -> str:
+def _volume(evidence: Evidence) -> tuple[str, str]:
+    if evidence.slices < FEWEST_SLICES:
+        return "planned, not proposed", f"{evidence.numbers}: hardly a third axis"
+    covers = (
+        f"with {_means(evidence)} a patch covers {evidence.in_plane_share:.0%} of the plane and "
+        f"{evidence.image_share:.0%} of the image"
+    )
     if evidence.anisotropy >= ANISOTROPIC:
-        return (
-            f"{evidence.few}: its kernels and strides leave the coarse axis alone until voxels are "
-            "near isotropic; the baseline that 2.5D has to beat"
+        return "proposed first", (
+            f"{evidence.numbers}; {covers}; it pools in the plane alone until voxels are near "
+            "isotropic, and is the baseline that 2.5d has to beat"
         )
-    return (
-        f"{evidence.few}: structures continue from slice to slice; a patch covers "
-        f"{evidence.in_plane_share:.0%} of the plane"
+    return "proposed first", (
+        f"{evidence.numbers}; {covers}: it follows structures from slice to slice"
     )
+
+
+def _means(evidence: Evidence) -> str:
+    device = "a CPU" if evidence.budget.device == "cpu" else "a GPU"
+    return f"{evidence.budget.memory_gib:g} GB on {device}"
 
 
 def _elongation(extent_mm: tuple[float, float, float], grid: Grid) -> float:
     """Return the extent across the slices over the longer one within them."""
-    across, *within = np.asarray(extent_mm)[list(grid.axes)]
-    return float(across / max(within)) if max(within) > 0 else 0.0
+    across, *within = (extent_mm[axis] for axis in grid.axes)
+    return across / max(within) if max(within) > 0 else 0.0
 
 
 def _decision(name: str, value: str, because: str) -> Decision:

@@ -34,7 +34,7 @@ from .resampling import decide_resampling
 from .schedule import decide_schedule, time_each
 from .selection import accept_step, choose_candidate, selection_rules
 from .spacing import Grid, decide_grid
-from .splits import decide_splits
+from .splits import decide_splits, label_presence
 from .training import (
     decide_augmentation,
     decide_inference,
@@ -119,9 +119,9 @@ class DefaultPlanner:
             ),
         )
 
-    def split(self, dataset: Dataset, folds: int = 5) -> Splits:
+    def split(self, dataset: Dataset, fingerprint: Fingerprint, folds: int = 5) -> Splits:
         """Decide the folds of a dataset."""
-        return decide_splits(dataset.cases, folds)
+        return decide_splits(dataset.cases, folds, label_presence(dataset, fingerprint))
 
     def schedule(
         self, speeds: Sequence[Speed], held_out: Sequence[int], remaining_s: float | None
@@ -155,6 +155,17 @@ class DefaultPlanner:
         """Decide whether a post-processing step is taken."""
         return accept_step(gain, worst_change, cases_better, cases_worse)
 
+    def memory_gib(self, plan: Plan, configuration: Configuration) -> float:
+        """Estimate the memory of a training step, also of a configuration that a user edited."""
+        return estimate_gib(
+            configuration.network,
+            configuration.patch,
+            configuration.batch,
+            channels=plan.input_channels(configuration),
+            classes=plan.targets.outputs,
+            device=plan.budget.device,
+        )
+
 
 def _proposals(
     facts: Facts, family: Family
@@ -167,10 +178,10 @@ def _proposals(
     flat = decide_sizes(plane, family, name="2d")
     proposals = [Proposal("2d", own_slices, (1.0, *grid.median_shape[1:]), flat)]
     if grid.median_shape[0] == 1:
-        evidence = gather_evidence(facts.fingerprint, grid, None)
+        evidence = gather_evidence(facts.fingerprint, grid, None, facts.budget)
         return proposals, *choose_configurations(evidence, has_low=False)
     full = decide_sizes(request, family, name="3d_fullres")
-    evidence = gather_evidence(facts.fingerprint, grid, full.patch)
+    evidence = gather_evidence(facts.fingerprint, grid, full.patch, facts.budget)
     if wants_slab(evidence):
         slab = decide_context_sizes(request)
         proposals.append(Proposal("2.5d", grid.spacing_mm, grid.median_shape, slab))
@@ -193,7 +204,7 @@ def _request(facts: Facts) -> Request:
         spacing=facts.grid.spacing_mm,
         median_shape=facts.grid.median_shape,
         dataset_voxels=prod(facts.grid.median_shape) * len(facts.dataset.cases),
-        classes=len(facts.dataset.labels) + 1,
+        classes=facts.dataset.targets.outputs,
         channels=len(facts.dataset.channels),
         memory_gb=facts.budget.memory_gib,
     )
@@ -216,7 +227,7 @@ def _configuration(
         sizes.patch,
         sizes.batch,
         channels=len(facts.dataset.channels) + cascade,
-        classes=len(facts.dataset.labels) + 1,
+        classes=facts.dataset.targets.outputs,
         device=facts.budget.device,
     )
     configuration = Configuration(

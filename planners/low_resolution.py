@@ -36,7 +36,7 @@ def decide_low_resolution(
     covered = prod(full.patch) / prod(request.median_shape)
     if covered >= TRIGGER:
         return None, _left_out(
-            f"a patch covers {covered:.0%} of the median image (limit {TRIGGER:.0%})"
+            f"a patch has {covered:.0%} of the median image's voxels (limit {TRIGGER:.0%})"
         )
     spacing = np.array(request.spacing)
     shape = np.array(request.median_shape)
@@ -61,7 +61,7 @@ def decide_low_resolution(
     decision = Decision(
         rule="low_resolution",
         subject=f"configurations.{NAME}",
-        value="planned at " + "×".join(f"{s:.4g}" for s in spacing) + " mm",
+        value="proposed, at " + "×".join(f"{s:.4g}" for s in spacing) + " mm",
         because=f"a full-resolution patch covers only {covered:.0%} of the median image "
         f"(limit {TRIGGER:.0%}): too little context for large structures",
     )

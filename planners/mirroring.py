@@ -1,4 +1,4 @@
-"""Which axes may be mirrored: not left-right where labels come in left and right pairs."""
+"""Whether images may be mirrored from left to right: not where labels tell the sides apart."""
 
 from __future__ import annotations
 
@@ -7,52 +7,96 @@ from collections.abc import Sequence
 
 from selfseg.records.plan import Decision
 
-LEFT, RIGHT = ("left", "l", "lt", "lft"), ("right", "r", "rt", "rgt")
-SIDE = {**dict.fromkeys(LEFT, "left"), **dict.fromkeys(RIGHT, "right")}
-LEFT_RIGHT = 2  # canonical axis X
-# Words of a name: at separators, and where a small letter meets a capital one.
-BORDER = re.compile(r"[^0-9A-Za-z]+|(?<=[a-z])(?=[A-Z])")
+LEFT_RIGHT = 2  # canonical axis X, which grows towards the patient's left; the width of a picture
+SIDES = {
+    "left": "left", "l": "left", "lt": "left", "lh": "left",
+    "right": "right", "r": "right", "rt": "right", "rh": "right",
+}  # fmt: skip
+OTHER = {"left": "right", "right": "left"}
+# A lone l, lt, … names no side without a partner: L1 is a vertebra, rt a way to write radiotherapy.
+SPELLED_OUT = ("left", "right")
+# Words: ABCdef → ABC, def; lungL → lung, L; anything else but letters and digits separates.
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
+GLUED = re.compile(r"(left|right)(.{2,})|(.{2,})(left|right)")
+
+NAMES_SHOWN = 3
+
+Words = tuple[str, ...]
 
 
 def decide_mirroring(
     names: Sequence[str], axes: tuple[int, int, int]
 ) -> tuple[tuple[int, ...], Decision]:
-    """Return the working axes (0 to 2) that may be mirrored.
+    """Turn mirroring from left to right off where two labels differ by their side alone.
 
     Args:
         names: Of labels and regions.
         axes: Canonical axis of each working axis.
+
+    Returns:
+        The working axes (0 to 2) that may be mirrored; and the decision.
     """
-    pairs = find_pairs(names)
-    sided = [name for name in names if _split(name) is not None]
+    pairs, single = find_pairs(names), find_single_sided(names)
     if pairs:
-        allowed = tuple(index for index, axis in enumerate(axes) if axis != LEFT_RIGHT)
-        value = "all axes but left-right"
-        shown = ", ".join(f"{left} / {right}" for left, right in pairs[:3])
-        because = f"labels in pairs ({shown}): a mirrored image would show each on the wrong side"
-    else:
-        allowed, value = (0, 1, 2), "all axes"
-        because = "no labels in left and right pairs"
-        if sided:
-            because += f" ({', '.join(sided[:3])} has no counterpart: its name says what it is)"
-    return allowed, Decision(rule="mirroring", subject="mirroring", value=value, because=because)
+        fixed = axes.index(LEFT_RIGHT)
+        listed = "; ".join(" and ".join(pair) for pair in pairs[:NAMES_SHOWN])
+        more = len(pairs) - NAMES_SHOWN
+        return tuple(axis for axis in range(3) if axis != fixed), Decision(
+            rule="mirroring",
+            subject="mirroring",
+            value=f"all axes but left-right (working axis {fixed}), in training and prediction",
+            because=f"{listed}{f' and {more} more pairs' if more > 0 else ''} differ by their "
+            "side: a mirrored image would show each in the other's place, under the wrong name",
+            alternatives=("all axes, if the sides look different in themselves",),
+        )
+    because = "no two labels differ by left and right alone"
+    if single:
+        because += (
+            f"; without a counterpart on the other side ({', '.join(single[:NAMES_SHOWN])}) the "
+            "word belongs to the anatomy, and a mirrored image gives it no wrong name"
+        )
+    return (0, 1, 2), Decision(
+        rule="mirroring", subject="mirroring", value="all axes", because=because,
+        alternatives=("all axes but left-right",),
+    )  # fmt: skip
 
 
 def find_pairs(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return pairs of names that differ in their side only: `kidney_left`, `kidney_right`."""
-    found: dict[tuple[str, ...], dict[str, str]] = {}
-    for name in names:
-        split = _split(name)
-        if split is not None:
-            side, rest = split
-            found.setdefault(rest, {})[side] = name
-    return tuple((sides["left"], sides["right"]) for sides in found.values() if len(sides) == 2)
+    """Return names that are equal but for the side, each pair once: `lung_L` and `lung_R`."""
+    known = {_key(words): name for name in names if _sided(words := _words(name))}
+    pairs = []
+    for key, name in known.items():
+        partner = known.get(_key(tuple(OTHER.get(word, word) for word in key)))
+        if partner is not None and partner != name and (partner, name) not in pairs:
+            pairs.append((name, partner))
+    return tuple(pairs)
 
 
-def _split(name: str) -> tuple[str, tuple[str, ...]] | None:
-    """Return the side in a name and the rest of its words; None if it names no side or both."""
-    words = [word.lower() for word in BORDER.split(name) if word]
-    sides = {SIDE[word] for word in words if word in SIDE}
-    if len(sides) != 1:
-        return None
-    return sides.pop(), tuple("*" if word in SIDE else word for word in words)
+def find_single_sided(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names that spell a side out and have no partner: `left_atrium` alone."""
+    paired = {name for pair in find_pairs(names) for name in pair}
+    return tuple(
+        name
+        for name in names
+        if name not in paired and any(word.casefold() in SPELLED_OUT for word in WORD.findall(name))
+    )
+
+
+def _words(name: str) -> Words:
+    """Return a name's words in lower case, sides as `left` and `right` (`leftlung` is split)."""
+    words: list[str] = []
+    for word in WORD.findall(name):
+        plain = word.casefold()
+        glued = GLUED.fullmatch(plain)
+        parts = [part for part in glued.groups() if part] if glued else [plain]
+        words += [SIDES.get(part, part) for part in parts]
+    return tuple(words)
+
+
+def _sided(words: Words) -> bool:
+    return any(word in OTHER for word in words)
+
+
+def _key(words: Words) -> Words:
+    """Return the words without their order: `left lung` and `lung right` differ by side only."""
+    return tuple(sorted(words))

@@ -21,6 +21,13 @@ LARGEST_BYTE = 255.0
 KINDS = ("ct", "zscore", "percentile", "min_max", "fixed_scale", "none")
 
 CT = re.compile(r"ct|cta|ct[ _-].*|.*[ _-]ct|computed[ _-]?tomography.*")
+NUCLEAR = {
+    "pet",
+    "spect",
+    "suv",
+    "fdg",
+    "psma",
+}  # PET-CT names the examination, not Hounsfield units
 COLOR = re.compile(r"r|g|b|red|green|blue|rgb|gr[ae]y")
 MR = re.compile(
     r"(mri?|t1|t2|pd|flair|dwi|adc|swi|dce|mra|bold|b\d+|t1\w*|t2\w*|cine|mprage)([ _-].*)?"
@@ -73,6 +80,11 @@ def _choose(
 def _by_modality(
     name: str, key: str, facts: IntensityFacts, integers: bool, masked: bool, mask_reason: str
 ) -> tuple[Normalization, str]:
+    if NUCLEAR & set(re.split(r"[\W_]+", key)):
+        return PercentileNormalization(), (
+            f"{name!r} shows uptake, which differs from patient to patient and has a long bright "
+            "tail: clipped to the case's 0.5–99.5 % range, then zero mean and unit spread"
+        )
     if CT.fullmatch(key):
         value = CTNormalization(
             lower=facts.percentile_00_5,

@@ -97,8 +97,10 @@ def decide_sizes(request: Request, family: Family, *, name: str) -> Sizes:
             rule="topology",
             subject=f"configurations.{name}.network",
             value=f"{family.kind}, {len(topology.strides)} stages",
-            because=f"axes of spacing {_joined(request.spacing)} mm pool together while within a "
-            "factor of two of the finest and at least eight voxels long",
+            because="axes of spacing "
+            + "×".join(f"{mm:.3g}" for mm in request.spacing)
+            + " mm pool "
+            "together while within a factor of two of the finest and at least eight voxels long",
         ),
         Decision(
             rule="batch",

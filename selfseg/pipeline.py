@@ -82,12 +82,11 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     _refuse_namesake(folder, root)
     dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
     budget = detect_budget(request.memory, request.device)
-    plan = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
-    plan = planning.edit_plan(plan, request.settings)
+    made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
+    plan = planning.edit_plan(made, request.settings)
     planning.check_plan(plan)
-    splits = _fitting_splits(folder, dataset) or planning.make_splits(
-        dataset, planner=request.planner
-    )
+    plan = planning.update_memory(plan, made, planner=request.planner)
+    splits = _splits(folder, dataset, fingerprint, request)
     _keep_former(folder.plan, serial.text(plan))
     _keep_former(folder.splits, serial.text(splits))
     serial.save(dataset, folder.dataset)
@@ -411,13 +410,29 @@ def _refuse_namesake(folder: DatasetFolder, root: Path) -> None:
         )
 
 
+def _splits(
+    folder: DatasetFolder, dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest
+) -> Splits:
+    """Return the user's folds beside the data; else those stored here; else the planner's."""
+    from selfseg.io.splits import find_splits, read_splits
+
+    given = find_splits(Path(dataset.root))
+    if given is not None:
+        return read_splits(given, dataset, part=request.cases is not None)
+    stored = _fitting_splits(folder, dataset)
+    return stored or planning.make_splits(dataset, fingerprint, planner=request.planner)
+
+
 def _fitting_splits(folder: DatasetFolder, dataset: Dataset) -> Splits | None:
     """Return the stored folds if they cover exactly these cases (they may be the user's own)."""
+    from selfseg.io.splits import check_folds
+
     if not folder.splits.is_file():
         return None
     splits = serial.load(Splits, folder.splits)
     covered = {case for fold in splits.folds for case in (*fold.train, *fold.validation)}
     if covered == {case.id for case in dataset.cases}:
+        check_folds(splits.folds, dataset, folder.splits)
         return splits
     log.warning("The cases have changed: new folds are made. Models of old folds do not compare.")
     return None

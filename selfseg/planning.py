@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from math import prod
@@ -17,6 +18,8 @@ from selfseg.records.plan import Budget, Configuration, Decision, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
 from selfseg.records.run import Schedule, Speed, Training
 from selfseg.records.selection import CandidateScore, Estimate, SelectionRules
+
+log = logging.getLogger(__name__)
 
 GROUP = "selfseg.planners"
 # Limits of numbers, by the name of the field wherever it stands in a configuration.
@@ -43,8 +46,12 @@ class Planner(Protocol):
         """Decide everything about a dataset."""
         ...
 
-    def split(self, dataset: Dataset, folds: int = 5) -> Splits:
+    def split(self, dataset: Dataset, fingerprint: Fingerprint, folds: int = 5) -> Splits:
         """Decide the folds of a dataset."""
+        ...
+
+    def memory_gib(self, plan: Plan, configuration: Configuration) -> float:
+        """Estimate the memory of a training step, also of a configuration that a user edited."""
         ...
 
 
@@ -139,7 +146,8 @@ def find_planner(name: str) -> Planner:
         ) from error
     if not isinstance(planner, Planner):
         raise PlannerError(
-            f"planner {name!r} of {_owner(found[0])} lacks name, version, plan or split",
+            f"planner {name!r} of {_owner(found[0])} lacks name, version, plan, split or "
+            "memory_gib",
             remedy="See selfseg.planning.Planner for what a planner offers.",
         )
     return planner
@@ -152,9 +160,9 @@ def make_plan(
     return find_planner(planner).plan(dataset, fingerprint, budget)
 
 
-def make_splits(dataset: Dataset, *, planner: str = "default") -> Splits:
+def make_splits(dataset: Dataset, fingerprint: Fingerprint, *, planner: str = "default") -> Splits:
     """Let a planner decide the folds."""
-    return find_planner(planner).split(dataset)
+    return find_planner(planner).split(dataset, fingerprint)
 
 
 def edit_plan(plan: Plan, settings: Sequence[str]) -> Plan:
@@ -172,6 +180,28 @@ def edit_plan(plan: Plan, settings: Sequence[str]) -> Plan:
             raise PlanError(f"--set {setting}: no '='", remedy="Write --set PATH=VALUE.")
         plan = _set(plan, path.strip(), text.strip())
     return plan
+
+
+def update_memory(plan: Plan, former: Plan, *, planner: str = "default") -> Plan:
+    """Estimate anew the memory of configurations that were edited since `former`.
+
+    An estimate that the user set stays. Says which configurations exceed the budget now.
+    """
+    decider = find_planner(planner)
+    before = {item.name: item for item in former.configurations}
+    updated = []
+    for item in plan.configurations:
+        known = before.get(item.name)
+        if known is not None and item != known and item.memory_gib == known.memory_gib:
+            memory = float(f"{decider.memory_gib(plan, item):.3g}")
+            item = item.model_copy(update={"memory_gib": memory})
+            if memory > max(known.memory_gib, plan.budget.memory_gib):
+                log.warning(
+                    "%s needs about %.1f GiB as edited, more than the %.1f GiB planned for",
+                    item.name, memory, plan.budget.memory_gib,
+                )  # fmt: skip
+        updated.append(item)
+    return plan.model_copy(update={"configurations": tuple(updated)})
 
 
 def check_plan(plan: Plan) -> None:

@@ -38,6 +38,7 @@ def plan(
     """Check and measure a data set, decide everything, and prepare the training arrays."""
     from selfseg import pipeline, requests
     from selfseg.cli import tables
+    from selfseg.cli.explain import print_decisions
     from selfseg.workspace import workspace_root
 
     result = pipeline.plan_dataset(
@@ -57,5 +58,5 @@ def plan(
         typer.echo(result.plan.model_dump_json(indent=1))
         return
     if explain:
-        tables.print_decisions(result.plan)
+        print_decisions(result.plan)
     tables.print_plan(result)

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from selfseg.records.metrics import LabelScores, MetricsTable
-from selfseg.records.plan import Plan
 from selfseg.records.selection import Selection
 
 if TYPE_CHECKING:
@@ -33,18 +32,6 @@ COLUMNS = (
 def console() -> Console:
     """Return a console on stdout that does not guess at numbers and paths."""
     return Console(highlight=False, markup=False)
-
-
-def print_decisions(plan: Plan) -> None:
-    """Print every decision of a plan with its reason."""
-    table = Table(title=f"Decisions of planner {plan.planner} for {plan.dataset}", show_lines=True)
-    for name in ("what", "value", "because", "else"):
-        table.add_column(name, overflow="fold")
-    for decision in plan.decisions:
-        table.add_row(
-            decision.subject, decision.value, decision.because, "\n".join(decision.alternatives)
-        )
-    console().print(table)
 
 
 def print_plan(result: PlanResult) -> None:

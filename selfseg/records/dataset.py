@@ -126,7 +126,7 @@ class Fold(Record):
 
 
 class Splits(Record):
-    """All folds; groups never split. `note` says why there are fewer folds than asked for."""
+    """All folds; groups never split. `note` says what is special about them, and where from."""
 
     schema_version: Literal[1] = 1
     folds: tuple[Fold, ...]

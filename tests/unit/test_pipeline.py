@@ -92,3 +92,41 @@ def test_tolerance_of_one_label_changes_its_score_only(data: Path, tmp_path: Pat
     assert strict.labels["organ"].nsd != 1.0
     assert loose.labels["organ"].nsd == 1.0
     assert loose.labels["lesion"] == strict.labels["lesion"]
+
+
+def write_folds(path: Path, held_out: list[list[str]], ids: list[str]) -> None:
+    folds = [
+        {"train": [case for case in ids if case not in part], "val": part} for part in held_out
+    ]
+    path.write_text(json.dumps(folds), encoding="utf-8")
+
+
+def test_folds_beside_the_data_win_and_the_former_ones_are_kept(tmp_path: Path) -> None:
+    root = write_tiny_dataset(tmp_path / "tiny")
+    first = plan_dataset(str(root), tmp_path / "workspace", ONLY_PLAN)
+    assert first.splits.note == "leave-one-out: 5 folds"
+    ids = [case.id for case in first.dataset.cases]
+    write_folds(root / "splits.json", [ids[:2], ids[2:]], ids)
+    second = plan_dataset(str(root), tmp_path / "workspace", ONLY_PLAN)
+    assert [fold.validation for fold in second.splits.folds] == [tuple(ids[:2]), tuple(ids[2:])]
+    assert second.splits.note == "taken from splits.json"
+    assert (second.folder.path / "splits.former-1.json").is_file()
+    (root / "splits.json").unlink()
+    assert plan_dataset(str(root), tmp_path / "workspace", ONLY_PLAN).splits == second.splits
+
+
+def test_wrong_folds_beside_the_data_leave_the_workspace_alone(tmp_path: Path) -> None:
+    root = write_tiny_dataset(tmp_path / "tiny")
+    write_folds(root / "splits_final.json", [["case_000", "nobody"]], ["case_000", "case_001"])
+    with pytest.raises(SelfSegError, match="nobody: no such case"):
+        plan_dataset(str(root), tmp_path / "workspace", ONLY_PLAN)
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_stored_folds_that_split_a_new_group_are_refused(tmp_path: Path) -> None:
+    root = write_tiny_dataset(tmp_path / "tiny")
+    ids = [case.id for case in plan_dataset(str(root), tmp_path / "w", ONLY_PLAN).dataset.cases]
+    rows = "".join(f"{case},anna\n" for case in ids[:2]) + "".join(f"{c},{c}\n" for c in ids[2:])
+    (root / "groups.csv").write_text(f"case,group\n{rows}", encoding="utf-8")
+    with pytest.raises(SelfSegError, match="group anna: cases in train and in validation"):
+        plan_dataset(str(root), tmp_path / "w", ONLY_PLAN)

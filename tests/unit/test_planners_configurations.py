@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 from plannerfacts import make_dataset, make_fingerprint
+from selfseg.planners.configurations import Evidence, choose_configurations, gather_evidence
 from selfseg.planners.context import class_weights, decide_slices
 from selfseg.planners.default import DefaultPlanner
 from selfseg.planners.mirroring import decide_mirroring, find_pairs
+from selfseg.planners.spacing import Grid
 
 from selfseg.planning import check_plan
 from selfseg.records.dataset import Label
@@ -69,6 +71,66 @@ def test_structures_along_the_slices_are_left_to_3d() -> None:
     assert ("2.5d" in across.proposed, "2.5d" in within.proposed) == (False, True)
     (reason,) = [d.because for d in across.decisions if d.subject == "configurations.2.5d"]
     assert "'cord' is 7.5 times longer" in reason
+
+
+def evidence(
+    *, ratio: float = 2.0, slices: float = 60, in_plane: float = 1.0, image: float = 1.0,
+    elongations: dict[str, float] | None = None, budget: Budget = CPU,
+) -> Evidence:  # fmt: skip
+    return Evidence(ratio, slices, in_plane, image, elongations or {}, ("lesion", 2.0), budget)
+
+
+GPU = Budget(memory_gib=24, device="cuda")
+SMALL_GPU = Budget(memory_gib=4, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("given", "order"),
+    [
+        (evidence(budget=GPU), ("3d_fullres", "2d")),
+        (evidence(in_plane=0.24, budget=GPU), ("3d_fullres", "2.5d")),
+        (evidence(image=0.4, budget=GPU), ("3d_fullres", "2d")),
+        (evidence(image=0.4, budget=SMALL_GPU), ("3d_fullres", "2.5d")),
+        (evidence(image=0.4), ("3d_fullres", "2.5d")),
+        (evidence(image=0.6), ("3d_fullres", "2d")),
+        (evidence(ratio=1.4, in_plane=0.1, image=0.1), ("3d_fullres", "2d")),
+        (evidence(ratio=6, elongations={"cord": 9.0}), ("3d_fullres", "2d")),
+        (evidence(ratio=6, elongations={"cord": 9.0, "a": 1.0, "b": 0.5}), ("3d_fullres", "2.5d")),
+        (evidence(ratio=6, slices=2), ("2d",)),
+    ],
+)
+def test_each_number_counts(given: Evidence, order: tuple[str, ...]) -> None:
+    found, decisions = choose_configurations(given, has_low=False)
+    assert found == order
+    by_name = {d.subject.removeprefix("configurations."): d for d in decisions}
+    assert by_name[order[0]].value == "proposed first"
+    for name, decision in by_name.items():
+        assert decision.value.startswith("proposed") is (name in order)
+        assert decision.because
+
+
+def test_reasons_name_the_numbers() -> None:
+    _, decisions = choose_configurations(evidence(image=0.4), has_low=False)
+    (reason,) = [d.because for d in decisions if d.subject == "configurations.2.5d"]
+    for number in ("spacing ratio 2", "60 slices", "'lesion' spans 2", "8 GB on a CPU", "40%"):
+        assert number in reason
+
+
+def test_scattered_pieces_do_not_count_as_one_long_structure() -> None:
+    grid = Grid(axes=(0, 1, 2), spacing_mm=(5.0, 1.0, 1.0), median_shape=(40.0, 200.0, 200.0))
+    nodes = LabelSummary(
+        name="nodes", share_of_cases=1.0, median_voxels=90.0, median_volume_ml=1.0,
+        median_components=12.0, median_largest_share=0.2, median_extent_mm=(190.0, 50.0, 40.0),
+    )  # fmt: skip
+    cord = nodes.model_copy(update={"name": "cord", "median_largest_share": 1.0})
+    absent = cord.model_copy(update={"name": "absent", "share_of_cases": 0.0})
+    facts = make_fingerprint([((5.0, 1.0, 1.0), (40, 200, 200))])
+    for labels, expected in (((nodes, absent), {}), ((nodes, cord), {"cord": 190 / 50})):
+        given = facts.model_copy(update={"labels": labels})
+        found = gather_evidence(given, grid, (20, 100, 100), CPU)
+        assert found.elongations == pytest.approx(expected)
+        assert found.thinnest == (("cord", 38.0) if expected else None)
+        assert (found.in_plane_share, found.image_share) == (0.25, 0.125)
 
 
 def test_slab_shares_the_arrays_of_3d_and_has_its_own_network() -> None:

@@ -66,7 +66,17 @@ def normalization_of(
 
 @pytest.mark.parametrize(
     "name",
-    ["CT", "ct", " CT ", "CTA", "CT_venous", "ct-arterial", "CT scan", "Computed Tomography"],
+    [
+        "CT",
+        "ct",
+        " CT ",
+        "CTA",
+        "CT_venous",
+        "spectral CT",
+        "ct-arterial",
+        "CT scan",
+        "Computed Tomography",
+    ],
 )
 def test_ct_is_clipped_by_measured_range(name: str) -> None:
     value, _ = normalization_of(name)
@@ -97,7 +107,11 @@ def test_eight_bit_color_is_divided_by_255(name: str) -> None:
     assert normalization_of(name, intensities=BYTES, integers=False)[0] == PercentileNormalization()
 
 
-@pytest.mark.parametrize("name", ["PET", "ultrasound", "microscopy", "contract", "channel 1", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["PET", "PET-CT", "ct pet", "FDG_PET_CT", "SPECT-CT", "PET-MR", "ultrasound", "microscopy",
+     "contract", "channel 1", ""],
+)  # fmt: skip
 def test_unknown_modality_is_clipped_to_percentiles(name: str) -> None:
     value, because = normalization_of(name)
     assert value == PercentileNormalization()
@@ -186,7 +200,7 @@ def test_folds_do_not_depend_on_the_order_of_cases() -> None:
 def test_fewer_patients_than_folds() -> None:
     splits = decide_splits(cases_named(["a", "b", "c"]))
     assert sorted(fold.validation for fold in splits.folds) == [("a",), ("b",), ("c",)]
-    assert splits.note == "3 folds, since there are only 3 patients"
+    assert splits.note == "leave-one-out: 3 folds, since there are only 3 patients"
 
 
 @pytest.mark.parametrize("groups", [None, ["p", "p"]])

@@ -32,7 +32,8 @@ def test_installed_planner_is_found(plan: Plan) -> None:
     planner = planning.find_planner("default")
     assert (planner.name, plan.planner) == ("default", "default")
     assert plan.planner_version == planner.version
-    assert len(planning.make_splits(make_dataset(40)).folds) == 5
+    facts = make_fingerprint([((1.0, 1.0, 1.0), (36, 50, 35))] * 40)
+    assert len(planning.make_splits(make_dataset(40), facts).folds) == 5
 
 
 def test_missing_planner_lists_what_is_installed() -> None:
@@ -100,7 +101,7 @@ def test_broken_planner_is_named(
 def test_object_that_is_no_planner_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     module_with(monkeypatch, Half=type("Half", (), {"name": "half", "version": "1"}))
     install(monkeypatch, entry("broken_plug_in:Half"))
-    with pytest.raises(PlannerError, match="lacks name, version, plan or split"):
+    with pytest.raises(PlannerError, match="lacks name, version, plan, split or memory_gib"):
         planning.find_planner("mine")
 
 
@@ -150,6 +151,27 @@ def test_edits_are_recorded_as_the_users(plan: Plan) -> None:
     )  # fmt: skip
     assert (second.value, second.alternatives) == ("8", ("4",))
     assert "user" in first.because
+
+
+def test_memory_follows_an_edited_batch_and_patch(
+    plan: Plan, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = "configurations.3d_fullres"
+    full = plan.configurations[1]
+
+    def memory(*settings: str) -> float:
+        edited = planning.edit_plan(plan, [f"{path}.{setting}" for setting in settings])
+        updated = planning.update_memory(edited, plan)
+        assert updated.configurations[0] == plan.configurations[0]
+        return updated.configurations[1].memory_gib
+
+    assert memory("loss.terms.0.weight=0.5") == full.memory_gib
+    assert memory("patch=[32, 48, 32]") < full.memory_gib
+    assert full.memory_gib < memory("batch=4") < 2 * full.memory_gib
+    assert memory("batch=4", "memory_gib=1.5") == 1.5
+    assert not caplog.records
+    assert memory("batch=400") > plan.budget.memory_gib
+    assert "more than the 8.0 GiB planned for" in caplog.text
 
 
 @pytest.mark.parametrize(

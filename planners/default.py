@@ -41,7 +41,7 @@ from .training import (
     decide_loss,
     decide_optimization,
 )
-from .width import decide_width
+from .width import decide_batch, decide_width
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def _configuration(
     proposal: Proposal, facts: Facts, proposals: list[Proposal]
 ) -> tuple[Configuration, tuple[Decision, ...]]:
     """Add to proposed sizes everything else that a configuration consists of."""
-    name, sizes = proposal.name, proposal.sizes
+    name, sizes = proposal.name, _for_device(proposal, facts.budget.device)
     network, width_decision = decide_width(name, sizes.network, facts.budget.device)
     has_coarser = any(other.name == "3d_lowres" for other in proposals)
     loss, loss_decision = _loss(name, facts, has_coarser=has_coarser)
@@ -253,6 +253,25 @@ def _configuration(
         inference_decision,
     )
     return configuration, (_own_slices(), *decisions) if name == "2d" else decisions
+
+
+def _for_device(proposal: Proposal, device: str) -> Sizes:
+    """Return the sizes with the batch that the device has time for."""
+    sizes = proposal.sizes
+    batch, reasons = decide_batch(proposal.name, sizes.batch, sizes.patch, device)
+    decisions = tuple(
+        decision.model_copy(
+            update={
+                "value": str(batch),
+                "because": "; ".join((decision.because, *reasons)),
+                "alternatives": (str(sizes.batch),) if reasons else decision.alternatives,
+            }
+        )
+        if decision.rule == "batch"
+        else decision
+        for decision in sizes.decisions
+    )
+    return replace(sizes, batch=batch, decisions=decisions)
 
 
 def _loss(name: ConfigurationName, facts: Facts, *, has_coarser: bool) -> tuple[Loss, Decision]:

@@ -1,10 +1,15 @@
-"""How wide a network is: a 3D network is half as wide on a CPU, where time is short."""
+"""What a CPU gets less of, where time is short: width in 3D, batch in 2D and 2.5D."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
 
 from selfseg.records.network import Network
 from selfseg.records.plan import Decision
 
+# Pixels of all slices that a CPU segments in one step: about a second on two cores.
+CPU_PIXELS, CPU_BATCH, SMALLEST_BATCH = 2**16, 12, 2
 CPU_SHARE = 2  # of the features on a CPU: one in so many
 
 
@@ -28,6 +33,28 @@ def decide_width(name: str, network: Network, device: str) -> tuple[Network, Dec
         alternatives=(", ".join(map(str, full)),) if halved else (),
     )
     return network, decision
+
+
+def decide_batch(
+    name: str, batch: int, patch: Sequence[int], device: str
+) -> tuple[int, tuple[str, ...]]:
+    """Return the batch, and a reason where it is smaller than the memory allows.
+
+    Args:
+        name: Configuration.
+        batch: As memory and data set allow.
+        patch: Patch; its last two axes are the plane.
+        device: `cpu` or `cuda`.
+    """
+    if device != "cpu" or name.startswith("3d"):
+        return batch, ()
+    most = max(SMALLEST_BATCH, min(CPU_BATCH, CPU_PIXELS // prod(patch[-2:])))
+    if batch <= most:
+        return batch, ()
+    return most, (
+        f"on a CPU {most} (limits {CPU_BATCH} and {CPU_PIXELS:,} pixels): many small steps "
+        f"learn more in the same time than few with {batch}",
+    )
 
 
 HALVED = (

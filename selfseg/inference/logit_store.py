@@ -26,7 +26,10 @@ from selfseg.execution.resources import free_memory_gib
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-RELEASE_EVERY_S = 0.05  # at most some 100 MiB are read from a file in this time
+RELEASE_EVERY_S = 0.01  # at most some 20 MiB are read from a file in this time
+# Around each page that is read the system maps its neighbors too, 64 KiB in all; so many are
+# touched before they are released.
+REGIONS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,17 @@ class LogitStore:
         self._mapped[logits.untyped_storage().data_ptr()] = mapped
         return logits
 
+    def add(self, logits: Tensor, place: tuple[slice, slice, slice], part: Tensor) -> None:
+        """Add a part (k, z, y, x) to logits; in a scratch file some channels at a time."""
+        size = len(part)
+        if self._is_mapped(logits):
+            size = max(1, REGIONS_AT_ONCE // part.shape[1])
+        for first in range(0, len(part), size):
+            values = part[first : first + size]
+            target = logits[(slice(first, first + size), *place)]
+            target += values.to(logits.device, logits.dtype)
+            self.release(logits)
+
     def release(self, logits: Tensor) -> None:
         """Let go of the memory that the pages of a scratch file take; the file keeps them."""
         mapped = self._mapped.get(logits.untyped_storage().data_ptr())
@@ -103,7 +117,7 @@ class LogitStore:
 
         The system would drop the pages when memory gets scarce; this way it never does.
         """
-        if logits.untyped_storage().data_ptr() not in self._mapped:
+        if not self._is_mapped(logits):
             yield
             return
         finished = threading.Event()
@@ -119,3 +133,6 @@ class LogitStore:
         finally:
             finished.set()
             thread.join()
+
+    def _is_mapped(self, logits: Tensor) -> bool:
+        return logits.untyped_storage().data_ptr() in self._mapped

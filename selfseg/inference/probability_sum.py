@@ -53,9 +53,8 @@ class ProbabilitySum:
             tiles = foreground_tiles(
                 logits, record, resampling, targets=self._targets, max_gib=limit
             )
-            for (z, y, x), part in tiles:
-                self.values[:, z, y, x] += torch.from_numpy(part).mul_(share)
-                self._store.release(self.values)
+            for place, part in tiles:
+                self._store.add(self.values, place, torch.from_numpy(part).mul_(share))
 
     def label_map(self) -> Indices:
         """Return label indices (Z, Y, X)."""

@@ -175,8 +175,7 @@ def predict_logits(  # noqa: PLR0913 (what a window is, and where things lie)
                 total = _make_room(runner, total, store, error)
                 continue
             for part, index in zip(logits, batch, strict=True):
-                total[(slice(None), *grid.place(index))] += part.to(total.device, total.dtype)
-            store.release(total)
+                store.add(total, grid.place(index), part)
             done += len(batch)
     return total[(slice(None), *inner)]
 

@@ -14,12 +14,12 @@ from selfseg.records.serial import Shape3, Triple
 
 ORGAN, LESION = 1, 2
 LABELS = (Label(name="organ", value=ORGAN), Label(name="lesion", value=LESION))
-SHAPE: Shape3 = (20, 96, 96)
+SHAPE: Shape3 = (16, 64, 64)
 SPACING_MM: Triple = (5.0, 0.8, 0.8)
 
 BACKGROUND, ORGAN_VALUE, BRIGHT = 40.0, 100.0, 160.0
 NOISE, BRIGHT_SPREAD = 12.0, 8.0
-VESSELS, LESIONS = (3, 5), (6, 10)
+VESSELS, LESIONS = (2, 3), (5, 8)
 RADIUS_PX = (2.2, 4.2)  # of every cross-section, vessel or lesion
 DRIFT_PX = 1.6  # of a vessel from slice to slice
 LESION_SLICES = (1, 2)
@@ -47,8 +47,8 @@ def make_slices(rng: np.random.Generator) -> Phantom:
     """
     depth, height, width = SHAPE
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    middle = np.array([height / 2, width / 2]) + rng.uniform(-5, 5, 2)
-    radii = rng.uniform(0.33, 0.43, 2) * (height, width)
+    middle = np.array([height / 2, width / 2]) + rng.uniform(-3, 3, 2)
+    radii = rng.uniform(0.38, 0.46, 2) * (height, width)
     squared = ((y - middle[0]) / radii[0]) ** 2 + ((x - middle[1]) / radii[1]) ** 2
     heights = (np.arange(depth) - depth / 2) / (0.6 * depth)
     organ = squared[None] <= (1 - heights**2)[:, None, None]

@@ -129,6 +129,8 @@ def _costs(folder: DatasetFolder, trained: Sequence[Trained]) -> dict[str, float
         own = seconds[item.name]
         one = voxels if own is None or None in measured else own
         costs[item.name] = one * len(item.folds)
+    for item in trained:  # a cascade pays for its previous stage too
+        costs[item.name] += costs.get(item.configuration.previous_stage or "", 0.0)
     return costs
 
 

@@ -9,8 +9,9 @@ from realdata import PROJECT, data_root
 
 from selfseg.cli.explain import print_decisions
 from selfseg.phantoms.slices import write_slices_dataset
-from selfseg.pipeline import PlanRequest, plan_dataset
+from selfseg.pipeline import plan_dataset
 from selfseg.records.plan import Plan
+from selfseg.requests import PlanRequest
 
 PAGE = PROJECT / "docs" / "planner-examples.md"
 PROPOSED = {

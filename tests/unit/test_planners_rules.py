@@ -25,6 +25,7 @@ from selfseg.planners.patch import Request, Sizes, decide_sizes
 from selfseg.planners.spacing import decide_grid
 from selfseg.planners.splits import decide_splits
 from selfseg.planners.training import decide_augmentation, decide_loss, decide_optimization
+from selfseg.planners.width import decide_batch
 
 from selfseg.planning import check_plan
 from selfseg.records.dataset import Case, Fold
@@ -166,6 +167,26 @@ def test_a_cpu_gets_half_the_width_at_the_same_patch(
     assert full.patch == (40, 56, 40)
     reasons = [d for d in plan.decisions if d.rule == "width" and "3d_fullres" in d.subject]
     assert [reason.value for reason in reasons] == [", ".join(map(str, features))]
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "patch", "device", "expected"),
+    [
+        ("2d", 57, (56, 40), "cpu", 12),
+        ("2d", 30, (128, 128), "cpu", 4),
+        ("2d", 12, (512, 512), "cpu", 2),
+        ("2.5d", 30, (5, 128, 96), "cpu", 5),
+        ("2d", 3, (56, 40), "cpu", 3),
+        ("2d", 57, (56, 40), "cuda", 57),
+        ("3d_fullres", 9, (32, 32, 32), "cpu", 9),
+    ],
+)
+def test_a_cpu_makes_small_steps_of_slices(
+    name: str, batch: int, patch: tuple[int, ...], device: str, expected: int
+) -> None:
+    chosen, reasons = decide_batch(name, batch, patch, device)
+    assert chosen == expected
+    assert bool(reasons) is (expected < batch)
 
 
 def test_images_with_coarse_pixels_are_still_2d() -> None:

@@ -8,9 +8,9 @@ import pytest
 from realdata import PROJECT, data_root
 
 from selfseg.cli.explain import print_decisions
+from selfseg.cli.tables import print_plan
 from selfseg.phantoms.slices import write_slices_dataset
-from selfseg.pipeline import plan_dataset
-from selfseg.records.plan import Plan
+from selfseg.pipeline import PlanResult, plan_dataset
 from selfseg.requests import PlanRequest
 
 PAGE = PROJECT / "docs" / "planner-examples.md"
@@ -26,23 +26,26 @@ PROPOSED = {
 LISTED = {"hippocampus": "train40.txt"}
 
 
-def plan_of(root: Path, workspace: Path, cases: Path | None = None) -> Plan:
+def plan_of(root: Path, workspace: Path, cases: Path | None = None) -> PlanResult:
     request = PlanRequest(device="cpu", workers=1, preprocess=False, cases=cases)
-    return plan_dataset(str(root), workspace, request).plan
+    return plan_dataset(str(root), workspace, request)
 
 
 def check_page(
-    name: str, plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, made: PlanResult, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """See that the page has the table of configurations as it is printed now."""
+    """See that the page has the tables of configurations and sizes as they are printed now."""
     monkeypatch.setenv("COLUMNS", "110")
     capsys.readouterr()
-    print_decisions(plan)
+    print_decisions(made.plan)
+    print_plan(made)
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     end = next(n for n, line in enumerate(printed) if "What all configurations share" in line)
+    sizes = next(n for n, line in enumerate(printed) if f"Plan for {name}: " in line)
+    written = next(n for n, line in enumerate(printed) if line.startswith("Written to"))
     section = PAGE.read_text(encoding="utf-8").split(f"\n## {name}\n")[1].split("\n## ")[0]
     assert "\n".join(printed[:end]).rstrip() in section
-    assert f"Worth training, in this order: {', '.join(plan.proposed)}\n" in section
+    assert "\n".join(printed[sizes:written]) in section
 
 
 def test_slices_that_need_their_neighbors(
@@ -50,9 +53,9 @@ def test_slices_that_need_their_neighbors(
 ) -> None:
     root = tmp_path / "slices"
     write_slices_dataset(root, name="slices", train=30, test=0, seed=0)
-    plan = plan_of(root, tmp_path / "workspace")
-    assert plan.proposed == ("3d_fullres", "2.5d")
-    check_page("slices", plan, capsys, monkeypatch)
+    made = plan_of(root, tmp_path / "workspace")
+    assert made.plan.proposed == ("3d_fullres", "2.5d")
+    check_page("slices", made, capsys, monkeypatch)
 
 
 @pytest.mark.parametrize("name", list(PROPOSED))
@@ -61,6 +64,6 @@ def test_real_data(
 ) -> None:
     root = data_root(name)
     cases = root / LISTED[name] if name in LISTED else None
-    plan = plan_of(root, tmp_path, cases)
-    assert plan.proposed == PROPOSED[name]
-    check_page(name, plan, capsys, monkeypatch)
+    made = plan_of(root, tmp_path, cases)
+    assert made.plan.proposed == PROPOSED[name]
+    check_page(name, made, capsys, monkeypatch)

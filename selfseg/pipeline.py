@@ -77,6 +77,8 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
 
     workers = default_workers(request.workers)
     root = _data_root(source, workspace)
+    budget = detect_budget(request.memory, request.device)  # bad options are told first
+    planning.find_planner(request.planner)
     described = read_dataset(root, only=read_case_list(request.cases))
     folder = dataset_folder(workspace, described.name)
     _refuse_namesake(folder, root)
@@ -219,6 +221,14 @@ def predict_images(request: PredictRequest) -> PredictionReport:
         ModelError: No usable model, or several without a choice.
         DatasetError: The input folder holds nothing that fits the model's channels.
     """
+    from selfseg.io.images import image_ending
+
+    if image_ending(request.output) and not request.output.is_dir():
+        raise SelfSegError(
+            f"-o {request.output}: is written as a folder, but looks like a file",
+            remedy="Give a folder; the label map in it is named after the image.",
+        )
+
     from selfseg.inference.members import predict_ensemble
     from selfseg.inference.model import load_ensemble
     from selfseg.io.formats import list_cases
@@ -332,6 +342,7 @@ def evaluate_predictions(
     *,
     output: Path | None = None,
     tolerances: Sequence[str] = (),
+    only_predicted: bool = False,
     workers: int | None = None,
 ) -> MetricsTable:
     """Score label maps against references; write `output`.json and `output`.csv if wanted."""
@@ -343,6 +354,7 @@ def evaluate_predictions(
         references,
         labels=None,
         tolerances=parse_tolerances(tolerances),
+        only_predicted=only_predicted,
         workers=default_workers(workers),
     )
     if output is not None:

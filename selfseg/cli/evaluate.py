@@ -25,6 +25,9 @@ def evaluate(
             help="Tolerance of the normalized surface Dice in mm (default 1); repeatable.",
         ),
     ] = None,
+    only_predicted: Annotated[
+        bool, typer.Option("--only-predicted", help="Leave out references without a prediction.")
+    ] = False,
     workers: options.Workers = None,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -34,7 +37,12 @@ def evaluate(
     from selfseg.cli import tables
 
     table = pipeline.evaluate_predictions(
-        predictions, references, output=output, tolerances=tuple(tolerance or ()), workers=workers
+        predictions,
+        references,
+        output=output,
+        tolerances=tuple(tolerance or ()),
+        only_predicted=only_predicted,
+        workers=workers,
     )
     if json:
         typer.echo(table.model_dump_json(indent=1))

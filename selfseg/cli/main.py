@@ -14,6 +14,7 @@ from selfseg.errors import SelfSegError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+INTERRUPTED = "\nInterrupted; the same command goes on where it stopped.\n"
 
 app = typer.Typer(
     name="selfseg",
@@ -57,8 +58,12 @@ def main() -> None:
         _complain(SelfSegError(str(error), remedy=remedy))
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted; the same command goes on where it stopped.\n")
+        sys.stderr.write(INTERRUPTED)
         sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as stop:  # typer turns an interrupt into this
+        if stop.code == EXIT_INTERRUPTED:
+            sys.stderr.write(INTERRUPTED)
+        raise
 
 
 def _complain(error: SelfSegError) -> None:

@@ -24,8 +24,9 @@ def status(
     from selfseg.cli import tables
     from selfseg.workspace import workspace_root
 
-    found = stage.read_status(dataset, workspace_root(workspace))
+    root = workspace_root(workspace)
+    found = stage.read_status(dataset, root)
     if json:
         typer.echo(json_module.dumps([asdict(item) for item in found], indent=1))
         return
-    tables.print_status(found)
+    tables.print_status(found, root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from selfseg.records.metrics import LabelScores, MetricsTable
 from selfseg.records.selection import Selection
+from selfseg.workspace import workspace_root
 
 if TYPE_CHECKING:
     from selfseg.inference.predictor import PredictionReport
@@ -56,7 +58,8 @@ def print_plan(result: PlanResult) -> None:
     names = result.plan.proposed or tuple(item.name for item in result.plan.configurations)
     out.print(f"Worth training, in this order: {', '.join(names)}")
     out.print(f"Written to {result.folder.path}")
-    out.print(f"Next: selfseg train {result.plan.dataset} {names[0]} 0")
+    where = _workspace_option(result.folder.path.parent)
+    out.print(f"Next: selfseg train {result.plan.dataset} {names[0]} 0{where}")
 
 
 def print_trained(result: TrainResult) -> None:
@@ -146,7 +149,12 @@ def _cells(scores: LabelScores) -> list[str]:
     return ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
 
 
-def print_status(datasets: Sequence[DatasetStatus]) -> None:
+def _workspace_option(root: Path) -> str:
+    """Return the option that names a workspace, where it is not the usual one."""
+    return "" if root == workspace_root(None) else f" --workspace {shlex.quote(str(root))}"
+
+
+def print_status(datasets: Sequence[DatasetStatus], root: Path) -> None:
     """Print what is done, running, interrupted and missing of each data set."""
     out = console()
     for dataset in datasets:
@@ -165,7 +173,7 @@ def print_status(datasets: Sequence[DatasetStatus]) -> None:
             )
         out.print(table)
         if dataset.next_command:
-            out.print(f"Next: {dataset.next_command}")
+            out.print(f"Next: {dataset.next_command}{_workspace_option(root)}")
 
 
 def print_run(result: RunResult) -> None:
@@ -175,4 +183,6 @@ def print_run(result: RunResult) -> None:
     out.print(f"Trained {record.schedule.decision.value}: {record.schedule.decision.because}")
     limit = "" if record.total_s is None else f" of {record.total_s / 60:.1f}"
     out.print(f"Took {record.elapsed_s / 60:.1f}{limit} minutes")
-    out.print(f"Next: selfseg predict -i IMAGES -o OUTPUT -m {result.folder.path}")
+    out.print(
+        f"Next: selfseg predict -i IMAGES -o OUTPUT -m {shlex.quote(str(result.folder.path))}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,10 @@ from selfseg.records.dataset import Label
 from selfseg.records.metrics import CaseScores, LabelScores, MetricsTable
 from selfseg.records.serial import Triple
 
+log = logging.getLogger(__name__)
+
+NAMES_SHOWN = 5
+
 
 @dataclass(frozen=True)
 class Tolerances:
@@ -63,6 +68,7 @@ def evaluate_folders(
     *,
     labels: Sequence[Label] | None = None,
     tolerances: Tolerances = Tolerances(),
+    only_predicted: bool = False,
     workers: int = 1,
 ) -> MetricsTable:
     """Score a folder of predictions against a folder of references.
@@ -73,13 +79,14 @@ def evaluate_folders(
         labels: Foreground labels. Default: those of a dataset.json in the references' folder or
             its parent, else every value that occurs.
         tolerances: Of the normalized surface Dice.
+        only_predicted: Leave out references without a prediction.
         workers: Parallel processes.
 
     Raises:
         SelfSegError: Missing predictions, unknown values, unreadable files; all are listed.
         GeometryError: Predictions that do not lie on the grid of their references.
     """
-    files = _matched(predictions, references)
+    files = _matched(predictions, references, only_predicted=only_predicted)
     known = tuple(labels) if labels is not None else declared_labels(references)
     if not known:
         paths = [path for pair in files.values() for path in pair]
@@ -173,7 +180,9 @@ def _label_boxes(a: np.ndarray, b: np.ndarray, num_labels: int) -> list[tuple[sl
     return boxes
 
 
-def _matched(predictions: Path, references: Path) -> dict[str, tuple[Path, Path]]:
+def _matched(
+    predictions: Path, references: Path, *, only_predicted: bool
+) -> dict[str, tuple[Path, Path]]:
     """Return prediction and reference of every case that has a reference."""
     made, expected = _files(predictions), _files(references)
     if not expected:
@@ -182,13 +191,16 @@ def _matched(predictions: Path, references: Path) -> dict[str, tuple[Path, Path]
             remedy="Give the folder of the references with -r.",
         )
     missing = sorted(set(expected) - set(made))
-    if missing:
+    if missing and (not only_predicted or len(missing) == len(expected)):
+        shown = ", ".join(missing[:NAMES_SHOWN]) + (", …" if len(missing) > NAMES_SHOWN else "")
         raise SelfSegError(
             f"{predictions}: no prediction for {len(missing)} of {len(expected)} references: "
-            + ", ".join(missing),
-            remedy="Predict these cases as well, or evaluate against a folder without them.",
+            + shown,
+            remedy="Predict these cases as well, or leave them out with --only-predicted.",
         )
-    return {case: (made[case], expected[case]) for case in sorted(expected)}
+    if missing:
+        log.warning("%d of %d references have no prediction", len(missing), len(expected))
+    return {case: (made[case], expected[case]) for case in sorted(expected.keys() - missing)}
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -236,12 +236,14 @@ def _choose(folder: Path, configuration: str | None, folds: Sequence[str] | None
             f"{folder}: several trained models; trained there:{listing}",
             remedy="Choose one with -m and --config, or let 'selfseg select' choose the best.",
         )
-    raise ModelError(
-        f"{folder}: no trained {asked}; trained there:{listing}",
-        remedy="Choose one that is there."
-        if trained
-        else "Give a folder with plan.json and models/, or run 'selfseg train' first.",
-    )
+    above = next((path for path in folder.parents if DatasetFolder(path).plan.is_file()), None)
+    if trained:
+        remedy = "Choose one that is there."
+    elif above is not None:
+        remedy = f"Give the folder that holds plan.json, -m {above}, with --config and --folds."
+    else:
+        remedy = "Give a folder with plan.json and models/, or run 'selfseg train' first."
+    raise ModelError(f"{folder}: no trained {asked}; trained there:{listing}", remedy=remedy)
 
 
 def _dataset_folders(folder: Path) -> list[DatasetFolder]:

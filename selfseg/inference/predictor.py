@@ -162,6 +162,12 @@ def read_case(model: Model, case: Case, previous: Path | None = None) -> Prepare
             f"{paths[0]}: contains NaN or infinite values",
             remedy="Replace them, for instance by the background value.",
         )
+    if image.native.is_2d and model.configuration.median_shape[0] > 1:
+        raise ImageError(
+            f"{paths[0]}: a 2D picture, but the model segments volumes of "
+            f"{model.configuration.median_shape[0]:g} slices",
+            remedy="Give a volume, or a model that was trained on pictures.",
+        )
     options = model.configuration.preprocessing
     prepared = prepare_case(case.id, image, None, options)
     if previous is None:

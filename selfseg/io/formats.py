@@ -101,6 +101,7 @@ def list_cases(source: Path, num_channels: int) -> tuple[Case, ...]:
             f"{source}: {finding}",
             remedy=f"Give a folder or an image with one of {' '.join(IMAGE_ENDINGS)}.",
         )
+    complaints += _surplus_complaints(found, num_channels)
     names = tuple(f"channel {number}" for number in range(num_channels))
     complaints += _case_complaints(found, names, labeled=False)
     if complaints:
@@ -209,9 +210,24 @@ def _around(source: Path, num_channels: int, complaints: list[str]) -> list[_Fou
     siblings = [
         path
         for path in _image_files(source.parent, (image_ending(source),))
-        if (_numbered(path, num_channels) or ("",))[0] == numbered[0]
+        if (match := _NUMBERED.fullmatch(case_name(path))) and match[1] == numbered[0]
     ]
     return _group_images(siblings, num_channels, complaints)
+
+
+def _surplus_complaints(found: Sequence[_Found], num_channels: int) -> list[str]:
+    """Return images that are numbered like a further channel of another case."""
+    known = {item.id for item in found}
+    surplus: dict[str, list[str]] = {}
+    for item in found:
+        match = _NUMBERED.fullmatch(item.id)
+        if match is not None and match[1] in known and int(match[2]) >= num_channels:
+            surplus.setdefault(match[1], []).append(item.images[0].name)
+    return [
+        f"case {case}: the model has {num_channels} channel{'s' if num_channels > 1 else ''}, but "
+        f"there is also {', '.join(sorted(files))}; move these files elsewhere"
+        for case, files in surplus.items()
+    ]
 
 
 def _numbered(path: Path, num_channels: int) -> tuple[str, int] | None:

@@ -54,7 +54,7 @@ def test_slices_that_need_their_neighbors(
     root = tmp_path / "slices"
     write_slices_dataset(root, name="slices", train=30, test=0, seed=0)
     made = plan_of(root, tmp_path / "workspace")
-    assert made.plan.proposed == ("3d_fullres", "2.5d")
+    assert made.plan.proposed == ("2.5d", "3d_fullres")
     check_page("slices", made, capsys, monkeypatch)
 
 

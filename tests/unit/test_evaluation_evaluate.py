@@ -195,3 +195,17 @@ def test_tolerances_of_unknown_labels_are_refused(tmp_path: Path) -> None:
             labels=LABELS,
             tolerances=Tolerances(1.0, {"spleen": 2.0}),
         )
+
+
+def test_a_part_of_the_references_can_be_asked_for(tmp_path: Path) -> None:
+    for folder, names in (("made", "a"), ("true", "abcdefgh")):
+        for name in names:
+            write(label_map(), tmp_path / folder / f"{name}.nrrd")
+    made, true = tmp_path / "made", tmp_path / "true"
+    with pytest.raises(SelfSegError, match="7 of 8 references: b, c, d, e, f, …"):
+        evaluate_folders(made, true)
+    table = evaluate_folders(made, true, only_predicted=True)
+    assert [case.case for case in table.cases] == ["a"]
+    (made / "a.nrrd").rename(made / "z.nrrd")
+    with pytest.raises(SelfSegError, match="8 of 8"):
+        evaluate_folders(made, true, only_predicted=True)

@@ -166,3 +166,10 @@ def test_only_axes_that_every_fold_was_trained_with_are_mirrored(tmp_path: Path)
     serial.save(trained.model_copy(update={"mirror_axes": (2,)}), path)
     assert load_model(tmp_path, device=CPU).mirror_axes == (2,)
     assert load_model(tmp_path, folds=("0",), device=CPU).mirror_axes == (0, 1, 2)
+
+
+def test_a_folds_folder_points_to_the_model(tmp_path: Path) -> None:
+    dataset = save_model(tmp_path / "model", tiny_plan())
+    with pytest.raises(ModelError) as error:
+        load_model(dataset.fold("3d_fullres", "0").path, device=torch.device("cpu"))
+    assert f"-m {dataset.path}" in error.value.remedy

@@ -270,3 +270,29 @@ def _prepared() -> PreparedCase:
         )
     )
     return PreparedCase(np.zeros((1, 1, 1, 1), np.float32), None, (), record)
+
+
+def test_probabilities_of_turned_and_flipped_files_are_where_their_labels_are(
+    tmp_path: Path,
+) -> None:
+    turned = sitk.GetImageFromArray(blocks().transpose(2, 0, 1))
+    turned.SetDirection((0.0, 1.0, 0.0, 0.0, 0.0, -1.0, -1.0, 0.0, 0.0))
+    (tmp_path / "in").mkdir()
+    sitk.WriteImage(turned, str(tmp_path / "in" / "a.nii.gz"))
+    predict_cases(oracle(), list_cases(tmp_path / "in", 1), tmp_path / "out", probabilities=True)
+    label = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "a.nii.gz")))
+    with np.load(tmp_path / "out" / "a_probabilities.npz") as stored:
+        winner = stored["probabilities"].argmax(0)
+    values = np.array([0, *(item.value for item in LABELS)])
+    assert (values[winner] == label).mean() > 0.99  # float16 may tie where logits do not
+
+
+def test_a_picture_is_no_volume(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    picture = np.zeros((20, 18), np.uint8)
+    picture[5:9, 4:9] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(picture), str(tmp_path / "in" / "a.png"))
+    report = predict_cases(oracle(), list_cases(tmp_path / "in", 1), tmp_path / "out")
+    ((case, message),) = report.failed
+    assert case == "a"
+    assert "a 2D picture, but the model segments volumes" in message

@@ -293,3 +293,17 @@ def test_nothing_to_predict(tmp_path: Path) -> None:
         list_cases(tmp_path / "x", 1)
     with pytest.raises(DatasetError, match="format not supported"):
         list_cases(touch(tmp_path / "x.txt"), 1)
+
+
+def test_further_channels_of_a_case_are_no_cases(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"patient_{number:04}.nii.gz").write_bytes(b"x")
+    with pytest.raises(DatasetError) as error:
+        list_cases(tmp_path, 1)
+    complaint = error.value.complaints[0]
+    assert "case patient: the model has 1 channel, but there is also" in complaint
+    assert "patient_0001.nii.gz, patient_0002.nii.gz" in complaint
+    with pytest.raises(DatasetError, match="the model has 2 channels"):
+        list_cases(tmp_path / "patient_0000.nii.gz", 2)
+    (tmp_path / "other.nii.gz").write_bytes(b"x")
+    assert [case.id for case in list_cases(tmp_path / "other.nii.gz", 1)] == ["other"]

@@ -12,7 +12,7 @@ from selfseg import pipeline
 from selfseg.errors import SelfSegError
 from selfseg.evaluation.evaluate import Tolerances
 from selfseg.pipeline import plan_dataset
-from selfseg.requests import PlanRequest, parse_tolerances
+from selfseg.requests import PlanRequest, PredictRequest, parse_tolerances
 
 ONLY_PLAN = PlanRequest(device="cpu", workers=1, preprocess=False)
 
@@ -130,3 +130,17 @@ def test_stored_folds_that_split_a_new_group_are_refused(tmp_path: Path) -> None
     (root / "groups.csv").write_text(f"case,group\n{rows}", encoding="utf-8")
     with pytest.raises(SelfSegError, match="group anna: cases in train and in validation"):
         plan_dataset(str(root), tmp_path / "w", ONLY_PLAN)
+
+
+def test_output_that_looks_like_a_file_is_refused(tmp_path: Path) -> None:
+    request = PredictRequest(source=tmp_path, output=tmp_path / "a.nii.gz", model=tmp_path)
+    with pytest.raises(SelfSegError, match="written as a folder, but looks like a file"):
+        pipeline.predict_images(request)
+
+
+def test_bad_options_are_told_before_anything_is_read(tmp_path: Path) -> None:
+    nowhere = str(tmp_path)
+    with pytest.raises(SelfSegError, match="memory 'lots': not an amount"):
+        plan_dataset(nowhere, tmp_path, PlanRequest(device="cpu", memory="lots"))
+    with pytest.raises(SelfSegError, match="no planner named 'foo'"):
+        plan_dataset(nowhere, tmp_path, PlanRequest(device="cpu", planner="foo"))

@@ -44,8 +44,8 @@ def planned(plan: Plan) -> tuple[str, ...]:
     ("spacing", "shape", "proposed"),
     [
         ((1.0, 1.0, 1.0), (36, 50, 35), ("3d_fullres", "2d")),  # hippocampus
-        ((5.0, 0.8, 0.8), (20, 96, 96), ("3d_fullres", "2.5d")),
-        ((2.5, 0.7, 0.7), (6, 44, 44), ("3d_fullres", "2.5d")),  # nodules
+        ((5.0, 0.8, 0.8), (20, 96, 96), ("2.5d", "3d_fullres")),
+        ((2.5, 0.7, 0.7), (6, 44, 44), ("2.5d", "3d_fullres")),  # nodules
         ((2.0, 1.0, 1.0), (16, 96, 96), ("3d_fullres", "2.5d")),  # few slices
         ((2.0, 1.0, 1.0), (60, 96, 96), ("3d_fullres", "2d")),
         ((1.0, 1.0, 1.0), (1, 960, 999), ("2d",)),
@@ -95,7 +95,7 @@ SMALL_GPU = Budget(memory_gib=4, device="cuda")
         (evidence(image=0.6), ("3d_fullres", "2d")),
         (evidence(ratio=1.4, in_plane=0.1, image=0.1), ("3d_fullres", "2d")),
         (evidence(ratio=6, elongations={"cord": 9.0}), ("3d_fullres", "2d")),
-        (evidence(ratio=6, elongations={"cord": 9.0, "a": 1.0, "b": 0.5}), ("3d_fullres", "2.5d")),
+        (evidence(ratio=6, elongations={"cord": 9.0, "a": 1.0, "b": 0.5}), ("2.5d", "3d_fullres")),
         (evidence(ratio=6, slices=2), ("2d",)),
     ],
 )

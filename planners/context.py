@@ -9,12 +9,12 @@ import numpy as np
 
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.fingerprint import Fingerprint
-from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss
+from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm, Loss
 from selfseg.records.plan import Decision
 
 from .families import context_family
 from .patch import Request, Sizes, decide_sizes
-from .training import DEGREES_ELONGATED, DEGREES_PLANE, ELONGATED_2D
+from .training import DEGREES_ELONGATED, DEGREES_PLANE, ELONGATED_2D, REGIONS_REASON
 
 NAME = "2.5d"
 CONTEXT_MM = 15.0  # of the body that a slab shows
@@ -55,12 +55,26 @@ def decide_context_sizes(request: Request) -> Sizes:
     return replace(sizes, decisions=(decision, *sizes.decisions))
 
 
-def decide_context_loss(fingerprint: Fingerprint) -> tuple[Loss, Decision]:
-    """Half weighted cross-entropy, half Dice over the batch (CN114723669A names the mix)."""
+def decide_context_loss(
+    fingerprint: Fingerprint, *, regions: bool = False
+) -> tuple[Loss, Decision]:
+    """Half weighted cross-entropy, half Dice over the batch (CN114723669A names the mix).
+
+    Regions overlap: their cross-entropy is binary and has no class weights.
+    """
+    dice = DiceTerm(weight=1 - CROSS_ENTROPY_SHARE, batch=True)
+    if regions:
+        value = Loss(terms=(dice, BinaryCrossEntropyTerm(weight=CROSS_ENTROPY_SHARE)))
+        return value, Decision(
+            rule="loss",
+            subject=f"configurations.{NAME}.loss",
+            value="0.5 dice over the batch + 0.5 binary_cross_entropy",
+            because=f"{REGIONS_REASON}a slab shows little foreground, so the Dice is pooled",
+        )
     weights = class_weights(fingerprint)
     loss = Loss(
         terms=(
-            DiceTerm(weight=1 - CROSS_ENTROPY_SHARE, batch=True),
+            dice,
             CrossEntropyTerm(weight=CROSS_ENTROPY_SHARE, class_weights=weights),
         )
     )
@@ -78,7 +92,10 @@ def decide_context_loss(fingerprint: Fingerprint) -> tuple[Loss, Decision]:
 
 def class_weights(fingerprint: Fingerprint) -> tuple[float, ...] | None:
     """Return `(median frequency / frequency)^½`, clipped, background first; None if unknown."""
-    voxels = float(sum(np.prod(case.shape_after_crop, dtype=float) for case in fingerprint.cases))
+    voxels = sum(
+        float(np.prod(case.shape_after_crop, dtype=float)) * case.annotated_share
+        for case in fingerprint.cases
+    )
     labels = np.sum([[fact.voxels for fact in case.labels] for case in fingerprint.cases], axis=0)
     counts = np.array([voxels - np.sum(labels), *np.atleast_1d(labels)], float)
     if len(counts) < 2 or not (counts > 0).all():

@@ -275,9 +275,10 @@ def _for_device(proposal: Proposal, device: str) -> Sizes:
 
 
 def _loss(name: ConfigurationName, facts: Facts, *, has_coarser: bool) -> tuple[Loss, Decision]:
+    regions = bool(facts.dataset.regions)
     if name == "2.5d":
-        return decide_context_loss(facts.fingerprint)
-    return decide_loss(name, has_coarser=has_coarser)
+        return decide_context_loss(facts.fingerprint, regions=regions)
+    return decide_loss(name, has_coarser=has_coarser, regions=regions)
 
 
 def _augmentation(

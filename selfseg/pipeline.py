@@ -352,7 +352,6 @@ def evaluate_predictions(
     table = evaluate_folders(
         predictions,
         references,
-        labels=None,
         tolerances=parse_tolerances(tolerances),
         only_predicted=only_predicted,
         workers=default_workers(workers),

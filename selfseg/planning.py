@@ -13,6 +13,7 @@ from selfseg.errors import PlanError, PlannerError, RecordError
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
+from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm
 from selfseg.records.network import ContextUNet, UNet
 from selfseg.records.plan import Budget, Configuration, Decision, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
@@ -222,9 +223,7 @@ def check_plan(plan: Plan) -> None:
     if missing:
         complaints.append(f"proposed: {', '.join(missing)} is no configuration of this plan")
     complaints += _stage_complaints(plan)
-    values = [label.value for label in plan.labels]
-    if not values or min(values) < 1 or len(set(values)) < len(values):
-        complaints.append(f"labels: values {values}, must be different and positive")
+    complaints += _target_complaints(plan)
     if complaints:
         raise PlanError(
             f"plan of {plan.dataset} cannot be executed: {'; '.join(complaints)}",
@@ -335,6 +334,27 @@ def _complaints(item: Configuration, channels: int) -> list[str]:
         *_number_complaints(item),
         *_network_complaints(item),
     ]
+
+
+def _target_complaints(plan: Plan) -> Iterator[str]:
+    """Yield labels, regions and losses that do not go together."""
+    values = [label.value for label in plan.labels]
+    if not values or min(values) < 1 or len(set(values)) < len(values):
+        yield f"labels: values {values}, must be different and positive"
+    if plan.ignore is not None and (plan.ignore < 1 or plan.ignore in values):
+        yield f"ignore: {plan.ignore}, must be positive and no label's value"
+    for index, region in enumerate(plan.regions):
+        unknown = sorted({*region.values, region.value} - set(values))
+        if unknown or not region.values:
+            yield f"regions.{index}: values {unknown or 'none'}, must be values of labels"
+    for item in plan.configurations:
+        wrong = CrossEntropyTerm if plan.regions else BinaryCrossEntropyTerm
+        for index, term in enumerate(item.loss.terms):
+            if isinstance(term, wrong):
+                yield (
+                    f"configurations.{item.name}.loss.terms.{index}: {term.kind} is for "
+                    f"{'labels that exclude each other' if plan.regions else 'regions'}"
+                )
 
 
 def _stage_complaints(plan: Plan) -> Iterator[str]:

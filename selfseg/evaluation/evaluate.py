@@ -1,4 +1,4 @@
-"""Score predictions against references, case by case and label by label."""
+"""Score predictions against references, case by case, label by label or region by region."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from selfseg.errors import DatasetError, GeometryError, SelfSegError
-from selfseg.evaluation.labels import declared_labels, numbered_labels
+from selfseg.evaluation.labels import declared_targets, numbered_targets
 from selfseg.evaluation.overlap import overlaps
 from selfseg.evaluation.surface import (
     average_distance_mm,
@@ -30,7 +30,7 @@ from selfseg.io.images import (
     label_indices,
     read_label_map,
 )
-from selfseg.records.dataset import Label
+from selfseg.records.dataset import Label, Targets
 from selfseg.records.metrics import CaseScores, LabelScores, MetricsTable
 from selfseg.records.serial import Triple
 
@@ -58,7 +58,7 @@ class Pair:
     id: str
     prediction: Path
     reference: Path
-    labels: tuple[Label, ...]
+    targets: Targets
     tolerances: Tolerances = Tolerances()
 
 
@@ -66,7 +66,7 @@ def evaluate_folders(
     predictions: Path,
     references: Path,
     *,
-    labels: Sequence[Label] | None = None,
+    targets: Targets | None = None,
     tolerances: Tolerances = Tolerances(),
     only_predicted: bool = False,
     workers: int = 1,
@@ -76,8 +76,8 @@ def evaluate_folders(
     Args:
         predictions: Folder of label maps; what has no reference is ignored.
         references: Folder of label maps; each needs a prediction of the same name up to the ending.
-        labels: Foreground labels. Default: those of a dataset.json in the references' folder or
-            its parent, else every value that occurs.
+        targets: What is scored. Default: the labels or regions of a dataset.json in the
+            references' folder or its parent, else every value that occurs.
         tolerances: Of the normalized surface Dice.
         only_predicted: Leave out references without a prediction.
         workers: Parallel processes.
@@ -87,10 +87,10 @@ def evaluate_folders(
         GeometryError: Predictions that do not lie on the grid of their references.
     """
     files = _matched(predictions, references, only_predicted=only_predicted)
-    known = tuple(labels) if labels is not None else declared_labels(references)
-    if not known:
+    known = targets if targets is not None else declared_targets(references)
+    if known is None:
         paths = [path for pair in files.values() for path in pair]
-        known = numbered_labels(
+        known = numbered_targets(
             value
             for values in map_parallel(_values, paths, workers=workers, label="reading labels")
             for value in values
@@ -100,7 +100,7 @@ def evaluate_folders(
     results = map_parallel(score_files, pairs, workers=workers, label="evaluating")
     scored = [result for result in results if isinstance(result, CaseScores)]
     _raise_all([result for result in results if isinstance(result, SelfSegError)], predictions)
-    return metrics_table(scored, [label.name for label in known])
+    return metrics_table(scored, known.names)
 
 
 def score_files(pair: Pair) -> CaseScores | SelfSegError:
@@ -113,9 +113,9 @@ def score_files(pair: Pair) -> CaseScores | SelfSegError:
                 f"{pair.prediction}: not on the grid of {pair.reference}: {'; '.join(differences)}"
             )
         scores = score_case(
-            _indices(prediction, pair.prediction, pair.labels),
-            _indices(reference, pair.reference, pair.labels),
-            pair.labels,
+            _indices(prediction, pair.prediction, pair.targets.labels),
+            _indices(reference, pair.reference, pair.targets.labels, pair.targets.ignore),
+            pair.targets,
             reference.geometry.spacing_mm,
             pair.tolerances,
         )
@@ -127,48 +127,66 @@ def score_files(pair: Pair) -> CaseScores | SelfSegError:
 def score_case(
     prediction: np.ndarray,
     reference: np.ndarray,
-    labels: Sequence[Label],
+    targets: Targets,
     spacing_mm: Triple,
     tolerances: Tolerances = Tolerances(),
 ) -> dict[str, LabelScores]:
-    """Score two label maps of one grid.
+    """Score two label maps of one grid, where the reference is annotated.
+
+    For surfaces, what is not annotated is taken to be as predicted, so that annotation that ends
+    makes no surface; elements that touch no annotated voxel do not count.
 
     Args:
         prediction: Label indices (z, y, x), 0 to the number of labels.
-        reference: The same of the annotation judged against.
-        labels: Foreground labels in the order of the indices.
+        reference: The same of the annotation judged against; what is not annotated has the index
+            `targets.ignore_index`.
+        targets: What is scored: labels, or regions.
         spacing_mm: Voxel size.
         tolerances: Of the normalized surface Dice.
 
     Returns:
-        Scores by label name; what is undefined is None (see `LabelScores`).
+        Scores by name; what is undefined is None (see `LabelScores`).
     """
-    counts = overlaps(prediction, reference, len(labels))
-    boxes = _label_boxes(prediction, reference, len(labels))
+    members = targets.members
+    known = None if targets.ignore_index is None else reference != targets.ignore_index
+    if known is None:
+        counts = overlaps(prediction, reference, members)
+    else:
+        counts = overlaps(prediction[known], reference[known], members)
+    boxes = _boxes(prediction, reference, members)
     scores = {}
-    for index, label in enumerate(labels, start=1):
-        box, overlap = boxes[index - 1], counts[index - 1]
-        distances = surface_distances(prediction[box] == index, reference[box] == index, spacing_mm)
-        scores[label.name] = LabelScores(
+    for name, group, box, overlap in zip(targets.names, members, boxes, counts, strict=True):
+        a, b = (_mask(indices[box], group) for indices in (prediction, reference))
+        distances = surface_distances(a, b, spacing_mm, None if known is None else known[box])
+        scores[name] = LabelScores(
             dice=overlap.dice,
             iou=overlap.iou,
             hd95_mm=hausdorff_mm(distances),
             assd_mm=average_distance_mm(distances),
-            nsd=normalized_surface_dice(distances, tolerances.of(label.name)),
+            nsd=normalized_surface_dice(distances, tolerances.of(name)),
             volume_difference_ml=overlap.volume_difference_ml(math.prod(spacing_mm)),
         )
     return scores
 
 
-def _label_boxes(a: np.ndarray, b: np.ndarray, num_labels: int) -> list[tuple[slice, slice, slice]]:
-    """Return the box of each label in both maps, with a margin of one voxel where there is one.
+def _mask(indices: np.ndarray, group: Sequence[int]) -> np.ndarray:
+    return indices == group[0] if len(group) == 1 else np.isin(indices, group)
+
+
+def _boxes(
+    a: np.ndarray, b: np.ndarray, members: Sequence[Sequence[int]]
+) -> list[tuple[slice, slice, slice]]:
+    """Return the box of each group of labels in both maps, with a margin of one voxel if it fits.
 
     The margin keeps a label that is one voxel thick apart from an image that is.
     """
     empty = (slice(0, 0), slice(0, 0), slice(0, 0))
+    largest = max((index for group in members for index in group), default=0)
+    found = [ndimage.find_objects(indices, max_label=largest) for indices in (a, b)]
     boxes = []
-    for found in zip(*(ndimage.find_objects(m, max_label=num_labels) for m in (a, b)), strict=True):
-        present = [box for box in found if box is not None]
+    for group in members:
+        both = [places[index - 1] for places in found for index in group]
+        present = [box for box in both if box is not None]
         if not present:
             boxes.append(empty)
             continue
@@ -226,17 +244,19 @@ def _values(path: Path) -> tuple[int, ...]:
     return tuple(int(value) for value in np.unique(read_label_map(path).array))
 
 
-def _indices(image: Image, path: Path, labels: Sequence[Label]) -> np.ndarray:
+def _indices(
+    image: Image, path: Path, labels: Sequence[Label], ignore: int | None = None
+) -> np.ndarray:
     """Return label indices (z, y, x); a complaint about values names the file."""
     try:
-        return label_indices(image.array[0], labels)
+        return label_indices(image.array[0], labels, ignore)
     except DatasetError as error:
         raise DatasetError(f"{path}: {error.message}", remedy=error.remedy) from error
 
 
-def _check_tolerances(tolerances: Tolerances, labels: Sequence[Label]) -> None:
-    """Refuse tolerances of labels that do not exist."""
-    names = [label.name for label in labels]
+def _check_tolerances(tolerances: Tolerances, targets: Targets) -> None:
+    """Refuse tolerances of labels or regions that do not exist."""
+    names = targets.names
     unknown = sorted(set(tolerances.by_label_mm) - set(names))
     if unknown:
         raise SelfSegError(

@@ -1,4 +1,4 @@
-"""Which labels a folder of references has: from a dataset.json beside it, else from the voxels."""
+"""What a folder of references shows: from a dataset.json beside it, else from the voxels."""
 
 from __future__ import annotations
 
@@ -6,42 +6,48 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from selfseg.records.dataset import Label
+from selfseg.errors import DatasetError
+from selfseg.io.targets import read_targets
+from selfseg.records.dataset import Label, Targets
 
 DESCRIPTION = "dataset.json"
 
 
-def declared_labels(references: Path) -> tuple[Label, ...]:
-    """Return the labels of a dataset.json in the folder or its parent; empty if there are none.
+def declared_targets(references: Path) -> Targets | None:
+    """Return the labels, regions and ignore value of a dataset.json in the folder or its parent.
 
-    Both conventions are read: names to values (nnU-Net v2) and values to names (Medical
-    Segmentation Decathlon). Unions of labels are not labels of their own and left out.
+    Returns:
+        None if there is no such file, or it declares no labels.
+
+    Raises:
+        DatasetError: What it declares is contradictory; all complaints.
     """
     for folder in (references, references.resolve().parent):
-        entries = _entries(folder / DESCRIPTION)
-        if entries:
-            found = {label.value: label for label in _labels(entries) if label.value > 0}
-            return tuple(found[value] for value in sorted(found))
-    return ()
+        path = folder / DESCRIPTION
+        content = _content(path)
+        if not content.get("labels"):
+            continue
+        complaints: list[str] = []
+        targets = read_targets(content, complaints)
+        if complaints:
+            raise DatasetError(
+                f"{path}: does not say what is to be scored",
+                complaints=complaints,
+                remedy="Correct it, or move the references away from it to score every value.",
+            )
+        return targets
+    return None
 
 
-def numbered_labels(values: Iterable[int]) -> tuple[Label, ...]:
+def numbered_targets(values: Iterable[int]) -> Targets:
     """Return labels named after the values that occur, without background."""
-    return tuple(Label(name=f"label_{v}", value=v) for v in sorted(set(values)) if v != 0)
+    found = sorted(set(values) - {0})
+    return Targets(labels=tuple(Label(name=f"label_{value}", value=value) for value in found))
 
 
-def _entries(path: Path) -> dict[str, object]:
+def _content(path: Path) -> dict[str, object]:
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return {}
-    entries = described.get("labels") if isinstance(described, dict) else None
-    return entries if isinstance(entries, dict) else {}
-
-
-def _labels(entries: dict[str, object]) -> Iterable[Label]:
-    for key, entry in entries.items():
-        if isinstance(entry, int):
-            yield Label(name=key, value=entry)
-        elif isinstance(entry, str) and key.isdecimal():
-            yield Label(name=entry, value=int(key))
+    return described if isinstance(described, dict) else {}

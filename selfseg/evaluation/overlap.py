@@ -1,7 +1,8 @@
-"""Overlap and volume of two label maps, from one joint count of their voxels."""
+"""Overlap and volume in two label maps, from one joint count of their voxels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Overlap:
-    """Voxels of one label: in the prediction, in the reference, in both."""
+    """Voxels of one label or region: in the prediction, in the reference, in both."""
 
     predicted: int
     reference: int
@@ -32,12 +33,25 @@ class Overlap:
         return (self.predicted - self.reference) * voxel_mm3 / 1000
 
 
-def overlaps(prediction: np.ndarray, reference: np.ndarray, num_labels: int) -> tuple[Overlap, ...]:
-    """Count the voxels of the labels 1 to `num_labels` in two maps of label indices."""
-    size = num_labels + 1
+def overlaps(
+    prediction: np.ndarray, reference: np.ndarray, members: Sequence[Sequence[int]]
+) -> tuple[Overlap, ...]:
+    """Count voxels in two maps of label indices: of labels, or of groups of labels.
+
+    Args:
+        prediction: Label indices, of any shape.
+        reference: Of the same shape.
+        members: Labels of each group; groups may share labels.
+    """
+    size = 1 + max(int(prediction.max(initial=0)), int(reference.max(initial=0)))
+    size = max(size, 1 + max((index for group in members for index in group), default=0))
     joint = prediction.astype(np.int64).ravel() * size + reference.ravel()
     counts = np.bincount(joint, minlength=size * size).reshape(size, size)
     return tuple(
-        Overlap(int(counts[i].sum()), int(counts[:, i].sum()), int(counts[i, i]))
-        for i in range(1, size)
+        Overlap(
+            int(counts[list(group)].sum()),
+            int(counts[:, list(group)].sum()),
+            int(counts[np.ix_(group, group)].sum()),
+        )
+        for group in members
     )

@@ -41,25 +41,41 @@ class SurfaceDistances:
         return len(self.from_a_mm) > 0 and len(self.from_b_mm) > 0
 
 
-def surface_distances(a: np.ndarray, b: np.ndarray, spacing_mm: Triple) -> SurfaceDistances:
+def surface_distances(
+    a: np.ndarray, b: np.ndarray, spacing_mm: Triple, known: np.ndarray | None = None
+) -> SurfaceDistances:
     """Measure the distances between the surfaces of two masks.
 
     Args:
         a: Boolean array (z, y, x). What lies beyond the array is outside.
         b: Boolean array of the same shape.
         spacing_mm: Voxel size.
+        known: Where `b` is known; default: everywhere. Elsewhere it is taken to be as `a`, and
+            elements that touch no known voxel are left out. A mask without known voxels is empty.
     """
     if a.shape != b.shape:
         raise ValueError(f"masks should have one shape, not {a.shape} and {b.shape}")
+    if known is not None and not ((a & known).any() and (b & known).any()):
+        a, b, known = a & known, b & known, None
+    if known is not None:
+        b = np.where(known, b, a)
     thin = [axis for axis, size in enumerate(a.shape) if size == 1]
     spacing: tuple[float, ...] = spacing_mm
     if len(thin) == 1:
         a, b = a.squeeze(thin[0]), b.squeeze(thin[0])
+        known = None if known is None else known.squeeze(thin[0])
         spacing = tuple(size for axis, size in enumerate(spacing_mm) if axis != thin[0])
     box = _box(a | b)
-    (places_a, sizes_a), (places_b, sizes_b) = (_elements(m[box], spacing) for m in (a, b))
-    from_a, sorted_a = _distances(places_a, sizes_a, places_b)
-    from_b, sorted_b = _distances(places_b, sizes_b, places_a)
+    (cells_a, sizes_a), (cells_b, sizes_b) = (_elements(m[box], spacing) for m in (a, b))
+    places_a, places_b = (cells * np.asarray(spacing) for cells in (cells_a, cells_b))
+    if known is None:
+        from_a, sorted_a = _distances(places_a, sizes_a, places_b)
+        from_b, sorted_b = _distances(places_b, sizes_b, places_a)
+    else:
+        touched = neighbor_codes(known[box]) != 0
+        kept_a, kept_b = (touched[tuple(cells.T)] for cells in (cells_a, cells_b))
+        from_a, sorted_a = _distances(places_a[kept_a], sizes_a[kept_a], places_b)
+        from_b, sorted_b = _distances(places_b[kept_b], sizes_b[kept_b], places_a)
     return SurfaceDistances(from_a, sorted_a, from_b, sorted_b)
 
 
@@ -103,10 +119,10 @@ def _box(mask: np.ndarray) -> tuple[slice, ...]:
 
 
 def _elements(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places in mm (n, axes) and the sizes (n,) of the elements of a surface."""
+    """Return the cells (n, axes) and the sizes (n,) of the elements of a surface."""
     codes = neighbor_codes(mask)
-    places = np.argwhere((codes != 0) & (codes != 2 ** (2**codes.ndim) - 1))
-    return places * np.asarray(spacing_mm), surfel_sizes(spacing_mm)[codes[tuple(places.T)]]
+    cells = np.argwhere((codes != 0) & (codes != 2 ** (2**codes.ndim) - 1))
+    return cells, surfel_sizes(spacing_mm)[codes[tuple(cells.T)]]
 
 
 def _distances(

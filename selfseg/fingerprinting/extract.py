@@ -115,8 +115,9 @@ def measure_case(
     case_id: str, digest: str, image: Image, reference: Image, dataset: Dataset
 ) -> CaseFacts:
     """Measure one case that was read and found in order (reference nnunet.md 1.5 for the terms)."""
-    indices = label_indices(reference.array[0], dataset.labels)
-    foreground = indices > 0
+    indices = label_indices(reference.array[0], dataset.labels, dataset.ignore)
+    annotated = indices <= len(dataset.labels)
+    foreground = (indices > 0) & annotated
     _, box = nonzero_box(image.array)
     sketches, integers = [], True
     for channel in image.array:
@@ -133,6 +134,7 @@ def measure_case(
         integer_intensities=integers,
         intensities=tuple(sketches),
         labels=measure_labels(indices, len(dataset.labels), image.geometry.spacing_mm),
+        annotated_share=float(np.count_nonzero(annotated) / annotated.size),
     )
 
 
@@ -228,6 +230,6 @@ def _files(case: Case) -> tuple[File, ...]:
 
 def _key(case: Case, dataset: Dataset) -> str:
     """Return a digest of everything that the facts of a case depend on."""
-    values = [label.value for label in dataset.labels]
+    values = ([label.value for label in dataset.labels], dataset.ignore)
     content = (MEASURE_VERSION, [file.digest for file in _files(case)], values, dataset.channels)
     return hashlib.sha256(repr(content).encode()).hexdigest()[:32]

@@ -69,16 +69,21 @@ class Export:
     def write(self, case: Case, record: PreprocessedCase, logits: Tensor) -> None:
         """Bring logits (k, z, y, x) back to the image's grid and write the files."""
         resampling = self.model.configuration.preprocessing.resampling
+        targets = self.model.plan.targets
         limit = self.store.budget.export_gib()
         with self.store.releasing(logits):
-            indices = label_map_from_logits(logits, record, resampling, max_gib=limit)
+            indices = label_map_from_logits(
+                logits, record, resampling, targets=targets, max_gib=limit
+            )
         if self.compact is not None:  # before the label map: that one says that a case is done
-            total = ProbabilitySum(self.model.plan.targets, record, self.store)
+            total = ProbabilitySum(targets, record, self.store)
             total.add(logits, record, resampling, share=1.0)
             total.save(self.compact / f"{case.id}.b2nd")
         self.write_indices(case, record, indices)
         if self.probabilities:
-            canonical = probabilities_from_logits(logits, record, resampling, max_gib=limit)
+            canonical = probabilities_from_logits(
+                logits, record, resampling, targets=targets, max_gib=limit
+            )
             self.write_probabilities(case, record, canonical)
 
     def write_indices(self, case: Case, record: PreprocessedCase, indices: Indices) -> None:

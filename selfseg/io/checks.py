@@ -112,7 +112,12 @@ def _grid_complaints(case: Case, image: Image, reference: Image) -> list[str]:
 
 def _label_complaints(file: str, reference: Image, dataset: Dataset) -> list[str]:
     try:
-        label_indices(reference.array, dataset.labels)
+        indices = label_indices(reference.array, dataset.labels, dataset.ignore)
     except DatasetError as error:
         return [f"{file}: {error.message}; declare them or correct the file"]
+    if dataset.ignore is not None and (indices == dataset.targets.ignore_index).all():
+        return [
+            f"{file}: no voxel is annotated (all have the value {dataset.ignore} of 'ignore'); "
+            "annotate a part of it or leave the case out"
+        ]
     return []

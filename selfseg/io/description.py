@@ -10,7 +10,8 @@ from pathlib import Path
 
 from selfseg.errors import DatasetError
 from selfseg.io.images import IMAGE_ENDINGS
-from selfseg.records.dataset import Label
+from selfseg.io.targets import read_targets
+from selfseg.records.dataset import Targets
 
 DESCRIPTION = "dataset.json"
 
@@ -25,7 +26,7 @@ class Description:
     Attributes:
         name: `name`, else the folder's name.
         channels: Channel names in order.
-        labels: Foreground labels by value.
+        targets: Labels, regions, ignore.
         image_endings, label_endings: Endings that count as images, as label maps.
         content: The whole object, for the parts that belong to a layout.
         complaints: One line each.
@@ -33,7 +34,7 @@ class Description:
 
     name: str
     channels: tuple[str, ...]
-    labels: tuple[Label, ...]
+    targets: Targets
     image_endings: tuple[str, ...]
     label_endings: tuple[str, ...]
     content: Mapping[str, object]
@@ -56,7 +57,7 @@ def read_description(root: Path) -> Description:
     return Description(
         name=name,
         channels=_channels(content, complaints),
-        labels=_labels(content.get("labels"), complaints),
+        targets=read_targets(content, complaints),
         image_endings=image_endings,
         label_endings=label_endings,
         content=content,
@@ -112,64 +113,6 @@ def _channels(content: Mapping[str, object], complaints: list[str]) -> tuple[str
         f"name, but its keys are {', '.join(map(repr, names))}; write {example}"
     )
     return ()
-
-
-def _labels(labels: object, complaints: list[str]) -> tuple[Label, ...]:
-    """Return the foreground labels, by value, of either way of writing them."""
-    if not isinstance(labels, dict) or not labels:
-        complaints.append(
-            f"{DESCRIPTION}: needs 'labels' that maps names to values; "
-            'write "labels": {"background": 0, "tumor": 1}'
-        )
-        return ()
-    pairs = [
-        (value, key) if key.isdecimal() and isinstance(value, str) else (key, value)
-        for key, value in labels.items()
-    ]
-    found: list[Label] = []
-    for name, value in pairs:
-        complaint = _label_complaint(str(name), value, found)
-        if complaint:
-            complaints.append(f"{DESCRIPTION}: label {name!r} {complaint}")
-            continue
-        found.append(Label(name=str(name), value=_number(value) or 0))
-    foreground = sorted((label for label in found if label.value), key=lambda label: label.value)
-    if not foreground and len(found) == len(pairs):
-        complaints.append(f"{DESCRIPTION}: 'labels' has no label besides background; add one")
-    return tuple(foreground)
-
-
-def _label_complaint(name: str, value: object, found: list[Label]) -> str:
-    """Return what is wrong with one label, or an empty string."""
-    number = _number(value)
-    if isinstance(value, list) and len(value) > 1:
-        return (
-            f"is a region (values {value}), which is not supported yet; declare each value as a "
-            "label of its own and unite them afterwards"
-        )
-    if name == "ignore":
-        return "is not supported yet; remove it, and the voxels with its value from the label files"
-    if number is None or number < 0:
-        return f"has value {value!r}; give a whole number, 0 for background"
-    if name == "background" and number != 0:
-        return f"has value {number}; background must be 0 in dataset.json and in the label files"
-    if not name:
-        return f"(value {number}) has no name; give it one"
-    double = next((label.name for label in found if label.value == number), None)
-    if double is not None:
-        return f"has the same value ({number}) as {double!r}; give each label its own"
-    if any(label.name == name for label in found):
-        return "stands twice; keep one"
-    return ""
-
-
-def _number(value: object) -> int | None:
-    """Return a label's value: an integer, digits (MSD), or a list of one integer."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, str) and value.isdecimal():
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _endings(declared: object, complaints: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

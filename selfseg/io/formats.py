@@ -70,7 +70,9 @@ def read_dataset(root: Path, *, only: Collection[str] | None = None) -> Dataset:
         root=str(root),
         layout=layout,
         channels=description.channels,
-        labels=description.labels,
+        labels=description.targets.labels,
+        regions=description.targets.regions,
+        ignore=description.targets.ignore,
         cases=tuple(sorted(cases, key=lambda case: case.id)),
     )
 

@@ -128,13 +128,17 @@ def read_label_map(path: Path) -> Image:
     return Image(np.ascontiguousarray(array), part.geometry, part.native, part.orientation)
 
 
-def label_indices(values: NDArray[np.generic], labels: Sequence[Label]) -> NDArray[np.int16]:
+def label_indices(
+    values: NDArray[np.generic], labels: Sequence[Label], ignore: int | None = None
+) -> NDArray[np.int16]:
     """Turn file values into indices: 0 background, 1..K in the order of `labels`.
+
+    The value `ignore` of voxels that are not annotated becomes K + 1.
 
     Raises:
         DatasetError: Values that are neither 0 nor declared; the message names them.
     """
-    declared = np.array([0, *(label.value for label in labels)], np.int64)
+    declared = np.array(_declared_values(labels, ignore), np.int64)
     if values.size and values.min() >= 0 and max(values.max(), declared.max()) < _LARGEST_TABLE:
         table = np.full(_LARGEST_TABLE, -1, np.int16)
         table[declared] = np.arange(declared.size)
@@ -147,7 +151,8 @@ def label_indices(values: NDArray[np.generic], labels: Sequence[Label]) -> NDArr
     if indices.size and indices.min() < 0:
         undeclared = sorted({int(value) for value in np.unique(values[indices < 0])})
         shown = ", ".join(map(str, undeclared[:10])) + (", …" if len(undeclared) > 10 else "")
-        names = ", ".join(f"{label.value} {label.name}" for label in labels)
+        known_labels = [*labels, *([] if ignore is None else [Label(name="ignore", value=ignore)])]
+        names = ", ".join(f"{label.value} {label.name}" for label in known_labels)
         raise DatasetError(
             f"label values not declared in dataset.json: {shown} (declared: 0 background, {names})",
             remedy="Declare them under 'labels' in dataset.json, or correct the label file.",
@@ -162,16 +167,18 @@ def write_label_map(
     native: Geometry,
     orientation: Orientation,
     path: Path,
+    ignore: int | None = None,
 ) -> None:
     """Write a canonical (z, y, x) array of label indices on the native grid.
 
-    Values are the labels' own, in the smallest unsigned type; the format follows the ending.
+    Values are the labels' own, and `ignore` for the index above theirs, in the smallest unsigned
+    type; the format follows the ending.
 
     Raises:
         ImageError: The format cannot hold the label map, or it cannot be written.
     """
-    largest = max((label.value for label in labels), default=1)
-    values = np.array([0, *(label.value for label in labels)], np.min_scalar_type(largest))
+    declared = _declared_values(labels, ignore)
+    values = np.array(declared, np.min_scalar_type(max(1, *declared)))
     _write(values[indices], native, orientation, path)
 
 
@@ -188,6 +195,11 @@ def write_volume(
         ImageError: The format cannot hold float32 (PNG, JPEG, BMP), or it cannot be written.
     """
     _write(array.astype(np.float32, copy=False), native, orientation, path)
+
+
+def _declared_values(labels: Sequence[Label], ignore: int | None) -> list[int]:
+    """Return the file value of each index."""
+    return [0, *(label.value for label in labels), *([] if ignore is None else [ignore])]
 
 
 def _read_canonical(path: Path, *, palette: bool) -> Image:

@@ -32,8 +32,9 @@ class StoredCase:
         id: Case id.
         image: (c, z, y, x) float32.
         label: (z, y, x) int16, -1 outside the nonzero mask.
-        locations: (n, 3) voxels of the foreground labels, one label after the other.
-        counts: Rows of each label in `locations`.
+        locations: (n, 3) voxels of the labels or regions, one after the other, then annotated ones.
+        counts: Rows of each label or region in `locations`.
+        annotated: Rows of annotated voxels; 0 where all voxels are annotated.
         previous: (z, y, x) int16, the previous stage's segmentation; None outside a cascade.
     """
 
@@ -42,12 +43,18 @@ class StoredCase:
     label: StoredArray
     locations: Locations
     counts: tuple[int, ...]
+    annotated: int = 0
     previous: StoredArray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Voxels per axis."""
         return tuple(self.label.shape)
+
+    @property
+    def num_locations(self) -> int:
+        """Rows of `locations`."""
+        return sum(self.counts) + self.annotated
 
 
 @dataclass(frozen=True)
@@ -194,12 +201,13 @@ class CaseFolder:
             label=open_array(self.folder / f"{case}_label.b2nd"),
             locations=locations,
             counts=record.num_locations,
+            annotated=record.num_annotated,
             previous=self._read_previous(case),
         )
         shapes = {tuple(record.shape), stored.shape, tuple(stored.image.shape[1:])}
         if stored.previous is not None:
             shapes.add(tuple(stored.previous.shape))
-        if len(shapes) > 1 or len(locations) != sum(record.num_locations):
+        if len(shapes) > 1 or len(locations) != stored.num_locations:
             raise self._damaged(case, f"consists of files that do not fit {case}.json")
         return stored
 

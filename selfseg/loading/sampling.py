@@ -55,13 +55,40 @@ def corner_around(
     )
 
 
+def draw_center(
+    counts: Sequence[int],
+    annotated: int,
+    row: Callable[[int], Sequence[int]],
+    rng: np.random.Generator,
+    *,
+    forced: bool,
+) -> tuple[int, ...] | None:
+    """Draw the voxel that a patch shows in its center; None for a patch anywhere.
+
+    A forced patch shows foreground if there is any. Where not all voxels are annotated every other
+    patch shows an annotated one, since a patch without any teaches nothing.
+
+    Args:
+        counts: Stored voxels of each label or region; they lie one after the other.
+        annotated: Stored annotated voxels, which lie after those; 0 if all voxels are annotated.
+        row: Returns the stored voxel of a row.
+        rng: Stream.
+        forced: Whether foreground must be shown.
+    """
+    voxel = draw_location(counts, row, rng) if forced else None
+    if voxel is None and annotated:
+        chosen = sum(counts) + int(rng.integers(annotated))
+        voxel = tuple(int(value) for value in row(chosen))
+    return voxel
+
+
 def draw_location(
     counts: Sequence[int], row: Callable[[int], Sequence[int]], rng: np.random.Generator
 ) -> tuple[int, ...] | None:
     """Draw a class evenly among those present, then one of its voxels evenly.
 
     Args:
-        counts: Stored voxels of each foreground label; they lie one label after the other.
+        counts: Stored voxels of each label or region; they lie one after the other.
         row: Returns the stored voxel of a row.
         rng: Stream.
 

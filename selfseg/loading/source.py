@@ -20,7 +20,7 @@ from selfseg.augmentation.draw import SampleDraw, draw_sample
 from selfseg.augmentation.geometry import loaded_patch
 from selfseg.errors import SelfSegError
 from selfseg.loading.patches import CaseFolder, PreviousStage
-from selfseg.loading.sampling import corner_around, draw_location, is_forced, random_corner
+from selfseg.loading.sampling import corner_around, draw_center, is_forced, random_corner
 from selfseg.networks.one_hot import one_hot
 from selfseg.records.plan import Configuration
 from selfseg.records.preprocessing import ZScore
@@ -37,7 +37,8 @@ class Batch:
 
     Attributes:
         image: (b, c, *patch) float32.
-        label: (b, *patch) int64 label indices, all ≥ 0; without the context slices.
+        label: (b, *patch) int64 label indices, all ≥ 0; without the context slices. What is not
+            annotated has the index above the labels'.
     """
 
     image: Tensor
@@ -165,9 +166,13 @@ class BatchSource(Dataset[Item]):
         # Slices that are seen but not segmented take no part in choosing the position.
         final = (final[0] - 2 * context, *final[1:])
         loaded = (loaded[0] - 2 * context, *loaded[1:])
-        voxel = None
-        if is_forced(index, options.batch, options.optimization.foreground_share):
-            voxel = draw_location(case.counts, case.locations.__getitem__, rng)
+        voxel = draw_center(
+            case.counts,
+            case.annotated,
+            case.locations.__getitem__,
+            rng,
+            forced=is_forced(index, options.batch, options.optimization.foreground_share),
+        )
         if voxel is None:
             corner = random_corner(loaded, final, case.shape, rng)
         else:

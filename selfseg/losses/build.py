@@ -9,13 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfseg.losses.terms import CrossEntropy, SoftDice
-from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss, LossTerm
+from selfseg.losses.terms import BinaryCrossEntropy, CrossEntropy, SoftDice
+from selfseg.records.dataset import Targets
+from selfseg.records.loss import (
+    BinaryCrossEntropyTerm,
+    CrossEntropyTerm,
+    DiceTerm,
+    Loss,
+    LossTerm,
+)
 
 
-def build_loss(options: Loss) -> nn.Module:
+def build_loss(options: Loss, targets: Targets) -> nn.Module:
     """Return a module (outputs, target) → scalar; see `DeeplySupervisedSum`."""
-    return DeeplySupervisedSum(options)
+    return DeeplySupervisedSum(options, targets)
 
 
 def depth_weights(count: int, decay: float) -> tuple[float, ...]:
@@ -32,18 +39,18 @@ def depth_weights(count: int, decay: float) -> tuple[float, ...]:
 class DeeplySupervisedSum(nn.Module):
     """Σ over outputs and terms of weight · term(logits, labels at that resolution)."""
 
-    def __init__(self, options: Loss) -> None:
+    def __init__(self, options: Loss, targets: Targets) -> None:
         super().__init__()
         self.decay = options.deep_supervision_decay
         self.weights = tuple(term.weight for term in options.terms)
-        self.terms = nn.ModuleList(_build_term(term) for term in options.terms)
+        self.terms = nn.ModuleList(_build_term(term, targets) for term in options.terms)
 
     def forward(self, outputs: Sequence[Tensor], target: Tensor) -> Tensor:
         """Return the scalar loss.
 
         Args:
             outputs: Logits (b, k, *D), full resolution first.
-            target: Labels ≥ 0 (b, *D) at full resolution.
+            target: Label indices ≥ 0 (b, *D) at full resolution.
         """
         total = outputs[0].new_zeros((), dtype=torch.float32)
         for depth, share in enumerate(depth_weights(len(outputs), self.decay)):
@@ -63,11 +70,13 @@ def _at_shape(target: Tensor, shape: torch.Size) -> Tensor:
     return F.interpolate(target[:, None].float(), shape, mode="nearest-exact")[:, 0].long()
 
 
-def _build_term(options: LossTerm) -> nn.Module:
+def _build_term(options: LossTerm, targets: Targets) -> nn.Module:
     match options:
         case DiceTerm():
-            return SoftDice(options)
+            return SoftDice(options, targets)
         case CrossEntropyTerm():
-            return CrossEntropy(options)
+            return CrossEntropy(options, targets)
+        case BinaryCrossEntropyTerm():
+            return BinaryCrossEntropy(targets)
         case _:
             assert_never(options)

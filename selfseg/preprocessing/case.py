@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -19,16 +19,20 @@ from selfseg.preprocessing.resample import (
     separate_axis,
     target_shape,
 )
+from selfseg.records.dataset import Targets
 from selfseg.records.geometry import Box, PreprocessedCase
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.serial import Shape3
 
 N = TypeVar("N", int, float)
+Rows = npt.NDArray[np.int32]
 
 # Voxels per label kept to center training patches on: enough for any run, small on disk.
 MOST_LOCATIONS, LOCATIONS_SHARE = 10_000, 0.01
 LOCATIONS_SEED = 1234
 OUTSIDE = -1  # label of background outside the nonzero mask
+NOTHING = Targets(labels=())
+NO_ROWS: Rows = np.zeros((0, 3), np.int32)
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,16 @@ class PreparedCase:
     Attributes:
         image: (c, Z, Y, X), working axes and spacing.
         label: (Z, Y, X), −1 outside the nonzero mask; None without a reference.
-        locations: For each foreground label voxels (n, 3) that carry it.
+        locations: For each label, or each region, voxels (n, 3) that carry it.
         record: What is needed to go back.
+        annotated: Annotated voxels (n, 3); none where all voxels are annotated.
     """
 
     image: npt.NDArray[np.float32]
     label: npt.NDArray[np.int16] | None
-    locations: tuple[npt.NDArray[np.int32], ...]
+    locations: tuple[Rows, ...]
     record: PreprocessedCase
+    annotated: Rows = field(default_factory=lambda: NO_ROWS)
 
 
 def prepare_case(
@@ -54,7 +60,7 @@ def prepare_case(
     reference: npt.NDArray[np.integer] | None,
     options: Preprocessing,
     *,
-    num_labels: int = 0,
+    targets: Targets = NOTHING,
     source: str = "",
 ) -> PreparedCase:
     """Preprocess one case.
@@ -64,7 +70,7 @@ def prepare_case(
         image: Canonical image with all channels.
         reference: Canonical label indices (Z, Y, X), or None to predict.
         options: The plan's preprocessing.
-        num_labels: Number of foreground labels, for the locations.
+        targets: What the reference shows.
         source: Digest stored with the result.
 
     Raises:
@@ -84,40 +90,69 @@ def prepare_case(
         is_2d=record.native.is_2d,
     )
     label = None
-    locations: tuple[npt.NDArray[np.int32], ...] = ()
+    locations: tuple[Rows, ...] = ()
+    annotated = NO_ROWS
     if reference is not None:
         label = reference.transpose(options.axes)[box.slices].astype(np.int16, order="C")
         label[(label == 0) & ~inside] = OUTSIDE
-        inside = label >= 0  # foreground outside the mask counts as inside, as in nnU-Net
+        # Foreground outside the mask counts as inside, as in nnU-Net; what is not annotated does
+        # not, or normalization would differ from that of an image without annotation.
+        inside = inside | ((label > 0) & (label <= len(targets.labels)))
         label = resample_labels(label, record.shape, axis, options.resampling)
-        locations = find_locations(label, num_labels)
+        locations = find_locations(label, targets.members)
+        annotated = find_annotated(label, targets)
     resampled = np.empty((len(cropped), *record.shape), np.float32)
     for index, how in enumerate(options.normalization):
         channel = np.ascontiguousarray(cropped[index], np.float32)
         channel = normalize(channel, inside, how)
         resampled[index] = resample_channel(channel, record.shape, axis, options.resampling)
-    record = record.model_copy(update={"num_locations": tuple(len(rows) for rows in locations)})
-    return PreparedCase(image=resampled, label=label, locations=locations, record=record)
+    counts = {
+        "num_locations": tuple(len(rows) for rows in locations),
+        "num_annotated": len(annotated),
+    }
+    record = record.model_copy(update=counts)
+    return PreparedCase(resampled, label, locations, record, annotated)
 
 
 def find_locations(
-    label: npt.NDArray[np.int16], num_labels: int
-) -> tuple[npt.NDArray[np.int32], ...]:
-    """Return for labels 1 … num_labels a random choice of their voxels, (n, 3), without repeats."""
+    label: npt.NDArray[np.int16], members: Sequence[Sequence[int]]
+) -> tuple[Rows, ...]:
+    """Return a random choice of voxels, (n, 3), without repeats, for each of several groups.
+
+    Args:
+        label: (Z, Y, X).
+        members: Labels of each group; groups may share labels.
+    """
     random = np.random.RandomState(LOCATIONS_SEED)
-    voxels = np.flatnonzero(label > 0)
+    largest = max((index for group in members for index in group), default=0)
+    voxels = np.flatnonzero((label > 0) & (label <= largest))
     values = label.ravel()[voxels]
     order = np.argsort(values, kind="stable")  # each label's voxels stay in the array's order
     voxels, values = voxels[order], values[order]
-    ends = np.searchsorted(values, np.arange(1, num_labels + 2))
+    ends = np.searchsorted(values, np.arange(1, largest + 2))
     chosen = []
-    for first, last in pairwise(ends):
-        total = int(last - first)
-        count = max(min(MOST_LOCATIONS, total), int(np.ceil(LOCATIONS_SHARE * total)))
-        keep = random.choice(total, count, replace=False) if total else slice(0)
-        rows = np.unravel_index(voxels[first:last][keep], label.shape)
-        chosen.append(np.stack(rows, axis=1).astype(np.int32))
+    for group in members:
+        found = np.concatenate([voxels[ends[i - 1] : ends[i]] for i in group])
+        chosen.append(_choice(found, label.shape, random))
     return tuple(chosen)
+
+
+def find_annotated(label: npt.NDArray[np.int16], targets: Targets) -> Rows:
+    """Return a random choice of the annotated voxels, (n, 3); none where all are annotated."""
+    if targets.ignore_index is None:
+        return NO_ROWS
+    found = np.flatnonzero(label != targets.ignore_index)
+    return _choice(found, label.shape, np.random.RandomState(LOCATIONS_SEED))
+
+
+def _choice(
+    voxels: npt.NDArray[np.intp], shape: tuple[int, ...], random: np.random.RandomState
+) -> Rows:
+    """Return as many of some voxels as are kept on disk, (n, 3), in random order."""
+    total = len(voxels)
+    count = max(min(MOST_LOCATIONS, total), int(np.ceil(LOCATIONS_SHARE * total)))
+    keep = random.choice(total, count, replace=False) if total else slice(0)
+    return np.stack(np.unravel_index(voxels[keep], shape), axis=1).astype(np.int32)
 
 
 def _check(

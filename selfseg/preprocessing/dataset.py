@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +16,12 @@ from selfseg.io.images import label_indices, read_image, read_label_map
 from selfseg.io.store import save_array
 from selfseg.preprocessing.case import PreparedCase, prepare_case
 from selfseg.records import serial
-from selfseg.records.dataset import Case, Dataset, Label
+from selfseg.records.dataset import Case, Dataset, Targets
 from selfseg.records.geometry import PreprocessedCase
 from selfseg.records.preprocessing import Preprocessing
 
 # Goes into the digest that decides what is up to date: raise it when results change.
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class CaseFiles:
 
     @property
     def locations(self) -> Path:
-        """Int32 (n, 3), label after label."""
+        """Int32 (n, 3), label after label or region after region, then annotated voxels."""
         return self.folder / f"{self.case}_locations.npy"
 
     @property
@@ -77,14 +76,14 @@ def preprocess(
 def _preprocess(
     dataset: Dataset, options: Preprocessing, folder: Path, *, patch: tuple[int, ...], workers: int
 ) -> int:
-    sources = {case.id: _source_digest(case, dataset.labels, options) for case in dataset.cases}
+    sources = {case.id: _source_digest(case, dataset.targets, options) for case in dataset.cases}
     todo = [case for case in dataset.cases if not _is_up_to_date(case, sources[case.id], folder)]
     if todo:
         folder.mkdir(parents=True, exist_ok=True)
         work = partial(
             _preprocess_case,
             root=Path(dataset.root),
-            labels=dataset.labels,
+            targets=dataset.targets,
             options=options,
             folder=folder,
             patch=patch,
@@ -97,7 +96,7 @@ def _preprocess_case(
     case: Case,
     *,
     root: Path,
-    labels: Sequence[Label],
+    targets: Targets,
     options: Preprocessing,
     folder: Path,
     patch: tuple[int, ...],
@@ -105,14 +104,15 @@ def _preprocess_case(
     image = read_image([root / file.path for file in case.images])
     reference = None
     if case.reference is not None:
-        reference = label_indices(read_label_map(root / case.reference.path).array[0], labels)
+        values = read_label_map(root / case.reference.path).array[0]
+        reference = label_indices(values, targets.labels, targets.ignore)
     prepared = prepare_case(
         case.id,
         image,
         reference,
         options,
-        num_labels=len(labels),
-        source=_source_digest(case, labels, options),
+        targets=targets,
+        source=_source_digest(case, targets, options),
     )
     _write(prepared, CaseFiles(folder, case.id), patch)
 
@@ -122,7 +122,7 @@ def _write(prepared: PreparedCase, files: CaseFiles, patch: tuple[int, ...]) -> 
     save_array(prepared.image, files.image, patch=patch)
     if prepared.label is not None:
         save_array(prepared.label, files.label, patch=patch)
-        rows = np.concatenate([*prepared.locations, np.zeros((0, 3), np.int32)])
+        rows = np.concatenate([*prepared.locations, prepared.annotated])
         temporary = files.locations.with_name(f".{files.locations.name}.tmp")
         with temporary.open("wb") as stream:
             np.save(stream, rows, allow_pickle=False)
@@ -144,10 +144,11 @@ def _is_up_to_date(case: Case, source: str, folder: Path) -> bool:
     return stored.source == source
 
 
-def _source_digest(case: Case, labels: Sequence[Label], options: Preprocessing) -> str:
+def _source_digest(case: Case, targets: Targets, options: Preprocessing) -> str:
     """Return a digest of everything that a preprocessed case depends on."""
     files = (*case.images, *((case.reference,) if case.reference else ()))
     digests = [file.digest for file in files]
-    values = [label.value for label in labels] if case.reference else []
-    content = (PREPROCESSING_VERSION, digests, values, serial.digest(options))
+    values = [label.value for label in targets.labels]
+    shown = (values, targets.members, targets.ignore) if case.reference else ()
+    content = (PREPROCESSING_VERSION, digests, shown, serial.digest(options))
     return hashlib.sha256(repr(content).encode()).hexdigest()[:32]

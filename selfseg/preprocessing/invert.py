@@ -1,8 +1,9 @@
-"""Predictions back to the canonical grid: resampled and arg-maxed in tiles, crop and axes undone.
+"""Predictions back to the canonical grid: resampled and decoded in tiles, crop and axes undone.
 
 Where all source voxels of a target voxel have the same winning class, linear interpolation cannot
-change the winner. So logits are interpolated at the surfaces between classes only, tile by tile;
-classes times full-size voxels are never held, and memory does not grow with the number of labels.
+change the winner; nor can it change which region is the last one with a positive logit. So logits
+are interpolated at the surfaces between classes only, tile by tile; classes times full-size voxels
+are never held, and memory does not grow with the number of labels.
 """
 
 from __future__ import annotations
@@ -57,21 +58,27 @@ def label_map_from_logits(
     record: PreprocessedCase,
     resampling: Resampling,
     *,
+    targets: Targets,
     max_gib: float,
 ) -> Indices:
     """Return the label indices (Z, Y, X) on the canonical grid, uint8 below 255 labels.
+
+    The label with the largest logit wins. Regions with a logit above 0 write their labels in their
+    order, so later ones overwrite earlier.
 
     Args:
         logits: (k, Z, Y, X) on the working grid, torch (any device) or numpy, any float type.
         record: How the case was preprocessed.
         resampling: The plan's orders.
+        targets: What the logits mean: softmax of labels, or sigmoid of regions.
         max_gib: Memory for temporaries, in the main memory and on the logits' device.
     """
     import torch
 
     source = torch.as_tensor(logits)
-    kind = np.uint8 if source.shape[0] - 1 <= MOST_LABELS_OF_UINT8 else np.uint16
-    working = _winners(source, kind)
+    largest = max(source.shape[0] - 1, len(targets.labels), len(targets.regions))
+    kind = np.uint8 if largest <= MOST_LABELS_OF_UINT8 else np.uint16
+    working = _last_regions(source, kind) if targets.regions else _winners(source, kind)
     whole = np.zeros(record.shape_before_crop, kind)
     inner = whole[record.crop.slices]
     size = _group_size(source.shape[0], max_gib)
@@ -82,8 +89,13 @@ def label_map_from_logits(
         if len(points[0]):
             table = _table(source, tile)
             for group in groups(points, size):
-                winner = _scores(table, tile, group).argmax(1)
+                scores = _scores(table, tile, group)
+                winner = _last_positive(scores) if targets.regions else scores.argmax(1)
                 inner[tile.target][group] = winner.cpu().numpy()
+    if targets.regions:
+        written = [0, *(targets.index(region.value) for region in targets.regions)]
+        for part in inner:
+            part[...] = np.array(written, kind)[part]
     return np.ascontiguousarray(whole.transpose(np.argsort(record.axes)))
 
 
@@ -92,12 +104,14 @@ def probabilities_from_logits(
     record: PreprocessedCase,
     resampling: Resampling,
     *,
+    targets: Targets,
     max_gib: float,
 ) -> npt.NDArray[np.float32]:
-    """Return softmax probabilities (k, Z, Y, X) on the canonical grid; background is 1 outside.
+    """Return probabilities (k, Z, Y, X) on the canonical grid: softmax, or sigmoid of regions.
 
-    The arguments are those of `label_map_from_logits`; logits are resampled before the softmax.
-    The result itself has the number of classes times the size of the image.
+    Outside the nonzero box background is 1, and regions are 0. The arguments are those of
+    `label_map_from_logits`; logits are resampled before they become probabilities. The result
+    itself has the number of classes times the size of the image.
     """
     import torch
 
@@ -106,7 +120,8 @@ def probabilities_from_logits(
     canonical_shape = [record.shape_before_crop[axis] for axis in np.argsort(record.axes)]
     canonical = np.zeros((classes, *canonical_shape), np.float32)
     whole = canonical.transpose(0, *(axis + 1 for axis in record.axes))
-    whole[0] = 1.0
+    if not targets.regions:
+        whole[0] = 1.0
     z, y, x = record.crop.slices
     inner = whole[:, z, y, x]
     size = _group_size(classes, max_gib)
@@ -116,8 +131,9 @@ def probabilities_from_logits(
         view = inner[:, z, y, x]
         points = np.nonzero(np.ones(view.shape[1:], np.bool_))
         for group in groups(points, size):
-            values = _scores(table, tile, group).softmax(1).T.cpu().numpy()
-            view[:, group[0], group[1], group[2]] = values
+            scores = _scores(table, tile, group)
+            values = scores.sigmoid() if targets.regions else scores.softmax(1)
+            view[:, group[0], group[1], group[2]] = values.T.cpu().numpy()
     return canonical
 
 
@@ -306,3 +322,23 @@ def _winners(source: Tensor, kind: type[np.unsignedinteger]) -> Indices:
             best = best.maximum(score)
         result[part] = winner.cpu().numpy()
     return result
+
+
+def _last_regions(source: Tensor, kind: type[np.unsignedinteger]) -> Indices:
+    """Return 1 + the last region with a logit above 0, 0 without one, on the working grid."""
+    result = np.empty(source.shape[1:], kind)
+    rows = max(1, SCORES_AT_ONCE // max(1, source.shape[2] * source.shape[3]))
+    for first in range(0, source.shape[1], rows):
+        part = slice(first, first + rows)
+        result[part] = _last_positive(source[:, part].movedim(0, -1)).cpu().numpy()
+    return result
+
+
+def _last_positive(scores: Tensor) -> Tensor:
+    """Return 1 + the last class with a score above 0, 0 without one, of scores (…, k)."""
+    import torch
+
+    last = torch.zeros(scores.shape[:-1], dtype=torch.int32, device=scores.device)
+    for index in range(scores.shape[-1]):
+        last.masked_fill_(scores[..., index] > 0, index + 1)
+    return last

@@ -42,7 +42,10 @@ class LabelFacts(Record):
 
 
 class CaseFacts(Record):
-    """One case. Axes are canonical (Z, Y, X); `digest` is the key of the cache."""
+    """One case. Axes are canonical (Z, Y, X); `digest` is the key of the cache.
+
+    Facts of labels and intensities are those of the annotated voxels.
+    """
 
     id: str
     digest: str
@@ -53,6 +56,7 @@ class CaseFacts(Record):
     integer_intensities: bool
     intensities: tuple[IntensitySketch, ...]
     labels: tuple[LabelFacts, ...]
+    annotated_share: float = 1.0
 
 
 class IntensityFacts(Record):

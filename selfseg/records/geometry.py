@@ -83,7 +83,8 @@ class PreprocessedCase(Record):
         spacing_before_mm: Spacing of the transposed array.
         shape: Shape after resampling (Z, Y, X in working order).
         spacing_mm: Spacing after resampling.
-        num_locations: Stored class locations per foreground label.
+        num_locations: Stored locations of each label, or of each region.
+        num_annotated: Stored locations of annotated voxels, after those; 0 where all are annotated.
     """
 
     id: str
@@ -97,3 +98,4 @@ class PreprocessedCase(Record):
     shape: Shape3
     spacing_mm: Triple
     num_locations: tuple[int, ...] = ()
+    num_annotated: int = 0

@@ -10,7 +10,7 @@ from selfseg.records.serial import Record
 
 
 class DiceTerm(Record):
-    """Soft Dice over the foreground labels; `batch`: sums run over the batch as well."""
+    """Soft Dice over foreground labels or regions; `batch`: sums run over the batch as well."""
 
     kind: Literal["dice"] = "dice"
     weight: float = 1.0
@@ -26,7 +26,16 @@ class CrossEntropyTerm(Record):
     class_weights: tuple[float, ...] | None = None
 
 
-LossTerm = Annotated[DiceTerm | CrossEntropyTerm, Field(discriminator="kind")]
+class BinaryCrossEntropyTerm(Record):
+    """Sigmoid cross-entropy, mean over regions and voxels."""
+
+    kind: Literal["binary_cross_entropy"] = "binary_cross_entropy"
+    weight: float = 1.0
+
+
+LossTerm = Annotated[
+    DiceTerm | CrossEntropyTerm | BinaryCrossEntropyTerm, Field(discriminator="kind")
+]
 
 
 class Loss(Record):

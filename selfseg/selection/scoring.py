@@ -60,12 +60,7 @@ class Reference:
 def read_reference(path: Path, targets: Targets) -> Reference:
     """Read a reference; what is not annotated gets `targets.ignore_index`."""
     image = read_label_map(path)
-    values = image.array[0]
-    if targets.ignore is None:
-        return Reference(label_indices(values, targets.labels), image.geometry.spacing_mm)
-    ignored = values == targets.ignore
-    indices = label_indices(np.where(ignored, 0, values), targets.labels)
-    indices[ignored] = len(targets.labels) + 1
+    indices = label_indices(image.array[0], targets.labels, targets.ignore)
     return Reference(indices, image.geometry.spacing_mm)
 
 
@@ -94,9 +89,7 @@ def score_names(
         only: Place of the one label that is scored; the others are None. Default: all.
     """
     truth: npt.NDArray[np.integer] = reference.indices
-    if targets.ignore_index is not None:
-        known = truth != targets.ignore_index
-        prediction, truth = prediction * known, truth * known
+    known = None if targets.ignore_index is None else truth != targets.ignore_index
     count = len(targets.labels)
     found = [ndimage.find_objects(indices, max_label=count) for indices in (prediction, truth)]
     scores: list[float | None] = []
@@ -107,15 +100,20 @@ def score_names(
             continue
         box = _joined(boxes)
         a, b = (np.isin(indices[box], members) for indices in (prediction, truth))
-        scores.append(score_masks(a, b, reference.spacing_mm, measure))
+        seen = None if known is None else known[box]
+        scores.append(score_masks(a, b, reference.spacing_mm, measure, seen))
     return tuple(scores)
 
 
-def score_masks(a: Mask, b: Mask, spacing_mm: Triple, measure: Measure) -> float | None:
-    """Return the score of two masks (Z, Y, X); None if both are empty."""
+def score_masks(
+    a: Mask, b: Mask, spacing_mm: Triple, measure: Measure, known: Mask | None = None
+) -> float | None:
+    """Return the score of two masks (Z, Y, X) where `b` is known; None if both are empty there."""
     if measure.metric == "nsd":
-        distances = surface_distances(a, b, spacing_mm)
+        distances = surface_distances(a, b, spacing_mm, known)
         return normalized_surface_dice(distances, measure.tolerance_mm)
+    if known is not None:
+        a, b = a & known, b & known
     total = int(np.count_nonzero(a)) + int(np.count_nonzero(b))
     return 2 * int(np.count_nonzero(a & b)) / total if total else None
 

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from selfseg.loading.batches import validation_batches
 from selfseg.training.job import Course, TrainingJob
+from selfseg.training.meter import DiceMeter
 from selfseg.training.state import TrainState, mixed_precision
 from selfseg.training.step import final_weights
 
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EpochScores:
-    """Validation loss, and Dice per foreground label (None: in no patch); empty without cases."""
+    """Validation loss, and Dice per label or region (None: in no patch); empty without cases."""
 
     loss: float | None = None
     dice: tuple[float | None, ...] = ()
@@ -44,7 +45,7 @@ def score_epoch(
     if not job.validation_cases:
         return EpochScores()
     weights = final_weights(state)
-    counts = torch.zeros(3, job.outputs, dtype=torch.long, device=state.device)
+    overlap = DiceMeter(job.plan.targets, state.device)
     total = torch.zeros((), device=state.device)
     state.network.eval()
     for batch in validation_batches(
@@ -61,15 +62,9 @@ def score_epoch(
         with mixed_precision(state.device, state.dtype):
             outputs = functional_call(state.network, weights, (image,))
             total += loss(outputs, batch.label)
-        chosen = outputs[0].argmax(dim=1)
-        hit = chosen[chosen == batch.label]
-        for row, values in enumerate((hit, chosen, batch.label)):
-            counts[row] += torch.bincount(values.flatten(), minlength=job.outputs)
+        overlap.add(outputs[0], batch.label)
     state.network.train()
-    both, predicted, present = counts[:, 1:].tolist()
-    dice = tuple(
-        2 * b / (p + r) if p + r else None for b, p, r in zip(both, predicted, present, strict=True)
-    )
+    dice = overlap.dice()
     mean = float(total) / course.validation_steps
     if not math.isfinite(mean):
         log.warning("The validation loss is not a number; training goes on while its own loss is")

@@ -1,9 +1,12 @@
-"""The losses of an epoch, collected on the device so that no step has to wait for it."""
+"""Losses and overlap of an epoch, collected on the device so that no step has to wait for it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from selfseg.losses.terms import member_masks
+from selfseg.records.dataset import Targets
 
 
 class LossMeter:
@@ -45,3 +48,35 @@ class LossMeter:
     def has_diverged(self) -> bool:
         """Tell whether more of the latest losses than tolerated are no numbers; waits."""
         return int(self._broken) > self.tolerated
+
+
+class DiceMeter:
+    """Dice `2·tp / (2·tp + fp + fn)` of each label or region, counted over all that is added.
+
+    Voxels that are not annotated do not count.
+    """
+
+    def __init__(self, targets: Targets, device: torch.device) -> None:
+        self._targets = targets
+        self._counts = torch.zeros(3, len(targets.names), dtype=torch.long, device=device)
+
+    @torch.no_grad()
+    def add(self, logits: Tensor, target: Tensor) -> None:
+        """Count logits (b, k, *D) against label indices (b, *D)."""
+        target = target.flatten(1)
+        if self._targets.regions:
+            predicted = logits.flatten(2) > 0
+        else:
+            predicted = member_masks(logits.argmax(dim=1).flatten(1), self._targets.members)
+        if self._targets.ignore_index is not None:
+            predicted = predicted & (target != self._targets.ignore_index)[:, None]
+        reference = member_masks(target, self._targets.members)
+        for row, mask in enumerate((predicted & reference, predicted, reference)):
+            self._counts[row] += mask.sum(dim=(0, 2))
+
+    def dice(self) -> tuple[float | None, ...]:
+        """Return the Dice of each; None where neither map has it. Waits for the device."""
+        return tuple(
+            2 * both / (predicted + present) if predicted + present else None
+            for both, predicted, present in self._counts.T.tolist()
+        )

@@ -93,7 +93,7 @@ def _train(job: TrainingJob) -> TrainedFold:
         run = Run(
             job=job,
             course=course,
-            loss=build_loss(job.configuration.loss).to(job.device),
+            loss=build_loss(job.configuration.loss, job.plan.targets).to(job.device),
             batches=_batches(job, course, state),
             bar=bar,
             zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too

@@ -106,7 +106,7 @@ def _score(cases: list[Case], folder: Path, dataset: Dataset, workers: int) -> M
             case.id,
             label_map_path(folder, case),
             Path(case.reference.path),
-            dataset.labels,
+            dataset.targets,
         )
         for case in cases
         if case.reference is not None
@@ -116,7 +116,7 @@ def _score(cases: list[Case], folder: Path, dataset: Dataset, workers: int) -> M
         if not isinstance(result, CaseScores):
             raise result
     scored = [result for result in results if isinstance(result, CaseScores)]
-    return metrics_table(scored, [label.name for label in dataset.labels])
+    return metrics_table(scored, dataset.targets.names)
 
 
 def _absolute(case: Case, root: Path) -> Case:

@@ -10,6 +10,7 @@ import nnunetroute
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from targets import plain
 
 from selfseg.phantoms import make_phantom
 from selfseg.preprocessing.invert import label_map_from_logits
@@ -76,7 +77,9 @@ def test_logits_back_to_the_image() -> None:
         shape=working,
         spacing_mm=(3.0, 1.0, 1.0),
     )
-    ours, result = seconds(lambda: label_map_from_logits(logits, record, OPTIONS, max_gib=1), 3)
+    ours, result = seconds(
+        lambda: label_map_from_logits(logits, record, OPTIONS, targets=plain(3), max_gib=1), 3
+    )
     theirs, expected = seconds(
         lambda: np.stack([nnunetroute.resample(c, SHAPE, 0, 1) for c in logits]).argmax(0)
     )

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import targets
 import torch
 from selfseg.planners.families import PLAIN, build_options
 from selfseg.planners.topology import decide_topology
@@ -93,7 +94,7 @@ def test_training_is_at_least_as_fast_as_a_plain_loop(tmp_path: Path) -> None:
     cases = make_folder(tmp_path, cases=4, shape=(36, 50, 35))
     recipe = Recipe(optimizer=SGD(), schedule=Poly())
     state = create_state(configuration, recipe, channels=1, outputs=3, seed=0, device=CPU)
-    loss = build_loss(configuration.loss)
+    loss = build_loss(configuration.loss, targets.plain(2))
     batches = training_batches(
         configuration, tmp_path, cases, steps=range(1 + STEPS * ROUNDS), seed=0,
         workers=default_loader_workers(CPU), device=CPU,

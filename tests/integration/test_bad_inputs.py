@@ -97,6 +97,12 @@ def empty(array: np.ndarray) -> np.ndarray:
     return array * 0
 
 
+def nothing_annotated(data: Path) -> None:
+    """Declare a value for what is not annotated, and give it to all voxels of case 1."""
+    described(labels={"background": 0, "organ": 1, "lesion": 2, "ignore": 7})(data)
+    rewritten(label_path, voxels(lambda array: array * 0 + 7))(data)
+
+
 def truncate(path_of: Callable[[Path], Path]) -> Damage:
     def damage(data: Path) -> None:
         path = path_of(data)
@@ -165,8 +171,19 @@ DATASETS: dict[str, tuple[Damage, tuple[str, ...]]] = {
     ),
     "regions": (
         described(labels={"background": 0, "organ": [1, 2], "lesion": 2}),
-        ("dataset.json", "organ", "not supported"),
+        ("dataset.json", "regions_class_order", "organ, lesion"),
     ),
+    "order of regions with a value outside": (
+        described(
+            labels={"background": 0, "organ": [1, 2], "lesion": 2}, regions_class_order=[1, 3]
+        ),
+        ("dataset.json", "regions_class_order", "lesion", "3"),
+    ),
+    "ignore is a label": (
+        described(labels={"background": 0, "organ": 1, "lesion": 2, "ignore": 2}),
+        ("dataset.json", "ignore", "lesion"),
+    ),
+    "nothing annotated": (nothing_annotated, ("case_001", "no voxel is annotated", "ignore")),
     "two labels of one value": (
         described(labels={"background": 0, "organ": 1, "lesion": 1}),
         ("dataset.json", "lesion"),

@@ -5,17 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfseg.errors import GeometryError, SelfSegError
+from selfseg.errors import DatasetError, GeometryError, SelfSegError
 from selfseg.evaluation.evaluate import Tolerances, evaluate_folders, score_case
-from selfseg.evaluation.labels import declared_labels, numbered_labels
+from selfseg.evaluation.labels import declared_targets, numbered_targets
 from selfseg.evaluation.table import METRICS, mean_scores, metrics_table, write_table
 from selfseg.io.images import write_label_map
 from selfseg.records import serial
-from selfseg.records.dataset import Label
+from selfseg.records.dataset import Label, Targets
 from selfseg.records.geometry import Geometry, Orientation
 from selfseg.records.metrics import CaseScores, LabelScores, MetricsTable
 
 LABELS = (Label(name="liver", value=1), Label(name="tumor", value=7))
+TARGETS = Targets(labels=LABELS)
 GEOMETRY = Geometry(shape=(6, 8, 10), spacing_mm=(2.0, 1.0, 1.0))
 FLIPPED = Geometry(
     shape=(6, 8, 10),
@@ -50,7 +51,7 @@ def write(
 
 
 def test_a_perfect_prediction() -> None:
-    for result in score_case(label_map(), label_map(), LABELS, (2.0, 1.0, 1.0)).values():
+    for result in score_case(label_map(), label_map(), TARGETS, (2.0, 1.0, 1.0)).values():
         assert result.dice == result.iou == result.nsd == 1
         assert result.hd95_mm == result.assd_mm == result.volume_difference_ml == 0
 
@@ -61,7 +62,7 @@ def test_scores_of_a_shifted_label() -> None:
     prediction = np.roll(reference, 2, axis=2)
     prediction[0, 0, 0] = 1
     result = score_case(
-        prediction, reference, LABELS, (1.0, 1.0, 1.5), Tolerances(0.5, {"tumor": 3.0})
+        prediction, reference, TARGETS, (1.0, 1.0, 1.5), Tolerances(0.5, {"tumor": 3.0})
     )
     assert result["tumor"].dice == pytest.approx(4 / 6)
     assert result["tumor"].iou == pytest.approx(4 / 8)
@@ -75,7 +76,7 @@ def test_scores_of_a_shifted_label() -> None:
 
 def test_a_label_absent_from_both_is_undefined() -> None:
     empty = np.zeros((3, 4, 5), dtype=np.uint8)
-    assert score_case(empty, empty, LABELS, (1.0, 1.0, 1.0))["liver"] == scores(None)
+    assert score_case(empty, empty, TARGETS, (1.0, 1.0, 1.0))["liver"] == scores(None)
 
 
 def test_means_count_only_what_is_defined() -> None:
@@ -111,24 +112,37 @@ def test_table_files_hold_every_case_and_the_means(tmp_path: Path) -> None:
 def test_labels_are_read_from_both_conventions(tmp_path: Path) -> None:
     references = tmp_path / "labelsTr"
     references.mkdir()
-    assert declared_labels(references) == ()
+    assert declared_targets(references) is None
     described = tmp_path / "dataset.json"
     described.write_text(json.dumps({"labels": {"background": 0, "tumor": 7, "liver": 1}}))
-    assert declared_labels(references) == LABELS
+    assert declared_targets(references) == TARGETS
     described.write_text(json.dumps({"labels": {"0": "background", "1": "liver", "7": "tumor"}}))
-    assert declared_labels(references) == LABELS
-    described.write_text(json.dumps({"labels": {"background": 0, "whole": [1, 7], "liver": 1}}))
-    assert declared_labels(references) == LABELS[:1]
+    assert declared_targets(references) == TARGETS
     described.write_text("{")
-    assert declared_labels(references) == ()
-    assert [label.name for label in numbered_labels([0, 7, 1, 7])] == ["label_1", "label_7"]
+    assert declared_targets(references) is None
+    assert numbered_targets([0, 7, 1, 7]).names == ("label_1", "label_7")
+
+
+def test_regions_and_ignore_are_read_and_contradictions_named(tmp_path: Path) -> None:
+    labels = {"background": 0, "whole": [1, 7], "tumor": 7, "ignore": 9}
+    described = {"labels": labels, "regions_class_order": [1, 7]}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    targets = declared_targets(tmp_path)
+    assert targets is not None
+    assert targets.names == ("whole", "tumor")
+    assert targets.members == ((1, 2), (2,))
+    assert targets.ignore_index == 3
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    with pytest.raises(DatasetError, match=r"dataset\.json") as caught:
+        declared_targets(tmp_path)
+    assert "'regions_class_order' is missing" in caught.value.complaints[0]
 
 
 def test_folders_are_matched_by_case_whatever_the_ending(tmp_path: Path) -> None:
     write(label_map(), tmp_path / "made" / "a.nrrd")
     write(label_map(), tmp_path / "made" / "other.nrrd")
     write(label_map(), tmp_path / "true" / "a.nii.gz")
-    table = evaluate_folders(tmp_path / "made", tmp_path / "true", labels=LABELS)
+    table = evaluate_folders(tmp_path / "made", tmp_path / "true", targets=TARGETS)
     assert [case.case for case in table.cases] == ["a"]
     assert table.mean.dice == 1
 
@@ -136,7 +150,7 @@ def test_folders_are_matched_by_case_whatever_the_ending(tmp_path: Path) -> None
 def test_a_prediction_may_be_stored_flipped(tmp_path: Path) -> None:
     write(label_map(), tmp_path / "made" / "a.nrrd", FLIPPED, (False, False, True))
     write(label_map(), tmp_path / "true" / "a.nrrd")
-    table = evaluate_folders(tmp_path / "made", tmp_path / "true", labels=LABELS)
+    table = evaluate_folders(tmp_path / "made", tmp_path / "true", targets=TARGETS)
     assert table.mean.dice == 1
 
 
@@ -162,14 +176,14 @@ def test_all_grid_differences_are_named(tmp_path: Path) -> None:
         write(label_map(), tmp_path / "true" / f"{case}.nrrd")
         write(label_map(), tmp_path / "made" / f"{case}.nrrd", other)
     with pytest.raises(GeometryError, match=r"(?s)2 cases.*a\.nrrd.*b\.nrrd"):
-        evaluate_folders(tmp_path / "made", tmp_path / "true", labels=LABELS)
+        evaluate_folders(tmp_path / "made", tmp_path / "true", targets=TARGETS)
 
 
 def test_undeclared_values_are_named(tmp_path: Path) -> None:
     write(label_map(), tmp_path / "true" / "a.nrrd")
     write(label_map(), tmp_path / "made" / "a.nrrd")
     with pytest.raises(SelfSegError, match=r"7"):
-        evaluate_folders(tmp_path / "made", tmp_path / "true", labels=LABELS[:1])
+        evaluate_folders(tmp_path / "made", tmp_path / "true", targets=Targets(labels=LABELS[:1]))
 
 
 def test_folders_must_exist_and_be_unambiguous(tmp_path: Path) -> None:
@@ -192,7 +206,7 @@ def test_tolerances_of_unknown_labels_are_refused(tmp_path: Path) -> None:
         evaluate_folders(
             tmp_path / "made",
             tmp_path / "true",
-            labels=LABELS,
+            targets=TARGETS,
             tolerances=Tolerances(1.0, {"spleen": 2.0}),
         )
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from targets import plain
 
 from selfseg.evaluation.overlap import Overlap, overlaps
 
@@ -7,7 +8,7 @@ from selfseg.evaluation.overlap import Overlap, overlaps
 def test_counts_of_every_label() -> None:
     prediction = np.array([[[0, 1, 1, 2, 2, 2]]], dtype=np.uint8)
     reference = np.array([[[0, 1, 2, 2, 2, 0]]], dtype=np.int16)
-    assert overlaps(prediction, reference, 3) == (
+    assert overlaps(prediction, reference, plain(3).members) == (
         Overlap(2, 1, 1),
         Overlap(3, 3, 2),
         Overlap(0, 0, 0),
@@ -30,4 +31,4 @@ def test_empty_masks() -> None:
 
 def test_many_labels_do_not_overflow_the_index_type() -> None:
     values = np.arange(251, dtype=np.uint8).reshape(1, 1, -1)
-    assert all(o == Overlap(1, 1, 1) for o in overlaps(values, values, 250))
+    assert all(o == Overlap(1, 1, 1) for o in overlaps(values, values, plain(250).members))

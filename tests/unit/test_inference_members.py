@@ -82,7 +82,11 @@ def naive(models: tuple[Model, ...], path: Path) -> np.ndarray:
         options = inference_options(model, tta=True, step=None)
         logits = member_logits(model, prepared, options, LogitStore())
         resampling = model.configuration.preprocessing.resampling
-        result.append(probabilities_from_logits(logits, prepared.record, resampling, max_gib=1))
+        result.append(
+            probabilities_from_logits(
+                logits, prepared.record, resampling, targets=Targets(labels=LABELS), max_gib=1
+            )
+        )
     return np.asarray(np.mean(result, axis=0))
 
 
@@ -185,12 +189,19 @@ def test_tiles_hold_the_probabilities_of_every_voxel(
     if regions:
         both = [torch.stack([torch.zeros_like(part), part]) for part in logits]
         expected = np.concatenate(
-            [probabilities_from_logits(p, record, resampling, max_gib=1)[1:] for p in both]
+            [
+                probabilities_from_logits(
+                    p, record, resampling, targets=Targets(labels=LABELS), max_gib=1
+                )[1:]
+                for p in both
+            ]
         )
         z, y, x = np.nonzero(~_covered(record.shape_before_crop, logits, prepared, targets))
         expected[:, z, y, x] = 0
     else:
-        expected = probabilities_from_logits(logits, record, resampling, max_gib=1)[1:]
+        expected = probabilities_from_logits(
+            logits, record, resampling, targets=Targets(labels=LABELS), max_gib=1
+        )[1:]
     np.testing.assert_allclose(total.values.float().numpy(), expected, atol=2e-3)
 
 

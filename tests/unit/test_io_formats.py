@@ -9,13 +9,18 @@ import pytest
 
 from selfseg.errors import DatasetError
 from selfseg.io.formats import list_cases, read_dataset
-from selfseg.records.dataset import Label
+from selfseg.records.dataset import Label, Region
 
 DESCRIPTION: dict[str, object] = {
     "name": "demo",
     "channel_names": {"0": "T1", "1": "T2"},
     "labels": {"background": 0, "tumor": 2, "edema": 1},
     "file_ending": ".nii.gz",
+}
+
+NESTED: dict[str, object] = {
+    "labels": {"background": 0, "whole": [1, 2], "core": 2},
+    "regions_class_order": [1, 2],
 }
 
 
@@ -175,8 +180,29 @@ def test_only_keeps_a_subset_and_knows_its_cases(tmp_path: Path) -> None:
         ({"labels": None}, "needs 'labels'"),
         ({"labels": {"background": 0}}, "no label besides background"),
         ({"labels": {"background": 1, "x": 2}}, "background must be 0"),
-        ({"labels": {"background": 0, "all": [1, 2]}}, "label 'all' is a region (values [1, 2])"),
-        ({"labels": {"background": 0, "x": 1, "ignore": 2}}, "label 'ignore' is not supported yet"),
+        ({"labels": {"background": 0, "all": [1, 1]}}, "is a region of the values [1, 1]"),
+        ({"labels": {"background": 0, "all": [0, 1]}}, "is a region of the values [0, 1]"),
+        ({"labels": {"background": 0, "all": []}}, "label 'all' has value []"),
+        ({"labels": {"background": 0, "all": [1, "x"]}}, "label 'all' has value [1, 'x']"),
+        ({"labels": {"background": [0, 1], "x": 2}}, "label 'background' is a region"),
+        ({"labels": {"background": 0, "x": 1, "ignore": 1}}, "'x' has the value 1, which 'ignore'"),
+        ({"labels": {"background": 0, "x": 1, "ignore": 0}}, "label 'ignore' has value 0"),
+        ({"labels": {"background": 0, "x": 1, "ignore": [2, 3]}}, "'ignore' has value [2, 3]"),
+        ({"labels": {"background": 0, "ignore": 3}}, "no label besides background"),
+        (NESTED | {"regions_class_order": None}, "'regions_class_order' is missing; with regions"),
+        (NESTED | {"regions_class_order": [1]}, "'regions_class_order' is [1]; with regions"),
+        (NESTED | {"regions_class_order": [1, "x"]}, "'regions_class_order' is [1, \"x\"]"),
+        (NESTED | {"regions_class_order": 1}, "one value for each of whole, core, in this order"),
+        (
+            NESTED | {"regions_class_order": [1, 7]},
+            "gives region 'core' the value 7, which is none",
+        ),
+        (NESTED | {"regions_class_order": [2, 2]}, "gives the value 2 to several regions"),
+        (NESTED | {"labels": {"a": [1, 2], "b": [2, 1]}}, "same value (2, 1) as 'a'"),
+        (
+            NESTED | {"labels": {"whole": [1, 2], "core": [2], "ignore": 2}},
+            "label 'core' has the value 2, which 'ignore' marks as not annotated",
+        ),
         ({"labels": {"background": 0, "x": 1, "y": 1}}, "same value (1) as 'x'"),
         ({"labels": {"background": 0, "x": -1}}, "label 'x' has value -1"),
         ({"labels": {"background": 0, "x": 1.5}}, "label 'x' has value 1.5"),
@@ -195,6 +221,30 @@ def test_findings_in_the_description(
     tmp_path: Path, changes: dict[str, object], finding: str
 ) -> None:
     assert finding in complaints(make(tmp_path, **changes))  # type: ignore[arg-type]
+
+
+def test_regions_and_ignore_become_targets(tmp_path: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2, 5], "core": [5, 2], "center": 5, "ignore": 9}
+    dataset = read_dataset(make(tmp_path, labels=labels, regions_class_order=[1, 2, 5]))
+    assert dataset.labels == (
+        Label(name="value 1", value=1),
+        Label(name="value 2", value=2),
+        Label(name="center", value=5),
+    )
+    assert dataset.regions == (
+        Region(name="whole", values=(1, 2, 5), value=1),
+        Region(name="core", values=(5, 2), value=2),
+        Region(name="center", values=(5,), value=5),
+    )
+    assert dataset.targets.members == ((1, 2, 3), (3, 2), (3,))
+    assert (dataset.ignore, dataset.targets.ignore_index, dataset.targets.outputs) == (9, 4, 3)
+
+
+def test_decathlon_may_have_an_ignore_label(tmp_path: Path) -> None:
+    labels = {"0": "background", "1": "x", "4": "ignore"}
+    dataset = read_dataset(make(tmp_path, labels=labels))
+    assert dataset.labels == (Label(name="x", value=1),)
+    assert (dataset.ignore, dataset.regions) == (4, ())
 
 
 def test_background_may_be_missing_and_single_value_lists_are_labels(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from targets import plain
 
 from selfseg.losses.build import build_loss, depth_weights
 from selfseg.losses.terms import CrossEntropy, SoftDice
@@ -36,7 +37,9 @@ def test_dice_equals_its_formula(batch: bool, seed: int, classes: int) -> None:
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(3, classes, 4, 5, 3)) * 3
     target = rng.integers(0, classes, (3, 4, 5, 3))
-    ours = SoftDice(DiceTerm(batch=batch))(torch.tensor(logits).float(), torch.tensor(target))
+    ours = SoftDice(DiceTerm(batch=batch), plain(logits.shape[1] - 1))(
+        torch.tensor(logits).float(), torch.tensor(target)
+    )
     assert float(ours) == pytest.approx(
         numpy_dice(logits, target, batch=batch, smooth=1e-5), abs=1e-5
     )
@@ -47,7 +50,7 @@ def test_cross_entropy_equals_its_formula() -> None:
     logits, target = rng.normal(size=(2, 3, 6, 5)), rng.integers(0, 3, (2, 6, 5))
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -np.take_along_axis(log_p, target[:, None], axis=1).mean()
-    ours = CrossEntropy(CrossEntropyTerm())(torch.tensor(logits), torch.tensor(target))
+    ours = CrossEntropy(CrossEntropyTerm(), plain(2))(torch.tensor(logits), torch.tensor(target))
     assert float(ours) == pytest.approx(expected, rel=1e-5)
 
 
@@ -58,7 +61,7 @@ def test_weighted_cross_entropy_equals_its_formula() -> None:
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     chosen = np.take_along_axis(log_p, target[:, None], axis=1)[:, 0]
     expected = -(weights[target] * chosen).sum() / weights[target].sum()
-    term = CrossEntropy(CrossEntropyTerm(class_weights=(0.2, 1.0, 5.0)))
+    term = CrossEntropy(CrossEntropyTerm(class_weights=(0.2, 1.0, 5.0)), plain(2))
     ours = term(torch.tensor(logits, dtype=torch.float32), torch.tensor(target))
     assert float(ours) == pytest.approx(expected, rel=1e-5)
 
@@ -66,13 +69,17 @@ def test_weighted_cross_entropy_equals_its_formula() -> None:
 def test_perfect_prediction_gives_the_minimum() -> None:
     target = torch.randint(0, 3, (2, 8, 8, 8))
     logits = torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float() * 100
-    assert float(build_loss(PLAIN)((logits,), target)) == pytest.approx(-1.0, abs=1e-4)
+    assert float(build_loss(PLAIN, plain(logits.shape[1] - 1))((logits,), target)) == pytest.approx(
+        -1.0, abs=1e-4
+    )
 
 
 def test_absent_label_without_prediction_counts_as_right() -> None:
     target = torch.zeros(1, 4, 4, dtype=torch.long)
     logits = torch.stack([torch.full((1, 4, 4), 50.0), torch.full((1, 4, 4), -50.0)], dim=1)
-    assert float(SoftDice(DiceTerm())(logits, target)) == pytest.approx(-1.0, abs=1e-4)
+    assert float(SoftDice(DiceTerm(), plain(logits.shape[1] - 1))(logits, target)) == pytest.approx(
+        -1.0, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +95,7 @@ def test_coarse_outputs_are_judged_by_nearest_labels_and_the_coarsest_is_ignored
     torch.manual_seed(0)
     target = torch.randint(0, 2, (1, 8, 8))
     outputs = [torch.randn(1, 2, n, n) for n in (8, 4, 2)]
-    loss = build_loss(Loss(terms=(CrossEntropyTerm(weight=2.0),)))
+    loss = build_loss(Loss(terms=(CrossEntropyTerm(weight=2.0),)), plain(1))
     cross = torch.nn.functional.cross_entropy
     # nearest-exact takes the voxel under the coarse voxel's center: the second of each pair
     expected = 2 / 3 * cross(outputs[0], target) + 1 / 3 * cross(outputs[1], target[:, 1::2, 1::2])
@@ -101,7 +108,7 @@ def test_gradient_equals_finite_differences() -> None:
     torch.manual_seed(0)
     logits = (torch.randn(2, 3, 4, 4)).requires_grad_()
     target = torch.randint(0, 3, (2, 4, 4))
-    loss = build_loss(PLAIN)
+    loss = build_loss(PLAIN, plain(2))
     loss((logits,), target).backward()
     assert logits.grad is not None
     for index in [(0, 0, 1, 2), (1, 2, 3, 0), (0, 1, 0, 0)]:
@@ -115,7 +122,7 @@ def test_gradient_equals_finite_differences() -> None:
 @pytest.mark.parametrize("batch", [False, True])
 def test_gradients_in_double_precision(batch: bool) -> None:
     torch.manual_seed(0)
-    loss = build_loss(Loss(terms=(DiceTerm(batch=batch), CrossEntropyTerm(weight=0.5))))
+    loss = build_loss(Loss(terms=(DiceTerm(batch=batch), CrossEntropyTerm(weight=0.5))), plain(2))
     outputs = [torch.randn(2, 3, n, n, 4, dtype=torch.float64, requires_grad=True) for n in (4, 2)]
     target = torch.randint(0, 3, (2, 4, 4, 4))
     assert torch.autograd.gradcheck(lambda *o: loss(o, target), tuple(outputs))
@@ -124,7 +131,7 @@ def test_gradients_in_double_precision(batch: bool) -> None:
 def test_sums_are_float32_in_mixed_precision() -> None:
     target = torch.randint(0, 2, (1, 40, 40, 40))
     logits = torch.randn(1, 2, 40, 40, 40)
-    exact = build_loss(PLAIN)((logits,), target)
-    reduced = build_loss(PLAIN)((logits.bfloat16(),), target)
+    exact = build_loss(PLAIN, plain(logits.shape[1] - 1))((logits,), target)
+    reduced = build_loss(PLAIN, plain(1))((logits.bfloat16(),), target)
     assert reduced.dtype == torch.float32
     assert float(reduced) == pytest.approx(float(exact), abs=5e-3)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from targets import plain
 
 from selfseg.errors import DatasetError
 from selfseg.io.images import Image
@@ -47,7 +48,7 @@ def test_crop_fills_holes_and_marks_what_is_outside() -> None:
     reference = np.zeros((10, 12, 14), np.int16)
     reference[4, 5, 6] = 2
     reference[0, 0, 0] = 1  # cropped away
-    prepared = prepare_case("a", make_image(hollow()), reference, options(), num_labels=2)
+    prepared = prepare_case("a", make_image(hollow()), reference, options(), targets=plain(2))
     assert prepared.record.crop == Box(lower=(2, 3, 4), upper=(8, 10, 12))
     assert prepared.record.shape_before_crop == (10, 12, 14)
     assert prepared.record.shape == (6, 7, 8)
@@ -79,7 +80,7 @@ def test_an_image_of_zeros_stays_whole() -> None:
     reference = np.zeros((3, 4, 5), np.int16)
     reference[1, 2, 3] = 1
     image = make_image(np.zeros((1, 3, 4, 5)))
-    prepared = prepare_case("a", image, reference, options(ZScore()), num_labels=1)
+    prepared = prepare_case("a", image, reference, options(ZScore()), targets=plain(1))
     assert prepared.record.crop.shape == (3, 4, 5)
     assert prepared.label is not None
     np.testing.assert_array_equal(prepared.label, reference)
@@ -89,7 +90,7 @@ def test_an_image_of_zeros_stays_whole() -> None:
 def test_nothing_that_was_given_is_changed() -> None:
     image, reference = make_image(hollow()), np.zeros((10, 12, 14), np.int16)
     before = image.array.copy()
-    prepared = prepare_case("a", image, reference, options(ZScore()), num_labels=1)
+    prepared = prepare_case("a", image, reference, options(ZScore()), targets=plain(1))
     np.testing.assert_array_equal(image.array, before)
     assert not reference.any()
     assert not np.shares_memory(prepared.image, image.array)
@@ -121,11 +122,11 @@ def test_axes_are_permuted_before_anything_else(axes: Shape3) -> None:
     reference = rng.integers(0, 3, (10, 12, 14)).astype(np.int16)
     spacing = (1.2, 0.7, 4.0)
     planned = options(ZScore(inside_mask=True), spacing_mm=(3.0, 0.9, 1.0), axes=axes)
-    result = prepare_case("a", make_image(array, spacing), reference, planned, num_labels=2)
+    result = prepare_case("a", make_image(array, spacing), reference, planned, targets=plain(2))
     z, y, x = (spacing[axis] for axis in axes)
     turned = make_image(array.transpose(0, *(axis + 1 for axis in axes)), (z, y, x))
     straight = planned.model_copy(update={"axes": (0, 1, 2)})
-    expected = prepare_case("a", turned, reference.transpose(axes), straight, num_labels=2)
+    expected = prepare_case("a", turned, reference.transpose(axes), straight, targets=plain(2))
     np.testing.assert_array_equal(result.image, expected.image)
     assert result.label is not None
     assert expected.label is not None
@@ -148,7 +149,7 @@ def test_z_score_inside_the_mask_counts_foreground_outside_it() -> None:
     values = array[0].astype(np.float32)
     expected = np.where(inside, (values - values[inside].mean()) / values[inside].std(), 0)
     masked = options(ZScore(inside_mask=True))
-    prepared = prepare_case("a", make_image(array), reference, masked, num_labels=1)
+    prepared = prepare_case("a", make_image(array), reference, masked, targets=plain(1))
     np.testing.assert_allclose(prepared.image[0], expected[:, 1:5, 1:5], atol=1e-5)
     assert prepared.label is not None
     assert prepared.label[0, :2, 0].tolist() == [1, -1]
@@ -165,7 +166,7 @@ def test_whole_route_equals_the_slow_one(shape: Shape3, spacing: Triple, seed: i
     array = rng.normal(size=(2, *shape)) + 0.5
     reference = (rng.random(shape) < 0.5) * rng.integers(0, 4, shape)
     planned = options(ZScore(), NoNormalization(), spacing_mm=(1.3, 1.1, 0.9))
-    result = prepare_case("a", make_image(array, spacing), reference, planned, num_labels=3)
+    result = prepare_case("a", make_image(array, spacing), reference, planned, targets=plain(3))
     new = result.record.shape
     assert new == tuple(
         max(round(n * old / to), 1)
@@ -188,7 +189,7 @@ def test_locations_are_a_fair_share_of_each_label() -> None:
     label[:, :, 100:102] = 3  # 28 800: the most that are kept
     label[5, 6, 110:117] = 4  # all
     label[0, 0, 119] = -1
-    found = find_locations(label, 5)
+    found = find_locations(label, plain(5).members)
     assert [len(rows) for rows in found] == [14_400, 0, MOST_LOCATIONS, 7, 0]
     for value, rows in enumerate(found, start=1):
         assert rows.dtype == np.int32
@@ -201,7 +202,7 @@ def test_locations_are_a_fair_share_of_each_label() -> None:
 def test_locations_are_those_of_one_seed_for_all_labels() -> None:
     label = np.random.default_rng(0).integers(-1, 4, (40, 50, 60)).astype(np.int16)
     random = np.random.RandomState(1234)
-    for value, rows in enumerate(find_locations(label, 3), start=1):
+    for value, rows in enumerate(find_locations(label, plain(3).members), start=1):
         voxels = np.argwhere(label == value)
         chosen = voxels[random.choice(len(voxels), MOST_LOCATIONS, replace=False)]
         np.testing.assert_array_equal(rows, chosen)
@@ -214,4 +215,4 @@ def test_what_does_not_fit_is_refused() -> None:
     assert caught.value.remedy
     one = make_image(np.ones((1, 3, 4, 5)))
     with pytest.raises(DatasetError, match="case_7: the reference has shape"):
-        prepare_case("case_7", one, np.zeros((3, 4, 6), np.int16), options(), num_labels=1)
+        prepare_case("case_7", one, np.zeros((3, 4, 6), np.int16), options(), targets=plain(1))

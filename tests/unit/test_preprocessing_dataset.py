@@ -63,7 +63,7 @@ def test_files_hold_the_prepared_cases(dataset: Dataset, folder: Path) -> None:
             read_image([root / case.images[0].path]),
             label_indices(values, dataset.labels),
             OPTIONS,
-            num_labels=2,
+            targets=dataset.targets,
         )
         files = CaseFiles(folder, case.id)
         image, label = open_array(files.image), open_array(files.label)

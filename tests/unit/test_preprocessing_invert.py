@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from targets import plain
 
 from selfseg.preprocessing.invert import label_map_from_logits, probabilities_from_logits
 from selfseg.preprocessing.resample import separate_axis
@@ -20,6 +21,7 @@ from selfseg.records.preprocessing import Resampling
 from selfseg.records.serial import Shape3, Triple
 
 OPTIONS = Resampling()
+TARGETS = plain(2)
 EQUAL = (1.0, 1.0, 1.0)
 
 
@@ -98,7 +100,7 @@ def test_label_map_is_the_argmax_of_resized_logits(
 ) -> None:
     record = make_record(working, cropped, spacing_mm=spacing, before_mm=before)
     logits = smooth_logits(classes, working)
-    result = label_map_from_logits(logits, record, OPTIONS, max_gib=1)
+    result = label_map_from_logits(logits, record, OPTIONS, targets=TARGETS, max_gib=1)
     assert result.dtype == np.uint8
     assert_argmax(result, reference(logits, record))
 
@@ -107,7 +109,7 @@ def test_label_map_is_the_argmax_of_resized_logits(
 def test_kinds_of_logits(dtype: torch.dtype) -> None:
     record = make_record((10, 18, 20), (15, 25, 30))
     logits = torch.from_numpy(smooth_logits(5, (10, 18, 20))).to(dtype)
-    result = label_map_from_logits(logits, record, OPTIONS, max_gib=1)
+    result = label_map_from_logits(logits, record, OPTIONS, targets=TARGETS, max_gib=1)
     scores = reference(logits.float().numpy(), record)
     assert_argmax(result, scores, equal=0.9995)  # few digits make many equal scores
 
@@ -115,7 +117,7 @@ def test_kinds_of_logits(dtype: torch.dtype) -> None:
 def test_noise_has_a_surface_everywhere() -> None:
     record = make_record((8, 11, 13), (13, 16, 20))
     logits = np.random.default_rng(1).normal(size=(6, 8, 11, 13)).astype(np.float32)
-    result = label_map_from_logits(logits, record, OPTIONS, max_gib=1)
+    result = label_map_from_logits(logits, record, OPTIONS, targets=TARGETS, max_gib=1)
     assert_argmax(result, reference(logits, record))
 
 
@@ -124,26 +126,30 @@ def test_a_third_class_can_win_between_two() -> None:
     logits[0, 0, 0, 0] = logits[1, 0, 0, 1] = 1.0
     logits[2] = 0.9
     record = make_record((1, 1, 2), (1, 1, 6))
-    result = label_map_from_logits(logits, record, OPTIONS, max_gib=1)
+    result = label_map_from_logits(logits, record, OPTIONS, targets=TARGETS, max_gib=1)
     assert result.tolist() == [[[0, 0, 2, 2, 1, 1]]]
 
 
 def test_the_first_of_equal_classes_wins() -> None:
     logits = np.zeros((4, 2, 3, 3), np.float32)
     for shape in [(2, 3, 3), (5, 4, 7)]:
-        result = label_map_from_logits(logits, make_record((2, 3, 3), shape), OPTIONS, max_gib=1)
+        result = label_map_from_logits(
+            logits, make_record((2, 3, 3), shape), OPTIONS, targets=TARGETS, max_gib=1
+        )
         assert not result.any()
 
 
 def test_tiles_change_nothing() -> None:
     record = make_record((9, 20, 22), (15, 33, 31))
     logits = smooth_logits(9, (9, 20, 22))
-    whole = label_map_from_logits(logits, record, OPTIONS, max_gib=1)
-    chances = probabilities_from_logits(logits, record, OPTIONS, max_gib=1)
+    whole = label_map_from_logits(logits, record, OPTIONS, targets=TARGETS, max_gib=1)
+    chances = probabilities_from_logits(logits, record, OPTIONS, targets=TARGETS, max_gib=1)
     for max_gib in (0.003, 0.0):
-        tiled = label_map_from_logits(logits, record, OPTIONS, max_gib=max_gib)
+        tiled = label_map_from_logits(logits, record, OPTIONS, targets=TARGETS, max_gib=max_gib)
         np.testing.assert_array_equal(tiled, whole)
-    tiled_chances = probabilities_from_logits(logits, record, OPTIONS, max_gib=0.003)
+    tiled_chances = probabilities_from_logits(
+        logits, record, OPTIONS, targets=TARGETS, max_gib=0.003
+    )
     np.testing.assert_allclose(tiled_chances, chances, atol=1e-6)
 
 
@@ -156,10 +162,11 @@ def peak_mib():
 
 record = t.make_record((16, 24, 24), (160, 320, 320))
 warm_up = t.make_record((4, 4, 4), (5, 6, 7))
-t.label_map_from_logits(t.smooth_logits(3, (4, 4, 4)), warm_up, t.OPTIONS, max_gib=0.03)
+small = t.smooth_logits(3, (4, 4, 4))
+t.label_map_from_logits(small, warm_up, t.OPTIONS, targets=t.TARGETS, max_gib=0.03)
 logits = t.smooth_logits(int(sys.argv[1]), (16, 24, 24))
 before = peak_mib()
-t.label_map_from_logits(logits, record, t.OPTIONS, max_gib=0.03)
+t.label_map_from_logits(logits, record, t.OPTIONS, targets=t.TARGETS, max_gib=0.03)
 print(peak_mib() - before)
 """
 
@@ -189,10 +196,10 @@ def test_crop_and_axes_are_undone(axes: Shape3) -> None:
     logits = smooth_logits(3, (4, 5, 6))
     expected = np.zeros((8, 9, 10), np.uint8)
     expected[2:6, 2:7, 2:8] = logits.argmax(0)
-    result = label_map_from_logits(logits, record, OPTIONS, max_gib=1)
+    result = label_map_from_logits(logits, record, OPTIONS, targets=TARGETS, max_gib=1)
     np.testing.assert_array_equal(result.transpose(axes), expected)
     assert result.flags.c_contiguous
-    chances = probabilities_from_logits(logits, record, OPTIONS, max_gib=1)
+    chances = probabilities_from_logits(logits, record, OPTIONS, targets=TARGETS, max_gib=1)
     assert chances.shape == (3, *result.shape)
     np.testing.assert_array_equal(chances.argmax(0), result)
 
@@ -202,7 +209,7 @@ def test_many_labels_need_wider_integers() -> None:
         logits = np.zeros((classes, 1, 2, 2), np.float32)
         logits[-1, 0, 0] = 1
         result = label_map_from_logits(
-            logits, make_record((1, 2, 2), (1, 2, 2)), OPTIONS, max_gib=1
+            logits, make_record((1, 2, 2), (1, 2, 2)), OPTIONS, targets=TARGETS, max_gib=1
         )
         assert result.dtype == kind
         assert result.tolist() == [[[classes - 1] * 2, [0] * 2]]
@@ -214,7 +221,7 @@ def test_probabilities(working: Shape3, cropped: Shape3, spacing: Triple, before
     logits = smooth_logits(4, working)
     scores = reference(logits, record)
     exps = np.exp(scores - scores.max(0))
-    result = probabilities_from_logits(logits, record, OPTIONS, max_gib=1)
+    result = probabilities_from_logits(logits, record, OPTIONS, targets=TARGETS, max_gib=1)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result[:, 1:-1, 1:-1, 1:-1], exps / exps.sum(0), atol=2e-5)
     np.testing.assert_allclose(result.sum(0), 1, atol=1e-5)
@@ -228,14 +235,18 @@ def test_2d_image_is_resampled_in_its_plane_whatever_its_spacing() -> None:
     )
     logits = smooth_logits(3, (1, 20, 30))
     expected = np.stack([nnunetroute.resize_image(c, (1, 50, 30), 1) for c in logits]).argmax(0)
-    assert (label_map_from_logits(logits, record, OPTIONS, max_gib=1) == expected).mean() > 0.999
+    assert (
+        label_map_from_logits(logits, record, OPTIONS, targets=TARGETS, max_gib=1) == expected
+    ).mean() > 0.999
 
 
 def test_orders_of_the_plan_are_used() -> None:
     record = make_record((2, 2, 2), (2, 2, 4))
     logits = np.zeros((2, 2, 2, 2), np.float32)
     logits[0, ..., 0], logits[1, ..., 1] = 3, 1  # linear: the surface moves towards class 1
-    linear = label_map_from_logits(logits, record, OPTIONS, max_gib=1)
-    nearest = label_map_from_logits(logits, record, Resampling(order_probabilities=0), max_gib=1)
+    linear = label_map_from_logits(logits, record, OPTIONS, targets=TARGETS, max_gib=1)
+    nearest = label_map_from_logits(
+        logits, record, Resampling(order_probabilities=0), targets=TARGETS, max_gib=1
+    )
     assert linear[0, 0].tolist() == [0, 0, 0, 1]
     assert nearest[0, 0].tolist() == [0, 0, 1, 1]

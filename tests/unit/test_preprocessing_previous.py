@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from targets import plain
 from tinymodel import LABELS
 
 from selfseg.errors import GeometryError
@@ -54,7 +55,7 @@ def as_indices(path: Path) -> np.ndarray:
 
 def test_a_map_takes_the_path_of_a_reference(tmp_path: Path) -> None:
     image, label = make_case(tmp_path)
-    prepared = prepare_case("a", read_image([image]), as_indices(label), OPTIONS, num_labels=2)
+    prepared = prepare_case("a", read_image([image]), as_indices(label), OPTIONS, targets=plain(2))
     assert prepared.label is not None
     found = read_previous(label, prepared.record, OPTIONS, TARGETS)
     assert found.dtype == np.int16

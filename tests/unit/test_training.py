@@ -57,7 +57,7 @@ def test_one_step_of_a_two_layer_network_equals_sgd_by_hand(tmp_path: Path) -> N
     job = make_job(tmp_path)
     state = create_state(job.configuration, LONG, channels=1, outputs=3, seed=0, device=CPU)
     before = copy.deepcopy(state.network)
-    loss = build_loss(job.configuration.loss)
+    loss = build_loss(job.configuration.loss, job.plan.targets)
     batch = Batch(torch.randn(2, 1, 8, 8, 8), torch.randint(0, 3, (2, 8, 8, 8)))
     value = train_step(state, batch, loss, learning_rate=0.02, gradient_clip=1e9)
     expected = loss(before(batch.image), batch.label)
@@ -74,7 +74,7 @@ def test_gradient_is_clipped(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     state = create_state(job.configuration, LONG, channels=1, outputs=3, seed=0, device=CPU)
     batch = Batch(torch.randn(2, 1, 8, 8, 8), torch.randint(0, 3, (2, 8, 8, 8)))
-    loss = build_loss(job.configuration.loss)
+    loss = build_loss(job.configuration.loss, job.plan.targets)
     train_step(state, batch, loss, learning_rate=0.0, gradient_clip=1e-3)
     squares = [p.grad.square().sum() for p in state.network.parameters() if p.grad is not None]
     assert float(torch.stack(squares).sum().sqrt()) == pytest.approx(1e-3, rel=1e-2)
@@ -216,7 +216,7 @@ def test_overflow_in_float16_skips_the_step_and_halves_the_scale(tmp_path: Path)
     state = create_state(job.configuration, LONG, channels=1, outputs=3, seed=0, device=CPU)
     state.dtype = torch.float16
     state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    loss = build_loss(job.configuration.loss)
+    loss = build_loss(job.configuration.loss, job.plan.targets)
     before = [p.detach().clone() for p in state.network.parameters()]
     good = Batch(torch.randn(2, 1, 8, 8, 8), torch.randint(0, 3, (2, 8, 8, 8)))
     broken = replace(good, image=good.image * 1e30)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from targets import nested, plain
 
 from selfseg.errors import DatasetError, GeometryError, SelfSegError
 from selfseg.evaluation.evaluate import Tolerances, evaluate_folders, score_case
@@ -14,6 +15,7 @@ from selfseg.records import serial
 from selfseg.records.dataset import Label, Targets
 from selfseg.records.geometry import Geometry, Orientation
 from selfseg.records.metrics import CaseScores, LabelScores, MetricsTable
+from selfseg.selection.scoring import Measure, Reference, score_names
 
 LABELS = (Label(name="liver", value=1), Label(name="tumor", value=7))
 TARGETS = Targets(labels=LABELS)
@@ -223,3 +225,71 @@ def test_a_part_of_the_references_can_be_asked_for(tmp_path: Path) -> None:
     (made / "a.nrrd").rename(made / "z.nrrd")
     with pytest.raises(SelfSegError, match="8 of 8"):
         evaluate_folders(made, true, only_predicted=True)
+
+
+def test_regions_are_scored_as_unions_of_labels() -> None:
+    reference = np.zeros((4, 10, 10), dtype=np.int16)
+    reference[1:3, 2:8, 2:8] = 1
+    reference[1:3, 4:6, 4:6] = 3
+    prediction = reference.copy()
+    prediction[1:3, 4:6, 4] = 2  # right in core, wrong in center
+    prediction[1, 2, 2] = 0
+    targets = nested()
+    found = score_case(prediction, reference, targets, (1.0, 1.0, 1.0))
+    assert list(found) == ["whole", "core", "center"]
+    for name, members in zip(targets.names, targets.members, strict=True):
+        a, b = np.isin(prediction, members), np.isin(reference, members)
+        alone = score_case(a.astype(np.int16), b.astype(np.int16), plain(1), (1.0, 1.0, 1.0))[
+            "label 1"
+        ]
+        assert found[name] == alone
+    assert (found["whole"].dice, found["core"].dice, found["center"].dice) == (
+        pytest.approx(142 / 143), 1.0, pytest.approx(2 / 3),
+    )  # fmt: skip
+
+
+def test_only_annotated_voxels_are_scored() -> None:
+    reference = np.full((6, 10, 10), 3, dtype=np.int16)
+    reference[2] = 0
+    reference[2, 2:6, 2:6] = 1
+    prediction = np.zeros((6, 10, 10), dtype=np.int16)
+    prediction[:, 2:6, 2:6] = 1
+    prediction[0] = 2
+    found = score_case(prediction, reference, plain(2, ignore=9), (1.0, 1.0, 1.0))
+    assert (found["label 1"].dice, found["label 1"].iou, found["label 1"].nsd) == (1, 1, 1)
+    assert found["label 1"].hd95_mm == found["label 1"].volume_difference_ml == 0
+    assert found["label 2"] == scores(None)
+
+
+def test_evaluation_takes_regions_and_ignore_from_the_description(tmp_path: Path) -> None:
+    indices = label_map()
+    write(indices, tmp_path / "made" / "a.nrrd")
+    partly = indices.copy()
+    partly[3:] = 3
+    references = tmp_path / "data" / "labelsTr"
+    references.mkdir(parents=True)
+    write_label_map(
+        partly, LABELS, native=GEOMETRY, orientation=Orientation(), path=references / "a.nrrd",
+        ignore=200,
+    )  # fmt: skip
+    described = {
+        "labels": {"background": 0, "whole": [1, 7], "tumor": 7, "ignore": 200},
+        "regions_class_order": [1, 7],
+    }
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(described))
+    table = evaluate_folders(tmp_path / "made", references)
+    assert list(table.labels) == ["whole", "tumor"]
+    assert table.mean.dice == table.mean.nsd == 1
+
+
+def test_selection_scores_as_evaluation_does() -> None:
+    rng = np.random.default_rng(0)
+    reference, prediction = rng.integers(0, 5, (2, 6, 9, 9)).astype(np.int16)
+    prediction[prediction == 4] = 0
+    targets, spacing = nested(ignore=9), (2.0, 1.0, 1.0)
+    expected = score_case(prediction, reference, targets, spacing).values()
+    for metric in ("dice", "nsd"):
+        found = score_names(
+            prediction.astype(np.uint8), Reference(reference, spacing), targets, Measure(metric)
+        )
+        assert found == pytest.approx([getattr(item, metric) for item in expected])

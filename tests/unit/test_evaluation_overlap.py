@@ -32,3 +32,9 @@ def test_empty_masks() -> None:
 def test_many_labels_do_not_overflow_the_index_type() -> None:
     values = np.arange(251, dtype=np.uint8).reshape(1, 1, -1)
     assert all(o == Overlap(1, 1, 1) for o in overlaps(values, values, plain(250).members))
+
+
+def test_groups_count_their_labels_together() -> None:
+    prediction = np.array([[[0, 1, 1, 2, 2, 2]]], dtype=np.uint8)
+    reference = np.array([[[0, 1, 2, 2, 1, 0]]], dtype=np.int16)
+    assert overlaps(prediction, reference, ((1, 2), (2,))) == (Overlap(5, 4, 4), Overlap(3, 2, 1))

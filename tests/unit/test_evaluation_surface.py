@@ -191,3 +191,56 @@ def test_metrics_are_symmetric_and_ignore_empty_margins(
         value = metric(surface_distances(a, b, spacing))
         assert metric(surface_distances(b, a, spacing)) == pytest.approx(value)
         assert metric(surface_distances(padded_a, padded_b, spacing)) == pytest.approx(value)
+
+
+def test_what_is_known_everywhere_is_measured_as_ever() -> None:
+    a, b = ball((20, 21, 22), 9.0, 5.0), ball((20, 21, 22), 10.0, 6.0)
+    plain = surface_distances(a, b, (2.0, 1.0, 1.0))
+    known = surface_distances(a, b, (2.0, 1.0, 1.0), np.ones_like(a))
+    np.testing.assert_array_equal(plain.from_a_mm, known.from_a_mm)
+    np.testing.assert_array_equal(plain.sizes_b, known.sizes_b)
+
+
+def test_the_end_of_the_annotation_makes_no_surface() -> None:
+    # A rod along z, known in some slices only; predicted one voxel too wide along x.
+    reference, prediction, known = blank(12, 12, 12), blank(12, 12, 12), blank(12, 12, 12)
+    reference[:, 3:7, 3:7] = True
+    prediction[:, 3:7, 3:8] = True
+    known[5] = True
+    cut = reference & known  # what lies elsewhere is not in the files
+    found = surface_distances(prediction, cut, (1.0, 1.0, 1.0), known)
+    assert hausdorff_mm(found, percent=100) == pytest.approx(1.0)
+    same = surface_distances(reference, cut, (1.0, 1.0, 1.0), known)
+    assert hausdorff_mm(same, percent=100) == 0
+    assert normalized_surface_dice(same, 0.0) == 1
+
+
+def test_errors_where_nothing_is_known_do_not_count() -> None:
+    reference, prediction = blank(20, 12, 12), blank(20, 12, 12)
+    reference[2:6, 3:8, 3:8] = prediction[2:6, 3:8, 3:8] = True
+    prediction[14:18, 2:9, 2:9] = True
+    known = np.zeros_like(reference)
+    known[:10] = True
+    assert hausdorff_mm(surface_distances(prediction, reference, (1.0, 1.0, 1.0), known)) == 0
+    assert hausdorff_mm(surface_distances(prediction, reference, (1.0, 1.0, 1.0)), percent=100) > 5
+
+
+def test_a_mask_without_known_voxels_is_empty() -> None:
+    reference, prediction = blank(6, 8, 8), blank(6, 8, 8)
+    known = np.zeros_like(reference)
+    known[:3] = True
+    prediction[3:, 2:5, 2:5] = True
+    nothing = surface_distances(prediction, reference, (1.0, 1.0, 1.0), known)
+    assert normalized_surface_dice(nothing, 1.0) is None
+    reference[1, 2:5, 2:5] = True
+    missed = surface_distances(prediction, reference, (1.0, 1.0, 1.0), known)
+    assert normalized_surface_dice(missed, 1.0) == 0
+    assert hausdorff_mm(missed) is None
+
+
+def test_partly_known_planes_are_measured_by_contours() -> None:
+    reference, prediction, known = blank(1, 12, 12), blank(1, 12, 12), blank(1, 12, 12)
+    reference[0, 3:7, 3:7] = prediction[0, 3:7, 3:7] = True
+    known[0, :, :5] = True
+    prediction[0, 3:7, 7:9] = True
+    assert hausdorff_mm(surface_distances(prediction, reference, (1.0, 1.0, 1.0), known)) == 0

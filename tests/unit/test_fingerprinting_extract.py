@@ -307,3 +307,33 @@ def test_real_cases_pool_as_an_equal_draw_from_each() -> None:
         ):
             low, high = np.percentile(values, [max(percent - 0.3, 0), min(percent + 0.3, 100)])
             assert low - 0.01 * spread <= found <= high + 0.01 * spread
+
+
+def test_what_is_not_annotated_is_not_measured(root: Path) -> None:
+    _, whole = inspect(read_dataset(root), workers=1)
+    values = {label.value for label in read_dataset(root).labels}
+    ignore = max(values) + 5
+    content = json.loads((root / "dataset.json").read_text())
+    describe(root, labels=content["labels"] | {"ignore": ignore})
+    for case in range(4):
+
+        def hide(voxels: np.ndarray) -> None:
+            voxels[: SHAPE[0] // 2] = ignore
+
+        change(label_path(root, case), hide)
+        change(image_path(root, case), partial(spoil, rows=SHAPE[0] // 2))
+    dataset, partly = inspect(read_dataset(root), workers=1)
+    assert dataset.ignore == ignore
+    for facts in partly.cases:
+        assert facts.annotated_share == 0.5
+        values_seen = read_label_map(label_path(root, int(facts.id[-3:]))).array[0]
+        counts = [int((values_seen == label.value).sum()) for label in dataset.labels]
+        assert [label.voxels for label in facts.labels] == counts
+        assert facts.intensities[0].count == sum(counts)
+    assert partly.intensities[0].maximum < 30_000  # the spoiled half was left out
+    assert all(facts.annotated_share == 1 for facts in whole.cases)
+    assert {facts.digest for facts in whole.cases}.isdisjoint(f.digest for f in partly.cases)
+
+
+def spoil(voxels: np.ndarray, *, rows: int) -> None:
+    voxels[:rows] = 30_000

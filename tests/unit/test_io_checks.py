@@ -122,3 +122,14 @@ def test_duplicates_by_digest(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"content")
     assert digest_file(path) == hashlib.sha256(b"content").hexdigest()
+
+
+def test_partial_annotation_is_fine_and_none_is_not() -> None:
+    dataset = DATASET.model_copy(update={"ignore": 9})
+    partial = reference()
+    partial.array[0, 1] = 9
+    assert check_case(case(), image(), partial, dataset) == []
+    assert "not declared" in check_case(case(), image(), partial, DATASET)[0]
+    partial.array[:] = 9
+    (complaint,) = check_case(case(), image(), partial, dataset)
+    assert complaint.startswith("labelsTr/a.nii.gz: no voxel is annotated")

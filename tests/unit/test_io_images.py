@@ -334,3 +334,17 @@ def test_endings() -> None:
     assert case_name(Path("x/case.1.nii.gz")) == "case.1"
     assert case_name(Path("case_0000.TIFF")) == "case_0000"
     assert IMAGE_ENDINGS.index(".nii.gz") < IMAGE_ENDINGS.index(".nii")
+
+
+def test_what_is_not_annotated_has_the_last_index_and_its_value_again(tmp_path: Path) -> None:
+    values = np.array([0, 3, 255, 7], np.uint8)[np.arange(120).reshape(4, 5, 6) % 4]
+    image = read_label_map(stored(tmp_path / "partial.nrrd", itk_image(values)))
+    indices = label_indices(image.array, LABELS, 7)[0]
+    assert set(np.unique(indices[values == 7])) == {3}
+    path = tmp_path / "out.nrrd"
+    write_label_map(
+        indices, LABELS, native=image.native, orientation=image.orientation, path=path, ignore=7
+    )
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), values)
+    with pytest.raises(DatasetError, match=r"9 \(declared: .*255 b, 7 ignore\)"):
+        label_indices(np.array([9, 7]), LABELS, 7)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from selfseg.loading.sampling import (
     corner_around,
+    draw_center,
     draw_location,
     is_forced,
     position_limits,
@@ -105,3 +107,20 @@ def test_no_foreground_gives_no_location() -> None:
     rng = np.random.default_rng(0)
     assert draw_location((), [].__getitem__, rng) is None
     assert draw_location((0, 0), [].__getitem__, rng) is None
+
+
+def test_with_partial_annotation_every_patch_shows_some() -> None:
+    rng = np.random.default_rng(0)
+    rows = [(1, 0, 0)] * 3 + [(2, 0, 0)] * 2 + [(0, index, 0) for index in range(5)]
+    draw = partial(draw_center, (3, 2), 5, rows.__getitem__, rng)
+    assert {voxel[0] for _ in range(200) if (voxel := draw(forced=True))} == {1, 2}
+    free = [draw(forced=False) for _ in range(200)]
+    assert {voxel for voxel in free if voxel} == {(0, index, 0) for index in range(5)}
+    assert None not in free
+
+
+def test_without_foreground_a_forced_patch_shows_an_annotated_voxel_if_that_is_known() -> None:
+    rng = np.random.default_rng(0)
+    assert draw_center((0,), 1, [(4, 5, 6)].__getitem__, rng, forced=True) == (4, 5, 6)
+    assert draw_center((0,), 0, [].__getitem__, rng, forced=True) is None
+    assert draw_center((2,), 0, [(1, 1, 1)].__getitem__, rng, forced=False) is None

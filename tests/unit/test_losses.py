@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from targets import plain
+from targets import nested, plain
 
 from selfseg.losses.build import build_loss, depth_weights
-from selfseg.losses.terms import CrossEntropy, SoftDice
-from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss
+from selfseg.losses.terms import BinaryCrossEntropy, CrossEntropy, SoftDice, member_masks
+from selfseg.records.dataset import Targets
+from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm, Loss
 
 PLAIN = Loss(terms=(DiceTerm(), CrossEntropyTerm()))
 
@@ -135,3 +136,112 @@ def test_sums_are_float32_in_mixed_precision() -> None:
     reduced = build_loss(PLAIN, plain(1))((logits.bfloat16(),), target)
     assert reduced.dtype == torch.float32
     assert float(reduced) == pytest.approx(float(exact), abs=5e-3)
+
+
+def half(annotated: torch.Tensor, *, ignore: int) -> torch.Tensor:
+    """Return a label map whose upper half is annotated and whose lower half is not."""
+    return torch.cat([annotated, torch.full_like(annotated, ignore)], dim=1)
+
+
+def upper(outputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the outputs for the annotated half."""
+    return [output[:, :, : output.shape[2] // 2] for output in outputs]
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("weights", [None, (0.2, 1.0, 5.0)])
+def test_half_annotated_equals_the_annotated_half(
+    batch: bool, weights: tuple[float, ...] | None
+) -> None:
+    torch.manual_seed(0)
+    options = Loss(terms=(DiceTerm(batch=batch), CrossEntropyTerm(class_weights=weights)))
+    outputs = [torch.randn(2, 3, n, n, 4) for n in (16, 8, 4)]
+    target = torch.randint(0, 3, (2, 8, 16, 4))
+    expected = build_loss(options, plain(2))(upper(outputs), target)
+    found = build_loss(options, plain(2, ignore=9))(outputs, half(target, ignore=3))
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_half_annotated_regions_equal_the_annotated_half(batch: bool) -> None:
+    torch.manual_seed(0)
+    options = Loss(terms=(DiceTerm(batch=batch), BinaryCrossEntropyTerm()))
+    outputs = [torch.randn(2, 3, n, n, 4) for n in (16, 8, 4)]
+    target = torch.randint(0, 4, (2, 8, 16, 4))
+    expected = build_loss(options, nested())(upper(outputs), target)
+    found = build_loss(options, nested(ignore=9))(outputs, half(target, ignore=4))
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("targets", [plain(2, ignore=9), nested(ignore=9)])
+def test_ignored_voxels_have_no_gradient_and_alone_no_loss(targets: Targets) -> None:
+    torch.manual_seed(0)
+    voxelwise = BinaryCrossEntropyTerm() if targets.regions else CrossEntropyTerm()
+    assert targets.ignore_index is not None
+    for batch in (False, True):
+        loss = build_loss(Loss(terms=(DiceTerm(batch=batch), voxelwise)), targets)
+        logits = torch.randn(2, 3, 6, 5, 4, requires_grad=True)
+        target = torch.randint(0, 3, (2, 6, 5, 4))
+        ignored = torch.rand(2, 6, 5, 4) < 0.5
+        target[ignored] = targets.ignore_index
+        loss([logits], target).backward()
+        assert logits.grad is not None
+        gradient = logits.grad.abs().amax(dim=1)
+        assert gradient[ignored].max() == 0
+        assert gradient[~ignored].min() > 0
+        nothing = loss([logits], torch.full_like(target, targets.ignore_index))
+        assert float(nothing.detach()) == 0
+        nothing.backward()
+        assert bool(logits.grad.isfinite().all())
+
+
+def test_unannotated_sample_does_not_dilute_the_dice_of_others() -> None:
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 3, 6, 6), torch.randint(0, 3, (2, 6, 6))
+    target[1] = 3
+    term = SoftDice(DiceTerm(), plain(2, ignore=9))
+    alone = term(logits[:1], target[:1])
+    assert float(term(logits, target)) == pytest.approx(float(alone), rel=1e-6)
+
+
+def test_region_losses_equal_their_formulas() -> None:
+    rng = np.random.default_rng(0)
+    logits, target = rng.normal(size=(2, 3, 6, 5)), rng.integers(0, 5, (2, 6, 5))  # 4: ignored
+    masks = np.stack([np.isin(target, m) for m in ((1, 2, 3), (2, 3), (3,))], axis=1)
+    p, known = 1 / (1 + np.exp(-logits)), np.broadcast_to((target != 4)[:, None], masks.shape)
+    cross = -np.where(masks, np.log(p), np.log(1 - p))[known].mean()
+    both, total = ((p * masks * known).sum((2, 3)), ((p + masks) * known).sum((2, 3)))
+    dice = -((2 * both + 1e-5) / (total + 1e-5)).mean()
+    given = torch.tensor(logits), torch.tensor(target)
+    targets = nested(ignore=9)
+    assert float(BinaryCrossEntropy(targets)(*given)) == pytest.approx(cross, rel=1e-9)
+    assert float(SoftDice(DiceTerm(), targets)(*given)) == pytest.approx(dice, rel=1e-9)
+
+
+def test_disjoint_regions_of_one_label_have_the_masks_of_labels() -> None:
+    target = torch.randint(0, 3, (2, 50))
+    assert torch.equal(
+        member_masks(target, ((1,), (2,))), torch.stack([target == 1, target == 2], dim=1)
+    )
+    assert torch.equal(member_masks(target, ((1, 2),))[:, 0], target > 0)
+
+
+def test_region_loss_in_mixed_precision_is_that_of_float32() -> None:
+    torch.manual_seed(0)
+    loss = build_loss(Loss(terms=(DiceTerm(), BinaryCrossEntropyTerm())), nested(ignore=9))
+    logits, target = torch.randn(1, 3, 40, 40, 40), torch.randint(0, 5, (1, 40, 40, 40))
+    exact = loss([logits], target)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        reduced = loss([logits.bfloat16()], target)
+    assert reduced.dtype == torch.float32
+    assert float(reduced) == pytest.approx(float(exact), abs=5e-3)
+
+
+@pytest.mark.parametrize("targets", [plain(2, ignore=9), nested(ignore=9)])
+def test_gradients_of_masked_losses_in_double_precision(targets: Targets) -> None:
+    torch.manual_seed(0)
+    voxelwise = BinaryCrossEntropyTerm() if targets.regions else CrossEntropyTerm()
+    loss = build_loss(Loss(terms=(DiceTerm(), voxelwise)), targets)
+    outputs = [torch.randn(2, 3, n, n, 4, dtype=torch.float64, requires_grad=True) for n in (4, 2)]
+    target = torch.randint(0, len(targets.labels) + 2, (2, 4, 4, 4))
+    assert torch.autograd.gradcheck(lambda *o: loss(o, target), tuple(outputs))

@@ -285,6 +285,15 @@ def test_dice_is_pooled_where_patches_see_little(name: str, has_coarser: bool, b
     assert ("pooled" in decision.because) is batch
 
 
+def test_regions_are_trained_by_binary_decisions() -> None:
+    loss, decision = decide_loss("3d_fullres", has_coarser=False, regions=True)
+    assert [term.kind for term in loss.terms] == ["dice", "binary_cross_entropy"]
+    assert decision.value.startswith("dice + binary_cross_entropy")
+    assert "regions may overlap" in decision.because
+    assert isinstance(loss.terms[0], DiceTerm)
+    assert not loss.terms[0].batch
+
+
 def test_recipes() -> None:
     value, _ = decide_optimization("2d")
     assert (value.recipe.optimizer.kind, value.recipe.schedule.kind) == ("sgd", "poly")

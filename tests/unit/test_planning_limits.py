@@ -9,7 +9,7 @@ from plannerfacts import INTENSITIES, make_dataset, make_fingerprint
 
 from selfseg import planning
 from selfseg.errors import PlanError
-from selfseg.records.dataset import Label
+from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.plan import Budget, Plan
 
 FULL = "configurations.3d_fullres"
@@ -76,6 +76,39 @@ def test_labels_have_different_positive_values(plan: Plan, values: tuple[int, ..
 def test_a_plan_needs_a_configuration(plan: Plan) -> None:
     with pytest.raises(PlanError, match="configurations: none"):
         planning.check_plan(plan.model_copy(update={"configurations": ()}))
+
+
+def test_regions_ignore_and_losses_must_go_together(plan: Plan) -> None:
+    value = plan.labels[0].value
+    regions = (Region(name="all", values=(value, 77), value=value),)
+    for changes, complaint in (
+        ({"regions": regions}, r"regions\.0: values \[77\], must be values of labels"),
+        ({"regions": regions}, r"3d_fullres\.loss\.terms\.1: cross_entropy is for labels"),
+        ({"ignore": value}, f"ignore: {value}, must be positive and no label's value"),
+        ({"ignore": 0}, "ignore: 0, must be positive"),
+    ):
+        with pytest.raises(PlanError, match=complaint):
+            planning.check_plan(plan.model_copy(update=changes))
+    setting = f'{FULL}.loss.terms.1={{"kind": "binary_cross_entropy"}}'
+    with pytest.raises(PlanError, match="binary_cross_entropy is for regions"):
+        planning.check_plan(planning.edit_plan(plan, [setting]))
+
+
+def test_a_plan_for_regions_with_partial_annotation_is_in_order() -> None:
+    facts = make_fingerprint([((5.0, 0.8, 0.8), (20, 200, 200))] * 40)
+    dataset = make_dataset(40)
+    labels = (Label(name="rim", value=1), Label(name="core", value=2))
+    regions = (
+        Region(name="whole", values=(1, 2), value=1),
+        Region(name="core", values=(2,), value=2),
+    )
+    changes = {"labels": labels, "regions": regions, "ignore": 9}
+    plan = planning.make_plan(dataset.model_copy(update=changes), facts, BUDGET)
+    planning.check_plan(plan)
+    assert plan.targets == Targets(labels=labels, regions=regions, ignore=9)
+    assert {item.name for item in plan.configurations} >= {"2d", "2.5d", "3d_fullres"}
+    for item in plan.configurations:
+        assert [term.kind for term in item.loss.terms] == ["dice", "binary_cross_entropy"]
 
 
 def test_names_with_dots_can_be_addressed(plan: Plan) -> None:

@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from targets import plain
+from targets import nested, plain
 
 from selfseg.errors import DatasetError
 from selfseg.io.images import Image
-from selfseg.preprocessing.case import MOST_LOCATIONS, find_locations, prepare_case
+from selfseg.preprocessing.case import (
+    MOST_LOCATIONS,
+    find_annotated,
+    find_locations,
+    prepare_case,
+)
 from selfseg.records.geometry import Box, Geometry, Orientation
 from selfseg.records.preprocessing import NoNormalization, Normalization, Preprocessing, ZScore
 from selfseg.records.serial import Shape3, Triple
@@ -216,3 +221,48 @@ def test_what_does_not_fit_is_refused() -> None:
     one = make_image(np.ones((1, 3, 4, 5)))
     with pytest.raises(DatasetError, match="case_7: the reference has shape"):
         prepare_case("case_7", one, np.zeros((3, 4, 6), np.int16), options(), targets=plain(1))
+
+
+def test_what_is_not_annotated_stays_so_and_counts_as_outside() -> None:
+    reference = np.full((10, 12, 14), 3, np.int16)
+    reference[4] = 0
+    reference[4, 5:7, 6:8] = 2
+    targets = plain(2, ignore=9)
+    masked = options(ZScore(inside_mask=True))
+    prepared = prepare_case("a", make_image(hollow()), reference, masked, targets=targets)
+    bare = prepare_case("a", make_image(hollow()), None, masked)
+    np.testing.assert_array_equal(prepared.image, bare.image)  # as an image to predict
+    assert prepared.label is not None
+    np.testing.assert_array_equal(prepared.label, reference[2:8, 3:10, 4:12])
+    assert prepared.record.num_locations == (0, 4)
+    assert prepared.record.num_annotated == len(prepared.annotated) == 7 * 8
+    assert (prepared.annotated[:, 0] == 2).all()
+    assert len(np.unique(prepared.annotated, axis=0)) == 7 * 8
+
+
+def test_resampling_keeps_the_border_of_the_annotation() -> None:
+    reference = np.full((12, 12, 12), 2, np.int16)
+    reference[:6] = 0
+    reference[2:4, 2:10, 2:10] = 1
+    image = make_image(np.random.default_rng(0).random((1, 12, 12, 12)) + 1)
+    doubled = options(spacing_mm=(0.5, 0.5, 0.5))
+    targets = plain(1, ignore=7)
+    label = prepare_case("a", image, reference, doubled, targets=targets).label
+    assert label is not None
+    assert (label[12:] == 2).all()
+    assert not (label[:12] == 2).any()
+    whole = prepare_case("a", image, reference % 2, doubled, targets=plain(1)).label
+    assert whole is not None
+    np.testing.assert_array_equal(label[:11], whole[:11])
+
+
+def test_locations_of_regions_are_those_of_all_their_labels() -> None:
+    label = np.random.default_rng(0).integers(-1, 5, (9, 10, 11)).astype(np.int16)
+    targets = nested(ignore=9)
+    found = find_locations(label, targets.members)
+    for rows, members in zip(found, targets.members, strict=True):
+        expected = np.argwhere(np.isin(label, members))
+        np.testing.assert_array_equal(np.unique(rows, axis=0), expected)
+        assert len(rows) == len(expected)
+    annotated = find_annotated(label, targets)
+    np.testing.assert_array_equal(np.unique(annotated, axis=0), np.argwhere(label != 4))

@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from targets import plain
+from targets import nested, plain
 
 from selfseg.preprocessing.invert import label_map_from_logits, probabilities_from_logits
 from selfseg.preprocessing.resample import separate_axis
+from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.geometry import Box, Geometry, Orientation, PreprocessedCase
 from selfseg.records.preprocessing import Resampling
 from selfseg.records.serial import Shape3, Triple
 
 OPTIONS = Resampling()
 TARGETS = plain(2)
+REGIONS = nested()
 EQUAL = (1.0, 1.0, 1.0)
 
 
@@ -250,3 +252,55 @@ def test_orders_of_the_plan_are_used() -> None:
     )
     assert linear[0, 0].tolist() == [0, 0, 0, 1]
     assert nearest[0, 0].tolist() == [0, 0, 1, 1]
+
+
+def decoded(scores: np.ndarray) -> np.ndarray:
+    """Return the label map of resized region logits, one region after the other."""
+    result = np.zeros(scores.shape[1:], np.uint8)
+    for region, score in zip(REGIONS.regions, scores, strict=True):
+        result[score > 0] = REGIONS.index(region.value)
+    return result
+
+
+@pytest.mark.parametrize(("working", "cropped", "spacing", "before"), CASES)
+def test_regions_are_written_in_their_order(
+    working: Shape3, cropped: Shape3, spacing: Triple, before: Triple
+) -> None:
+    record = make_record(working, cropped, spacing_mm=spacing, before_mm=before)
+    logits = smooth_logits(3, working)
+    result = label_map_from_logits(logits, record, OPTIONS, targets=REGIONS, max_gib=1)
+    scores = reference(logits, record)
+    clear = (np.abs(scores) > 1e-4).all(0)  # float32 may put a score of 0 on either side
+    np.testing.assert_array_equal(result[clear], decoded(scores)[clear])
+    assert clear.mean() > 0.999
+    for max_gib in (0.003, 0.0):
+        tiled = label_map_from_logits(logits, record, OPTIONS, targets=REGIONS, max_gib=max_gib)
+        np.testing.assert_array_equal(tiled, result)
+
+
+def test_a_later_region_overwrites_and_may_write_a_smaller_value() -> None:
+    regions = (
+        Region(name="lesion", values=(7,), value=7),
+        Region(name="organ", values=(2, 7), value=2),
+    )
+    labels = (Label(name="organ only", value=2), Label(name="lesion", value=7))
+    targets = Targets(labels=labels, regions=regions)
+    logits = np.array([[1, 1, -1, -1, 0], [1, -1, 1, -1, 0]], np.float32)[:, None, None]
+    record = make_record((1, 1, 5), (1, 1, 5))
+    result = label_map_from_logits(logits, record, OPTIONS, targets=targets, max_gib=1)
+    assert result.tolist() == [[[1, 2, 1, 0, 0]]]
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+def test_probabilities_of_regions_are_sigmoids_and_0_outside(axes: Shape3) -> None:
+    record = make_record((9, 20, 22), (15, 33, 31), margin=2, axes=axes)
+    logits = smooth_logits(3, (9, 20, 22))
+    result = probabilities_from_logits(logits, record, OPTIONS, targets=REGIONS, max_gib=0.003)
+    working = result.transpose(0, *(1 + axis for axis in axes))
+    expected = 1 / (1 + np.exp(-reference(logits, record)))
+    np.testing.assert_allclose(working[:, 2:-2, 2:-2, 2:-2], expected, atol=1e-5)
+    outside = np.ones(working.shape[1:], np.bool_)
+    outside[2:-2, 2:-2, 2:-2] = False
+    assert not working[:, outside].any()
+    indices = label_map_from_logits(logits, record, OPTIONS, targets=REGIONS, max_gib=1)
+    assert not indices.transpose(axes)[outside].any()

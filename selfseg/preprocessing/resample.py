@@ -110,10 +110,18 @@ def resample_channel(
     return np.ascontiguousarray(np.moveaxis(result, 0, axis))
 
 
-def resample_labels(labels: Labels, shape: Shape3, axis: int | None, options: Resampling) -> Labels:
+def resample_labels(
+    labels: Labels,
+    shape: Shape3,
+    axis: int | None,
+    options: Resampling,
+    ignore: int | None = None,
+) -> Labels:
     """Resample a (Z, Y, X) label map: each value's mask linearly, set where it reaches one half.
 
-    Of two values that reach one half the larger is taken, −1 included; what no value reaches is 0.
+    Of two values that reach one half the larger is taken, −1 included; what no value reaches is 0,
+    or `ignore` beside voxels that are not annotated: as background it would wear off the labels
+    along each end of the annotation.
     """
     if labels.shape == shape:
         return labels
@@ -127,7 +135,7 @@ def resample_labels(labels: Labels, shape: Shape3, axis: int | None, options: Re
         view = result[part]
         view[...] = low
         for points in groups(np.nonzero(low != high), POINTS_AT_ONCE):
-            view[points] = _majority(labels, here, points)
+            view[points] = _majority(labels, here, points, ignore)
     return result
 
 
@@ -137,8 +145,13 @@ def groups(points: Points, size: int) -> Iterator[Points]:
         yield tuple(axis[first : first + size] for axis in points)
 
 
-def _majority(labels: Labels, taps: tuple[Taps, ...], points: Points) -> Labels:
-    """Return for each point the largest label with at least half of the weight, else 0."""
+def _majority(
+    labels: Labels, taps: tuple[Taps, ...], points: Points, ignore: int | None
+) -> Labels:
+    """Return for each point the largest label with at least half of the weight.
+
+    Without one it is 0, or `ignore` where that takes part.
+    """
     flat, weight = corners(taps, points, labels.shape)
     found = labels.ravel()[flat]
     result = np.full(flat.shape[1], np.iinfo(np.int16).min, np.int16)
@@ -147,7 +160,11 @@ def _majority(labels: Labels, taps: tuple[Taps, ...], points: Points) -> Labels:
         for other, share in zip(found, weight, strict=True):
             total += np.where(other == candidate, share, 0.0)
         np.maximum(result, candidate, out=result, where=total >= 0.5)
-    result[result == np.iinfo(np.int16).min] = 0
+    undecided = result == np.iinfo(np.int16).min
+    result[undecided] = 0
+    if ignore is not None:
+        share = np.where(found == ignore, weight, 0.0).sum(axis=0)
+        result[undecided & (share > 0)] = ignore
     return result
 
 

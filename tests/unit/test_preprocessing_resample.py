@@ -113,6 +113,28 @@ def test_range_is_that_of_each_slice_along_the_separate_axis() -> None:
     assert result[1].max() == 100.0
 
 
+def test_annotation_that_ends_neither_adds_nor_wears_off_foreground() -> None:
+    """A slanted rod of which every second slice is annotated, resampled along all axes."""
+    z, y, x = np.ogrid[:24, :32, :32]
+    whole = (np.hypot(y - 14 - 0.2 * z, x - 16) < 7).astype(np.int16)
+    partial = whole.copy()
+    partial[1::2] = 2
+    expected = resample_labels(whole, (30, 40, 40), None, OPTIONS)
+    result = resample_labels(partial, (30, 40, 40), None, OPTIONS, ignore=2)
+    known = result != 2
+    assert 0.3 < known.mean() < 0.5
+    wrong = [int((known & (result == a) & (expected == b)).sum()) for a, b in ((0, 1), (1, 0))]
+    assert wrong == [0, 0]
+    assert (known & (expected == 1)).sum() > 2000
+
+
+def test_ignoring_changes_nothing_where_all_is_annotated() -> None:
+    labels = blobs((12, 20, 20), 5)
+    expected = resample_labels(labels, (17, 27, 31), None, OPTIONS)
+    found = resample_labels(labels, (17, 27, 31), None, OPTIONS, ignore=9)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_same_shape_is_returned_untouched() -> None:
     image, labels = random_image((3, 4, 5), 0), blobs((3, 4, 5), 0)
     assert resample_channel(image, (3, 4, 5), None, OPTIONS) is image

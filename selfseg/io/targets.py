@@ -125,7 +125,22 @@ def _regions(entries: Sequence[Entry], order: object, complaints: list[str]) -> 
             f"dataset.json: '{ORDER}' gives the value {_shown(doubled)} to several regions, which "
             "could not be told apart in a label map; give each its own"
         )
+    complaints += _order_complaints(regions)
     return tuple(regions)
+
+
+def _order_complaints(regions: Sequence[Region]) -> list[str]:
+    """Complain of regions that no label map could show, as a later one around them overwrites."""
+    complaints = []
+    for index, region in enumerate(regions):
+        own = set(region.values)
+        around = next((r.name for r in regions[index + 1 :] if own < set(r.values)), None)
+        if around is not None:
+            complaints.append(
+                f"dataset.json: region {region.name!r} lies within {around!r}, which stands later "
+                f"and would overwrite it; declare {around!r} first, in 'labels' and '{ORDER}'"
+            )
+    return complaints
 
 
 def _values(given: object) -> tuple[int, ...]:

@@ -98,9 +98,7 @@ def prepare_case(
         # Foreground outside the mask counts as inside, as in nnU-Net; what is not annotated does
         # not, or normalization would differ from that of an image without annotation.
         inside = inside | ((label > 0) & (label <= len(targets.labels)))
-        label = resample_labels(
-            label, record.shape, axis, options.resampling, targets.ignore_index
-        )
+        label = resample_labels(label, record.shape, axis, options.resampling, targets.ignore_index)
         locations = find_locations(label, targets.members)
         annotated = find_annotated(label, targets)
     resampled = np.empty((len(cropped), *record.shape), np.float32)

@@ -145,9 +145,7 @@ def groups(points: Points, size: int) -> Iterator[Points]:
         yield tuple(axis[first : first + size] for axis in points)
 
 
-def _majority(
-    labels: Labels, taps: tuple[Taps, ...], points: Points, ignore: int | None
-) -> Labels:
+def _majority(labels: Labels, taps: tuple[Taps, ...], points: Points, ignore: int | None) -> Labels:
     """Return for each point the largest label with at least half of the weight.
 
     Without one it is 0, or `ignore` where that takes part.

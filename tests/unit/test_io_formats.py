@@ -357,3 +357,34 @@ def test_further_channels_of_a_case_are_no_cases(tmp_path: Path) -> None:
         list_cases(tmp_path / "patient_0000.nii.gz", 2)
     (tmp_path / "other.nii.gz").write_bytes(b"x")
     assert [case.id for case in list_cases(tmp_path / "other.nii.gz", 1)] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("regions", "order", "expected"),
+    [
+        ({"core": 2, "whole": [1, 2]}, [2, 1], "'core' lies within 'whole', which stands later"),
+        ({"a": [1, 2], "b": [3, 4], "all": [1, 2, 3, 4]}, [1, 3, 2], "'b' lies within 'all'"),
+    ],
+)
+def test_orders_that_lose_a_region_are_refused(
+    tmp_path: Path, regions: dict[str, object], order: list[int], expected: str
+) -> None:
+    labels = {"background": 0, **regions}
+    assert expected in complaints(make(tmp_path, labels=labels, regions_class_order=order))
+
+
+@pytest.mark.parametrize(
+    ("regions", "order"),
+    [
+        ({"whole": [1, 2, 3], "core": [2, 3], "center": 3}, [1, 2, 3]),
+        ({"kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2}, [1, 3, 2]),
+        ({"a": [1, 3], "b": [2, 3]}, [1, 2]),
+        ({"gland": [1, 3], "landmark": [2, 3]}, [1, 3]),  # landmarks always lie in the gland
+    ],
+)
+def test_orders_that_show_every_region_are_fine(
+    tmp_path: Path, regions: dict[str, object], order: list[int]
+) -> None:
+    labels = {"background": 0, **regions}
+    dataset = read_dataset(make(tmp_path, labels=labels, regions_class_order=order))
+    assert [region.value for region in dataset.regions] == order

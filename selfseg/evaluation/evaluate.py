@@ -133,8 +133,8 @@ def score_case(
 ) -> dict[str, LabelScores]:
     """Score two label maps of one grid, where the reference is annotated.
 
-    For surfaces, what is not annotated is taken to be as predicted, so that annotation that ends
-    makes no surface; elements that touch no annotated voxel do not count.
+    For surfaces, both maps are continued from what is annotated into what is not, so that
+    annotation that ends makes no surface; elements that touch no annotated voxel do not count.
 
     Args:
         prediction: Label indices (z, y, x), 0 to the number of labels.

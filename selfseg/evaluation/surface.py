@@ -50,15 +50,14 @@ def surface_distances(
         a: Boolean array (z, y, x). What lies beyond the array is outside.
         b: Boolean array of the same shape.
         spacing_mm: Voxel size.
-        known: Where `b` is known; default: everywhere. Elsewhere it is taken to be as `a`, and
-            elements that touch no known voxel are left out. A mask without known voxels is empty.
+        known: Where `b` is known; default: everywhere. Elsewhere both masks are taken to be as at
+            the nearest known voxel, so that the end of what is known makes no surface, and elements
+            that touch no known voxel are left out.
     """
     if a.shape != b.shape:
         raise ValueError(f"masks should have one shape, not {a.shape} and {b.shape}")
-    if known is not None and not ((a & known).any() and (b & known).any()):
-        a, b, known = a & known, b & known, None
     if known is not None:
-        b = np.where(known, b, a)
+        a, b, known = _continued(a, b, known, spacing_mm)
     thin = [axis for axis, size in enumerate(a.shape) if size == 1]
     spacing: tuple[float, ...] = spacing_mm
     if len(thin) == 1:
@@ -110,6 +109,26 @@ def normalized_surface_dice(distances: SurfaceDistances, tolerance_mm: float) ->
     near_a = distances.sizes_a[distances.from_a_mm <= limit_mm].sum()
     near_b = distances.sizes_b[distances.from_b_mm <= limit_mm].sum()
     return float((near_a + near_b) / total)
+
+
+def _continued(
+    a: np.ndarray, b: np.ndarray, known: np.ndarray, spacing_mm: Triple
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return two masks continued from their known voxels, and what is known, around the masks.
+
+    What one mask has elsewhere must not be given to the other: distances to it would be short.
+    """
+    a, b = a & known, b & known
+    margin = tuple(
+        slice(max(part.start - 1, 0), part.stop + 1) if part.stop else part for part in _box(a | b)
+    )
+    a, b, known = a[margin], b[margin], known[margin]
+    if known.all() or not known.any():
+        return a, b, known
+    nearest = ndimage.distance_transform_edt(
+        ~known, spacing_mm, return_distances=False, return_indices=True
+    )
+    return a[tuple(nearest)], b[tuple(nearest)], known
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:

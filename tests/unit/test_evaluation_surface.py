@@ -246,3 +246,26 @@ def test_partly_known_planes_are_measured_by_contours() -> None:
     known[0, :, :5] = True
     prediction[0, 3:7, 7:9] = True
     assert hausdorff_mm(surface_distances(prediction, reference, (1.0, 1.0, 1.0), known)) == 0
+
+
+@pytest.mark.parametrize("every", [2, 3, 20])
+def test_some_slices_measure_a_prism_as_all_slices_do(every: int) -> None:
+    """What is predicted in a slice nobody annotated must not shorten distances in the others."""
+    y, x = np.ogrid[:24, :48]
+    reference, prediction = blank(11, 24, 48), blank(11, 24, 48)
+    reference[:], prediction[:] = (np.hypot(y - 12, x - center) < 8 for center in (10, 36))
+    known = np.zeros_like(reference)
+    known[5 % every :: every] = True
+    cut = reference & known
+    found = surface_distances(prediction, cut, (3.0, 1.0, 1.0), known)
+    assert normalized_surface_dice(found, 5.0) == 0
+    inside = slice(1, -1)  # no caps: the ends of the volume are surfaces of the whole prism
+    whole = surface_distances(prediction, reference, (3.0, 1.0, 1.0))
+    assert hausdorff_mm(found) == pytest.approx(hausdorff_mm(whole), abs=1e-6)
+    assert average_distance_mm(found) == pytest.approx(average_distance_mm(whole), rel=0.02)
+    # Whatever is predicted elsewhere, the result is the same.
+    other = prediction & known
+    other[:, inside, inside] |= ~known[:, inside, inside]
+    again = surface_distances(other, cut, (3.0, 1.0, 1.0), known)
+    np.testing.assert_array_equal(again.from_a_mm, found.from_a_mm)
+    np.testing.assert_array_equal(again.from_b_mm, found.from_b_mm)

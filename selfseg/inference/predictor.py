@@ -162,7 +162,8 @@ def read_case(model: Model, case: Case, previous: Path | None = None) -> Prepare
             f"{paths[0]}: contains NaN or infinite values",
             remedy="Replace them, for instance by the background value.",
         )
-    if image.native.is_2d and model.configuration.median_shape[0] > 1:
+    is_volume = len(model.configuration.patch) == 3 and model.configuration.median_shape[0] > 1
+    if image.native.is_2d and is_volume:
         raise ImageError(
             f"{paths[0]}: a 2D picture, but the model segments volumes of "
             f"{model.configuration.median_shape[0]:g} slices",

@@ -25,7 +25,7 @@ def printed(plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
 def test_proposed_configurations_come_first_in_their_order(plan: Plan, printed: str) -> None:
     top = printed[: printed.index("What all configurations share")]
-    places = [top.index(f" {text} ") for text in ("1. 3d_fullres", "2. 2.5d", "2d", "3d_lowres")]
+    places = [top.index(f" {text} ") for text in ("1. 2.5d", "2. 3d_fullres", "2d", "3d_lowres")]
     assert places == sorted(places)
     assert "3. " not in top
     for decision in plan.decisions:

@@ -34,7 +34,7 @@ def write_tiny_dataset(root: Path, *, train: int = 5, test: int = 2, name: str =
 
 
 def selfseg(
-    *arguments: str | Path, kill_after_s: float | None = None
+    *arguments: str | Path, kill_after_s: float | None = None, limit_s: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run `selfseg …`; with `kill_after_s` the whole process group gets SIGKILL after that time."""
     environment = {**os.environ, "COLUMNS": "200", "PYTHONWARNINGS": "default"}
@@ -47,7 +47,7 @@ def selfseg(
         env=environment,
     )
     try:
-        out, error = process.communicate(timeout=kill_after_s or 300)
+        out, error = process.communicate(timeout=kill_after_s or limit_s)
     except subprocess.TimeoutExpired:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -15,7 +15,8 @@ from selfseg.records.selection import SelectionMetric
 if TYPE_CHECKING:
     from selfseg.evaluation.evaluate import Tolerances
 
-DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
+PART = r"(\d+(?:\.\d+)?)\s*(h|min|m|s)"
+DURATION = re.compile(rf"(?:{PART}\s*)+")
 SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -89,11 +90,14 @@ class SelectRequest:
 
 
 def parse_duration_s(text: str) -> float:
-    """Return seconds for `90s`, `15m`, `2h` (a bare number is seconds)."""
-    match = DURATION.fullmatch(text.strip().lower())
-    seconds = float(match[1]) * SECONDS[match[2] or "s"] if match else 0.0
+    """Return seconds for `90s`, `15m`, `1h30m` (a bare number is seconds)."""
+    written = text.strip().lower()
+    if re.fullmatch(r"\d+(\.\d+)?", written):
+        written += "s"
+    parts = re.findall(PART, written) if DURATION.fullmatch(written) else []
+    seconds = sum(float(number) * SECONDS[unit] for number, unit in parts)
     if seconds <= 0:
-        raise SelfSegError(f"--time {text}: not a duration", remedy="Write 90s, 15m or 2h.")
+        raise SelfSegError(f"--time {text}: not a duration", remedy="Write 90s, 15m or 1h30m.")
     return seconds
 
 

@@ -21,7 +21,7 @@ def train(
         int | None, typer.Option("--steps-per-epoch", min=1, help="Plan's if absent.")
     ] = None,
     time: Annotated[
-        str | None, typer.Option("--time", help="Train for so long: 90s, 15m, 2h.")
+        str | None, typer.Option("--time", help="Train for so long: 90s, 15m, 1h30m.")
     ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Forget former progress (default: resume).")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from selfseg.errors import ImageError
+from selfseg.files import arriving
 from selfseg.inference.decode import Indices
 from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.model import Model
@@ -105,9 +105,7 @@ class Export:
         targets = self.model.plan.targets
         names = targets.names if targets.regions else ("background", *targets.names)
         path = self.folder / f"{case.id}_probabilities.npz"
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".{case.id}.") as scratch:
-            temporary = Path(scratch) / path.name
+        with arriving(path) as temporary:
             np.savez_compressed(
                 temporary, probabilities=native.astype(np.float16), labels=np.array(names)
             )
-            temporary.replace(path)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfseg.errors import DatasetError, GeometryError, ImageError
+from selfseg.files import arriving
 from selfseg.io.geometry import (
     canonical_geometry,
     closest_orientation,
@@ -257,24 +255,8 @@ def _write(
         raise ImageError(
             f"{path}: format not supported", remedy=f"Supported endings: {' '.join(IMAGE_ENDINGS)}."
         )
-    with _arriving(path) as temporary:
+    with arriving(path) as temporary:
         if image_ending(path) in VOLUME_ENDINGS:
             write_volume_file(stored, native, temporary)
         else:
             write_picture(stored, native, temporary)
-
-
-@contextmanager
-def _arriving(path: Path) -> Iterator[Path]:
-    """Give a path in a hidden folder beside `path`; move what was written there into place.
-
-    The file itself is moved last, after the files it refers to (.raw of .mhd, spacing of .tif).
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        yield folder / path.name
-        for written in sorted(folder.iterdir(), key=lambda item: item.name == path.name):
-            written.replace(path.parent / written.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, cast
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfseg.errors import ImageError
+from selfseg.files import arriving
 
 _BLOCK_BYTES = 128 * 1024
 _CHUNK_BYTES = 6 * 1024 * 1024
@@ -59,11 +59,7 @@ def save_array(array: NDArray[np.generic], path: Path, *, patch: tuple[int, ...]
     shape = array.shape if array.ndim == 4 else (1, *array.shape)
     chunks, blocks = chunk_and_block(shape, patch, array.dtype.itemsize)
     skipped = 4 - array.ndim
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp.b2nd")
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with arriving(path) as temporary:
         blosc2.asarray(
             np.ascontiguousarray(array),
             chunks=chunks[skipped:],
@@ -77,15 +73,10 @@ def save_array(array: NDArray[np.generic], path: Path, *, patch: tuple[int, ...]
                 nthreads=1,
             ),
             dparams=blosc2.DParams(nthreads=1),
-            urlpath=name,
+            urlpath=str(temporary),
             mode="w",
             contiguous=True,
         )
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def slabs(shape: Sequence[int]) -> Iterator[tuple[slice, slice]]:
@@ -115,12 +106,8 @@ def save_slabs(
     """
     import blosc2
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp.b2nd")
-    os.close(handle)
-    temporary = Path(name)
     depth, rows = slab_shape(shape[1:])
-    try:
+    with arriving(path) as temporary:
         array = blosc2.empty(
             tuple(shape),
             np.uint8,
@@ -129,7 +116,7 @@ def save_slabs(
                 codec=blosc2.Codec.ZSTD, clevel=_CODEC_LEVEL, typesize=1, nthreads=1
             ),
             dparams=blosc2.DParams(nthreads=1),
-            urlpath=name,
+            urlpath=str(temporary),
             mode="w",
             contiguous=True,
         )
@@ -137,11 +124,6 @@ def save_slabs(
             for z, y in slabs(shape[1:]):
                 array[channel, z, y] = part(channel, z, y)
         del array
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def open_array(

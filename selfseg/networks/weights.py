@@ -11,27 +11,21 @@ from safetensors.torch import save
 from torch import Tensor
 
 from selfseg.errors import ModelError
+from selfseg.files import arriving
 
 
 def save_weights(
     tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write tensors (and text metadata) so that the file is the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         dict(metadata) if metadata else None,
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with arriving(path) as temporary, temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

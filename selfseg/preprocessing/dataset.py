@@ -12,6 +12,7 @@ import numpy as np
 from selfseg.errors import RecordError
 from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import map_parallel
+from selfseg.files import arriving
 from selfseg.io.images import label_indices, read_image, read_label_map
 from selfseg.io.store import save_array
 from selfseg.preprocessing.case import PreparedCase, prepare_case
@@ -123,10 +124,8 @@ def _write(prepared: PreparedCase, files: CaseFiles, patch: tuple[int, ...]) -> 
     if prepared.label is not None:
         save_array(prepared.label, files.label, patch=patch)
         rows = np.concatenate([*prepared.locations, prepared.annotated])
-        temporary = files.locations.with_name(f".{files.locations.name}.tmp")
-        with temporary.open("wb") as stream:
-            np.save(stream, rows, allow_pickle=False)
-        temporary.replace(files.locations)
+        with arriving(files.locations) as temporary:
+            np.save(temporary, rows, allow_pickle=False)
     serial.save(prepared.record, files.record)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from selfseg.errors import RecordError
+from selfseg.files import arriving
 
 Triple = tuple[float, float, float]
 Shape3 = tuple[int, int, int]
@@ -73,16 +72,8 @@ def digest(record: Record) -> str:
 
 def write_text(content: str, path: Path) -> None:
     """Write text so that the file is either the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with arriving(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -20,7 +20,7 @@ SOURCES = sorted(
     if "__pycache__" not in path.parts
 )
 
-RECORDS = {"records", "errors", "workspace", "progress", "arrays"}
+RECORDS = {"records", "errors", "workspace", "progress", "arrays", "files"}
 TOOLKITS = {"io", "loading", "augmentation", "networks", "losses", "execution"}
 STAGES = {
     "fingerprinting", "preprocessing", "training", "inference", "evaluation", "reporting",
@@ -60,7 +60,7 @@ def allowed(source: str, target: str) -> bool:
     if source == target or source in ("cli", "__main__", "__init__"):
         return True
     if target in RECORDS:
-        return source != "records" or target in {"records", "errors"}
+        return source != "records" or target in {"records", "errors", "files"}
     if source in TOP:
         return target not in {"cli", "planners"}
     if source in STAGES:

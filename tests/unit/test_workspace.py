@@ -76,12 +76,14 @@ def test_failed_write_leaves_the_old_file_and_no_other(
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("7", 7)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("7", 7), ("1h30m", 5400)]
+)
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration_s(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["soon", "0s", "-5m", "5 weeks"])
+@pytest.mark.parametrize("text", ["soon", "0s", "-5m", "5 weeks", "1h30"])
 def test_no_durations(text: str) -> None:
     with pytest.raises(SelfSegError, match="not a duration"):
         parse_duration_s(text)

@@ -1,0 +1,26 @@
+"""Files that appear whole or not at all, however a program ends."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def arriving(path: Path) -> Iterator[Path]:
+    """Give a path of the same name in a hidden folder beside `path`; move it into place at the end.
+
+    What else was written into that folder is moved as well, the file itself last: it may refer to
+    the others (.raw of .mhd). After an error nothing is moved.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield folder / path.name
+        for written in sorted(folder.iterdir(), key=lambda item: item.name == path.name):
+            written.replace(path.parent / written.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -9,18 +9,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfseg.losses.terms import BinaryCrossEntropy, CrossEntropy, SoftDice
+from selfseg.losses.cross_entropy import (
+    AdaptiveCrossEntropy,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Focal,
+    TopK,
+)
+from selfseg.losses.overlap import GeneralizedDice, SoftDice, Tversky
+from selfseg.losses.skeleton import SoftClDice
+from selfseg.losses.smoothness import EdgePreservingSmoothness
+from selfseg.losses.view import View
 from selfseg.records.dataset import Targets
 from selfseg.records.loss import (
+    AdaptiveCrossEntropyTerm,
     BinaryCrossEntropyTerm,
+    ClDiceTerm,
     CrossEntropyTerm,
     DiceTerm,
+    FocalTerm,
+    GeneralizedDiceTerm,
     Loss,
     LossTerm,
+    SmoothnessTerm,
+    TopKTerm,
+    TverskyTerm,
 )
 
 
-def build_loss(options: Loss, targets: Targets) -> nn.Module:
+def build_loss(options: Loss, targets: Targets) -> DeeplySupervisedSum:
     """Return a module (outputs, target) → scalar; see `DeeplySupervisedSum`."""
     return DeeplySupervisedSum(options, targets)
 
@@ -37,13 +54,19 @@ def depth_weights(count: int, decay: float) -> tuple[float, ...]:
 
 
 class DeeplySupervisedSum(nn.Module):
-    """Σ over outputs and terms of weight · term(logits, labels at that resolution)."""
+    """Σ over outputs and terms of weight · term(logits, labels at that resolution).
+
+    Terms on thin structures see the full resolution only, with their whole weight. `progress` is
+    the share of the run that is over; the schedules of the terms follow it.
+    """
+
+    progress: float = 0.0
 
     def __init__(self, options: Loss, targets: Targets) -> None:
         super().__init__()
-        self.decay = options.deep_supervision_decay
-        self.weights = tuple(term.weight for term in options.terms)
-        self.terms = nn.ModuleList(_build_term(term, targets) for term in options.terms)
+        self.options = options
+        self.targets = targets
+        self.terms = nn.ModuleList(_build_term(term) for term in options.terms)
 
     def forward(self, outputs: Sequence[Tensor], target: Tensor) -> Tensor:
         """Return the scalar loss.
@@ -53,14 +76,29 @@ class DeeplySupervisedSum(nn.Module):
             target: Label indices ≥ 0 (b, *D) at full resolution.
         """
         total = outputs[0].new_zeros((), dtype=torch.float32)
-        for depth, share in enumerate(depth_weights(len(outputs), self.decay)):
+        for depth, share in enumerate(
+            depth_weights(len(outputs), self.options.deep_supervision_decay)
+        ):
             if not share:
                 continue
             logits = outputs[depth]
-            labels = _at_shape(target, logits.shape[2:])
-            for weight, term in zip(self.weights, self.terms, strict=True):
-                total = total + share * weight * term(logits, labels)
+            view = View(logits, _at_shape(target, logits.shape[2:]), self.targets)
+            for options, term in zip(self.options.terms, self.terms, strict=True):
+                weight = scheduled_weight(options, self.progress)
+                if isinstance(options, ClDiceTerm):
+                    weight *= float(depth == 0) / share
+                if weight:
+                    total = total + share * weight * term(view)
         return total
+
+
+def scheduled_weight(term: LossTerm, progress: float) -> float:
+    """Return the weight of a term when a share of the run is over."""
+    if progress < term.start:
+        return 0.0
+    if not term.ramp:
+        return term.weight
+    return term.weight * min((progress - term.start) / term.ramp, 1.0)
 
 
 def _at_shape(target: Tensor, shape: torch.Size) -> Tensor:
@@ -70,13 +108,27 @@ def _at_shape(target: Tensor, shape: torch.Size) -> Tensor:
     return F.interpolate(target[:, None].float(), shape, mode="nearest-exact")[:, 0].long()
 
 
-def _build_term(options: LossTerm, targets: Targets) -> nn.Module:
+def _build_term(options: LossTerm) -> nn.Module:  # noqa: C901 (one line a kind)
     match options:
         case DiceTerm():
-            return SoftDice(options, targets)
+            return SoftDice(options)
+        case TverskyTerm():
+            return Tversky(options)
+        case GeneralizedDiceTerm():
+            return GeneralizedDice(options)
         case CrossEntropyTerm():
-            return CrossEntropy(options, targets)
+            return CrossEntropy(options)
         case BinaryCrossEntropyTerm():
-            return BinaryCrossEntropy(targets)
+            return BinaryCrossEntropy()
+        case AdaptiveCrossEntropyTerm():
+            return AdaptiveCrossEntropy(options)
+        case TopKTerm():
+            return TopK(options)
+        case FocalTerm():
+            return Focal(options)
+        case SmoothnessTerm():
+            return EdgePreservingSmoothness(options)
+        case ClDiceTerm():
+            return SoftClDice(options)
         case _:
             assert_never(options)

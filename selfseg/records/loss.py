@@ -9,32 +9,119 @@ from pydantic import Field
 from selfseg.records.serial import Record
 
 
-class DiceTerm(Record):
+class Term(Record):
+    """What every term has.
+
+    Attributes:
+        weight: In the sum.
+        start: Share of the run before which the term is left out.
+        ramp: Share of the run over which its weight then grows to the full one.
+    """
+
+    weight: float = 1.0
+    start: float = Field(default=0.0, ge=0.0, lt=1.0)
+    ramp: float = Field(default=0.0, ge=0.0, le=1.0)
+
+
+class DiceTerm(Term):
     """Soft Dice over foreground labels or regions; `batch`: sums run over the batch as well."""
 
     kind: Literal["dice"] = "dice"
-    weight: float = 1.0
     batch: bool = False
     smooth: float = 1e-5
 
 
-class CrossEntropyTerm(Record):
+class TverskyTerm(Term):
+    """Tversky: `alpha` weighs false positives, `beta` misses; `gamma` other than 1 is focal."""
+
+    kind: Literal["tversky"] = "tversky"
+    batch: bool = False
+    alpha: float = Field(default=0.3, ge=0.0)
+    beta: float = Field(default=0.7, ge=0.0)
+    gamma: float = Field(default=1.0, gt=0.0)
+    smooth: float = 1e-5
+
+
+class GeneralizedDiceTerm(Term):
+    """Dice whose labels are weighed by their inverse squared size."""
+
+    kind: Literal["generalized_dice"] = "generalized_dice"
+    batch: bool = False
+    smooth: float = 1e-5
+
+
+class CrossEntropyTerm(Term):
     """Softmax cross-entropy, mean over voxels; weighted by class where weights are given."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
-    weight: float = 1.0
     class_weights: tuple[float, ...] | None = None
 
 
-class BinaryCrossEntropyTerm(Record):
+class BinaryCrossEntropyTerm(Term):
     """Sigmoid cross-entropy, mean over regions and voxels."""
 
     kind: Literal["binary_cross_entropy"] = "binary_cross_entropy"
-    weight: float = 1.0
+
+
+class AdaptiveCrossEntropyTerm(Term):
+    """Cross-entropy (of labels or regions) in which voxels that are wrong now weigh more.
+
+    A voxel weighs `1 + alpha·(1 − t)^gamma`, t the probability of the truth.
+    """
+
+    kind: Literal["adaptive_cross_entropy"] = "adaptive_cross_entropy"
+    alpha: float = Field(default=2.0, ge=0.0)
+    gamma: float = Field(default=1.0, gt=0.0)
+    class_weights: tuple[float, ...] | None = None
+
+
+class TopKTerm(Term):
+    """Cross-entropy (of labels or regions) of the worst voxels: `share` of the batch."""
+
+    kind: Literal["top_k"] = "top_k"
+    share: float = Field(default=0.1, gt=0.0, le=1.0)
+
+
+class FocalTerm(Term):
+    """Focal loss (of labels or regions): easy voxels fade with exponent `gamma`."""
+
+    kind: Literal["focal"] = "focal"
+    gamma: float = Field(default=2.0, gt=0.0)
+
+
+class SmoothnessTerm(Term):
+    """Edge-preserving smoothness over face neighbors.
+
+    `axis_weights` (one an axis, Z, Y, X or Y, X): 1 for the finest axis, less across thick slices;
+    `kappa` weighs pairs across a border, which should differ by `margin`.
+    """
+
+    kind: Literal["smoothness"] = "smoothness"
+    weight: float = 0.5
+    axis_weights: tuple[float, ...]
+    kappa: float = 1.0
+    margin: float = 1.0
+
+
+class ClDiceTerm(Term):
+    """Soft clDice at full resolution; `iterations` is at least the largest radius in voxels."""
+
+    kind: Literal["cl_dice"] = "cl_dice"
+    iterations: int = Field(ge=1, le=10)
 
 
 LossTerm = Annotated[
-    DiceTerm | CrossEntropyTerm | BinaryCrossEntropyTerm, Field(discriminator="kind")
+    DiceTerm
+    | TverskyTerm
+    | GeneralizedDiceTerm
+    | CrossEntropyTerm
+    | BinaryCrossEntropyTerm
+    | AdaptiveCrossEntropyTerm
+    | TopKTerm
+    | FocalTerm
+    | SmoothnessTerm
+    | ClDiceTerm,
+    Field(discriminator="kind"),
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selfseg.losses.terms import member_masks
+from selfseg.losses.view import member_masks
 from selfseg.records.dataset import Targets
 
 

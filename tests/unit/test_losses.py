@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from targets import nested, plain
 
 from selfseg.losses.build import build_loss, depth_weights
-from selfseg.losses.terms import BinaryCrossEntropy, CrossEntropy, SoftDice, member_masks
+from selfseg.losses.cross_entropy import BinaryCrossEntropy, CrossEntropy
+from selfseg.losses.overlap import SoftDice
+from selfseg.losses.view import View, member_masks
 from selfseg.records.dataset import Targets
 from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm, Loss
 
@@ -38,9 +40,8 @@ def test_dice_equals_its_formula(batch: bool, seed: int, classes: int) -> None:
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(3, classes, 4, 5, 3)) * 3
     target = rng.integers(0, classes, (3, 4, 5, 3))
-    ours = SoftDice(DiceTerm(batch=batch), plain(logits.shape[1] - 1))(
-        torch.tensor(logits).float(), torch.tensor(target)
-    )
+    view = View(torch.tensor(logits).float(), torch.tensor(target), plain(classes - 1))
+    ours = SoftDice(DiceTerm(batch=batch))(view)
     assert float(ours) == pytest.approx(
         numpy_dice(logits, target, batch=batch, smooth=1e-5), abs=1e-5
     )
@@ -51,7 +52,9 @@ def test_cross_entropy_equals_its_formula() -> None:
     logits, target = rng.normal(size=(2, 3, 6, 5)), rng.integers(0, 3, (2, 6, 5))
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -np.take_along_axis(log_p, target[:, None], axis=1).mean()
-    ours = CrossEntropy(CrossEntropyTerm(), plain(2))(torch.tensor(logits), torch.tensor(target))
+    ours = CrossEntropy(CrossEntropyTerm())(
+        View(torch.tensor(logits), torch.tensor(target), plain(2))
+    )
     assert float(ours) == pytest.approx(expected, rel=1e-5)
 
 
@@ -62,8 +65,8 @@ def test_weighted_cross_entropy_equals_its_formula() -> None:
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     chosen = np.take_along_axis(log_p, target[:, None], axis=1)[:, 0]
     expected = -(weights[target] * chosen).sum() / weights[target].sum()
-    term = CrossEntropy(CrossEntropyTerm(class_weights=(0.2, 1.0, 5.0)), plain(2))
-    ours = term(torch.tensor(logits, dtype=torch.float32), torch.tensor(target))
+    term = CrossEntropy(CrossEntropyTerm(class_weights=(0.2, 1.0, 5.0)))
+    ours = term(View(torch.tensor(logits).float(), torch.tensor(target), plain(2)))
     assert float(ours) == pytest.approx(expected, rel=1e-5)
 
 
@@ -78,7 +81,7 @@ def test_perfect_prediction_gives_the_minimum() -> None:
 def test_absent_label_without_prediction_counts_as_right() -> None:
     target = torch.zeros(1, 4, 4, dtype=torch.long)
     logits = torch.stack([torch.full((1, 4, 4), 50.0), torch.full((1, 4, 4), -50.0)], dim=1)
-    assert float(SoftDice(DiceTerm(), plain(logits.shape[1] - 1))(logits, target)) == pytest.approx(
+    assert float(SoftDice(DiceTerm())(View(logits, target, plain(1)))) == pytest.approx(
         -1.0, abs=1e-4
     )
 
@@ -199,9 +202,10 @@ def test_unannotated_sample_does_not_dilute_the_dice_of_others() -> None:
     torch.manual_seed(0)
     logits, target = torch.randn(2, 3, 6, 6), torch.randint(0, 3, (2, 6, 6))
     target[1] = 3
-    term = SoftDice(DiceTerm(), plain(2, ignore=9))
-    alone = term(logits[:1], target[:1])
-    assert float(term(logits, target)) == pytest.approx(float(alone), rel=1e-6)
+    term, targets = SoftDice(DiceTerm()), plain(2, ignore=9)
+    alone = term(View(logits[:1], target[:1], targets))
+    both = term(View(logits, target, targets))
+    assert float(both) == pytest.approx(float(alone), rel=1e-6)
 
 
 def test_region_losses_equal_their_formulas() -> None:
@@ -212,10 +216,9 @@ def test_region_losses_equal_their_formulas() -> None:
     cross = -np.where(masks, np.log(p), np.log(1 - p))[known].mean()
     both, total = ((p * masks * known).sum((2, 3)), ((p + masks) * known).sum((2, 3)))
     dice = -((2 * both + 1e-5) / (total + 1e-5)).mean()
-    given = torch.tensor(logits), torch.tensor(target)
-    targets = nested(ignore=9)
-    assert float(BinaryCrossEntropy(targets)(*given)) == pytest.approx(cross, rel=1e-9)
-    assert float(SoftDice(DiceTerm(), targets)(*given)) == pytest.approx(dice, rel=1e-9)
+    view = View(torch.tensor(logits), torch.tensor(target), nested(ignore=9))
+    assert float(BinaryCrossEntropy()(view)) == pytest.approx(cross, rel=1e-9)
+    assert float(SoftDice(DiceTerm())(view)) == pytest.approx(dice, rel=1e-9)
 
 
 def test_disjoint_regions_of_one_label_have_the_masks_of_labels() -> None:

@@ -150,10 +150,18 @@ class DefaultPlanner:
         return choose_candidate(candidates)
 
     def accept_step(
-        self, gain: Estimate, worst_change: float, cases_better: int, cases_worse: int
+        self,
+        gain: Estimate,
+        worst_change: float,
+        *,
+        cases: int,
+        cases_better: int,
+        cases_worse: int,
     ) -> Decision:
         """Decide whether a post-processing step is taken."""
-        return accept_step(gain, worst_change, cases_better, cases_worse)
+        return accept_step(
+            gain, worst_change, cases=cases, cases_better=cases_better, cases_worse=cases_worse
+        )
 
     def memory_gib(self, plan: Plan, configuration: Configuration) -> float:
         """Estimate the memory of a training step, also of a configuration that a user edited."""

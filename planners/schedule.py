@@ -26,7 +26,7 @@ def decide_schedule(
         held_out: Held-out cases of each fold.
         remaining_s: Time that is left; None trains everything.
     """
-    folds = len(held_out)
+    speeds, folds = _stages_first(speeds), len(held_out)
     everything = _trainings(speeds, folds)
     if remaining_s is None:
         because = "no time limit: every proposed configuration, all folds"
@@ -76,6 +76,17 @@ def _plans(speeds: Sequence[Speed], folds: int) -> list[list[Training]]:
     fewer_configurations = [_trainings(speeds[:count], folds) for count in counts]
     fewer_folds = [_trainings(speeds[:1], count) for count in range(folds - 1, 0, -1)]
     return [*fewer_configurations, *fewer_folds]
+
+
+def _stages_first(speeds: Sequence[Speed]) -> list[Speed]:
+    """Return configurations in their order, but the stage before a cascade in front of it."""
+    by_name = {speed.configuration: speed for speed in speeds}
+    ordered: dict[str, Speed] = {}
+    for speed in speeds:
+        if speed.previous_stage in by_name:
+            ordered.setdefault(speed.previous_stage, by_name[speed.previous_stage])
+        ordered.setdefault(speed.configuration, speed)
+    return list(ordered.values())
 
 
 def _trainings(speeds: Sequence[Speed], folds: int) -> list[Training]:

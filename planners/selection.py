@@ -9,6 +9,8 @@ from selfseg.records.selection import CandidateScore, Estimate, SelectionRules
 
 # A difference that no user would notice: half a Dice point.
 MARGIN = 0.005
+# With few cases chance looks like a gain.
+FEW_CASES, FEWEST_CASES, FEWEST_BETTER = 15, 10, 0.8
 # Gains and losses below this are rounding.
 ROUNDING = 1e-9
 
@@ -25,6 +27,8 @@ def selection_rules() -> SelectionRules:
         confidence=0.95,
         replicates=2000,
         seed=0,
+        fewest_share=0.5,
+        fewest_folds=2,
         volume_quantiles=(0.25, 0.5, 0.75, 0.95),
     )
 
@@ -60,18 +64,21 @@ def choose_candidate(candidates: Sequence[CandidateScore]) -> Decision:
 
 
 def accept_step(
-    gain: Estimate, worst_change: float, cases_better: int, cases_worse: int
+    gain: Estimate, worst_change: float, *, cases: int, cases_better: int, cases_worse: int
 ) -> Decision:
     """Decide on a post-processing step from what it did on cases that it was not tuned on.
 
-    Accepted when the mean gain is above zero, its interval does not reach below zero, and no label
-    loses on average.
+    Accepted when the interval of the mean gain lies above zero and no label loses on average; with
+    few cases, where an interval means little, only if there are ten and four fifths get better.
     """
     text = (
         f"gain {gain.value:+.4f} ({gain.lower:+.4f} to {gain.upper:+.4f}) on folds it was not "
-        f"tuned on; better in {cases_better} cases, worse in {cases_worse}"
+        f"tuned on; better in {cases_better} of {cases} cases, worse in {cases_worse}"
     )
-    accepted = gain.value > ROUNDING and gain.lower >= -ROUNDING and worst_change >= -ROUNDING
+    accepted = gain.lower > ROUNDING and worst_change >= -ROUNDING
+    if cases < FEW_CASES and (cases < FEWEST_CASES or cases_better < FEWEST_BETTER * cases):
+        accepted = False
+        text += f"; with fewer than {FEW_CASES} cases, {FEWEST_CASES} are needed and most must gain"
     if worst_change < -ROUNDING:
         text += f"; a label loses {-worst_change:.4f}"
     return Decision(

@@ -65,6 +65,10 @@ class PlanError(SelfSegError):
     """A plan cannot be made, edited or executed."""
 
 
+class NoPlanError(PlanError):
+    """A dataset was not planned yet."""
+
+
 class PlannerError(SelfSegError):
     """A planner is missing, registered twice or broken."""
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfseg import planning
 from selfseg.budget import detect_budget, parse_gib
-from selfseg.errors import PlanError, RecordError, SelfSegError
+from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.processes import default_workers
+from selfseg.folds import open_workspace, prepare, training_job, validate_fold
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
@@ -34,8 +33,6 @@ from selfseg.workspace import DatasetFolder, dataset_folder, planned_folder
 
 if TYPE_CHECKING:
     from selfseg.inference.predictor import PredictionReport
-    from selfseg.loading.patches import PreviousStage
-    from selfseg.selection.candidates import Comparison
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +78,7 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     planning.find_planner(request.planner)
     described = read_dataset(root, only=read_case_list(request.cases))
     folder = dataset_folder(workspace, described.name)
-    _refuse_namesake(folder, root)
+    folder.refuse_namesake(root)
     dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
     budget = detect_budget(request.memory, request.device)
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
@@ -104,109 +101,17 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     return result
 
 
-def prepare(
-    folder: DatasetFolder, dataset: Dataset, configuration: Configuration, *, workers: int
-) -> Path:
-    """Make the training arrays of a configuration where they are missing; return their folder."""
-    from selfseg.preprocessing.dataset import preprocess
-
-    arrays = folder.preprocessed(configuration.preprocessing)
-    preprocess(
-        dataset, configuration.preprocessing, arrays, patch=configuration.patch, workers=workers
-    )
-    return arrays
-
-
-def previous_maps(
-    folder: DatasetFolder,
-    plan: Plan,
-    configuration: Configuration,
-    dataset: Dataset,
-    cases: Sequence[str],
-) -> dict[str, Path] | None:
-    """Return the previous stage's out-of-fold label map of each case; None outside a cascade.
-
-    Raises:
-        SelfSegError: Some are not there; names the folds to train.
-    """
-    if configuration.previous_stage is None:
-        return None
-    from selfseg.training.out_of_fold import out_of_fold_maps
-
-    stage = find_configuration(plan, configuration.previous_stage)
-    splits = serial.load(Splits, folder.splits)
-    return out_of_fold_maps(
-        folder, plan, stage, dataset, splits, cases, data_digest=partial(files_digest, dataset)
-    )
-
-
-def prepare_previous(
-    folder: DatasetFolder,
-    plan: Plan,
-    configuration: Configuration,
-    maps: Mapping[str, Path] | None,
-    *,
-    workers: int,
-) -> PreviousStage | None:
-    """Bring label maps of the previous stage to a configuration's grid where that is not done."""
-    if configuration.previous_stage is None or maps is None:
-        return None
-    from selfseg.loading.patches import PreviousStage
-    from selfseg.preprocessing.previous import preprocess_previous
-
-    target = folder.previous_stage(configuration.preprocessing, configuration.previous_stage)
-    preprocess_previous(
-        maps,
-        folder.preprocessed(configuration.preprocessing),
-        target,
-        options=configuration.preprocessing,
-        targets=plan.targets,
-        patch=configuration.patch,
-        workers=workers,
-    )
-    return PreviousStage(target, len(plan.labels))
-
-
 def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainResult:
     """Train one fold of one configuration, or go on with it; predict and score its validation.
 
     Raises:
         SelfSegError: No such plan, configuration or fold; a checkpoint that does not fit.
     """
-    folder = planned_folder(workspace, dataset)
-    plan = serial.load(Plan, folder.plan)
-    planning.check_plan(plan)
-    configuration = find_configuration(plan, request.configuration)
-    known = serial.load(Dataset, folder.dataset)
-    train_cases, validation_cases = _fold_cases(known, folder, request.fold)
-    workers = default_workers(request.workers)
-    maps = previous_maps(folder, plan, configuration, known, (*train_cases, *validation_cases))
-    arrays = prepare(folder, known, configuration, workers=workers)
-    previous = prepare_previous(folder, plan, configuration, maps, workers=workers)
-
-    from selfseg.networks.device import select_device
-    from selfseg.training.train import TrainingJob, train
+    from selfseg.training.train import train
     from selfseg.training.validate import validate
 
-    job = TrainingJob(
-        plan=plan,
-        configuration=configuration,
-        fold=request.fold,
-        train_cases=train_cases,
-        validation_cases=validation_cases,
-        data=arrays,
-        data_digest=files_digest(known, train_cases),
-        output=folder.fold(configuration.name, request.fold),
-        epochs=request.epochs,
-        steps_per_epoch=request.steps_per_epoch,
-        time_s=request.time_s,
-        seed=request.seed,
-        device=select_device(request.device),
-        workers=request.workers,
-        restart=request.restart,
-        previous=previous,
-        previous_maps=maps,
-    )
+    known = open_workspace(planned_folder(workspace, dataset))
+    job = training_job(known, request)
     trained = train(job)
     scores = validate(job, known)
     return TrainResult(fold=trained, folder=job.output.path, scores=scores)
@@ -266,74 +171,27 @@ def select_models(dataset: str, workspace: Path, request: SelectRequest) -> Sele
     from selfseg.selection.scoring import Measure
     from selfseg.selection.select import select
 
-    folder = planned_folder(workspace, dataset)
-    plan = serial.load(Plan, folder.plan)
-    planning.check_plan(plan)
-    known = serial.load(Dataset, folder.dataset)
-    comparison = compare(folder, plan, known)
-    if _complete_validation(folder, plan, known, comparison, request):
-        comparison = compare(folder, plan, known)  # their speed is known now
+    known = open_workspace(planned_folder(workspace, dataset))
+    selector = planning.find_selector(known.plan.planner)
+    comparison = compare(known, selector.selection_rules())
+    for fold in comparison.unvalidated:
+        log.info("Predicting held-out cases of %s fold %s", fold.configuration, fold.fold)
+        validate_fold(known, fold, device=request.device, workers=request.workers)
+    if comparison.unvalidated:
+        # The speed of the new predictions is known now.
+        comparison = compare(known, selector.selection_rules())
     for note in comparison.notes:
         log.warning("%s", note)
     selection = select(
         comparison,
-        plan.targets,
+        known.plan.targets,
         measure=Measure(request.metric, request.tolerance_mm),
-        selector=planning.find_selector(request.planner),
-        cache=folder.selection_scores,
+        selector=selector,
+        cache=known.folder.selection_scores,
         workers=default_workers(request.workers),
     )
-    serial.save(selection, folder.selection)
+    serial.save(selection, known.folder.selection)
     return selection
-
-
-def _complete_validation(
-    folder: DatasetFolder,
-    plan: Plan,
-    dataset: Dataset,
-    comparison: Comparison,
-    request: SelectRequest,
-) -> bool:
-    """Predict held-out cases whose probabilities are missing; tell whether there were any."""
-    missing = {
-        (item.name, fold)
-        for item in comparison.trained
-        for fold in comparison.folds
-        for case in item.folds[fold].validation_cases
-        if not folder.fold(item.name, fold).case_probabilities(case).is_file()
-    }
-    if not missing:
-        return False
-
-    from selfseg.networks.device import select_device
-    from selfseg.training.train import TrainingJob
-    from selfseg.training.validate import validate
-
-    for item in comparison.trained:
-        for fold in comparison.folds:
-            if (item.name, fold) not in missing:
-                continue
-            log.info("Predicting held-out cases of %s fold %s", item.name, fold)
-            job = TrainingJob(
-                plan=plan,
-                configuration=item.configuration,
-                fold=fold,
-                train_cases=item.folds[fold].train_cases,
-                validation_cases=item.folds[fold].validation_cases,
-                data=folder.preprocessed(item.configuration.preprocessing),
-                output=folder.fold(item.name, fold),
-                device=select_device(request.device),
-                workers=request.workers,
-                previous_maps=previous_maps(
-                    folder,
-                    plan,
-                    item.configuration,
-                    dataset,
-                    item.folds[fold].validation_cases,
-                ),
-            )
-            validate(job, dataset)
-    return True
 
 
 def evaluate_predictions(
@@ -361,28 +219,6 @@ def evaluate_predictions(
     return table
 
 
-def files_digest(dataset: Dataset, cases: Sequence[str]) -> str:
-    """Return a digest of what is read of some cases: their files and the values of the labels."""
-    wanted = set(cases)
-    content = [
-        (case.id, [file.digest for file in (*case.images, case.reference) if file is not None])
-        for case in dataset.cases
-        if case.id in wanted
-    ]
-    return hashlib.sha256(repr((dataset.targets, content)).encode()).hexdigest()[:16]
-
-
-def find_configuration(plan: Plan, name: str) -> Configuration:
-    """Return a configuration by name; PlanError lists those that exist."""
-    for configuration in plan.configurations:
-        if configuration.name == name:
-            return configuration
-    names = ", ".join(configuration.name for configuration in plan.configurations)
-    raise PlanError(
-        f"plan of {plan.dataset}: no configuration {name!r}", remedy=f"Choose one of: {names}."
-    )
-
-
 def _data_root(source: str, workspace: Path) -> Path:
     if Path(source).is_dir():
         return Path(source)
@@ -403,22 +239,6 @@ def _known_facts(folder: DatasetFolder) -> tuple[Dataset, Fingerprint] | None:
     except RecordError as error:
         log.warning("Measuring all cases again: %s", error.message)
         return None
-
-
-def _refuse_namesake(folder: DatasetFolder, root: Path) -> None:
-    """Refuse to overwrite another dataset of the same name; one that was moved is the same."""
-    if not folder.dataset.is_file():
-        return
-    try:
-        former = Path(serial.load(Dataset, folder.dataset).root)
-    except RecordError:
-        return
-    if former.is_dir() and former.resolve() != root.resolve():
-        raise SelfSegError(
-            f"{folder.path} holds another dataset of this name, read from {former}",
-            remedy="Give one of them another 'name' in its dataset.json, or use another "
-            "--workspace.",
-        )
 
 
 def _splits(
@@ -469,18 +289,3 @@ def _distinct_preprocessing(configurations: Sequence[Configuration]) -> Iterator
         if key not in seen:
             seen.add(key)
             yield configuration
-
-
-def _fold_cases(
-    dataset: Dataset, folder: DatasetFolder, fold: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if fold == "all":
-        return tuple(case.id for case in dataset.cases), ()
-    splits = serial.load(Splits, folder.splits)
-    if fold.isdecimal() and int(fold) < len(splits.folds):
-        chosen = splits.folds[int(fold)]
-        return chosen.train, chosen.validation
-    raise SelfSegError(
-        f"fold {fold!r}: {folder.splits} has {len(splits.folds)} folds",
-        remedy=f"Choose 0 to {len(splits.folds) - 1}, or 'all'.",
-    )

@@ -69,7 +69,13 @@ class Selector(Protocol):
         ...
 
     def accept_step(
-        self, gain: Estimate, worst_change: float, cases_better: int, cases_worse: int
+        self,
+        gain: Estimate,
+        worst_change: float,
+        *,
+        cases: int,
+        cases_better: int,
+        cases_worse: int,
     ) -> Decision:
         """Decide whether a post-processing step is `accepted` or `rejected`."""
         ...
@@ -222,6 +228,9 @@ def check_plan(plan: Plan) -> None:
     missing = [name for name in plan.proposed if name not in names]
     if missing:
         complaints.append(f"proposed: {', '.join(missing)} is no configuration of this plan")
+    for item in plan.configurations:
+        if item.name in plan.proposed and item.previous_stage not in (None, *plan.proposed):
+            complaints.append(f"proposed: {item.name} needs {item.previous_stage} as well")
     complaints += _stage_complaints(plan)
     complaints += _target_complaints(plan)
     if complaints:

@@ -84,7 +84,6 @@ class SelectRequest:
 
     metric: SelectionMetric = "dice"
     tolerance_mm: float = 1.0
-    planner: str = "default"
     device: str = "auto"
     workers: int | None = None
 

@@ -12,14 +12,23 @@ from math import ceil, prod
 from pathlib import Path
 
 from selfseg import pipeline, planning
-from selfseg.errors import RecordError, SelfSegError
+from selfseg.budget import parse_gib
+from selfseg.errors import NoPlanError, RecordError, SelfSegError
 from selfseg.execution.locks import held
+from selfseg.folds import find_configuration, open_workspace
+from selfseg.inference.trained import Workspace
 from selfseg.records import serial
-from selfseg.records.dataset import Splits
+from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.run import RunRecord, Schedule, Speed, Training
 from selfseg.records.selection import Selection, ValidationTiming
-from selfseg.requests import PlanRequest, RunRequest, SelectRequest, TrainRequest
+from selfseg.requests import (
+    PlanRequest,
+    RunRequest,
+    SelectRequest,
+    TrainRequest,
+    read_case_list,
+)
 from selfseg.workspace import DatasetFolder, planned_folder
 
 log = logging.getLogger(__name__)
@@ -32,11 +41,11 @@ SHORTEST_TRAINING_S = 5.0
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run made, and where."""
+    """What a run made, and where; no selection where no case is held out."""
 
     folder: DatasetFolder
     record: RunRecord
-    selection: Selection
+    selection: Selection | None
 
 
 @dataclass
@@ -88,49 +97,56 @@ def run_dataset(source: str, workspace: Path, request: RunRequest) -> RunResult:
     an interruption; only time spent running counts.
 
     Raises:
-        SelfSegError: As `plan`, `train` and `select`; another process runs this dataset.
+        SelfSegError: As `plan`, `train` and `select`; another process runs this dataset; the plan
+            that is there was made with other options.
     """
     began_s = time.monotonic()
     folder = _planned(source, workspace, request)
     with held(folder.run_lock, "is run"):
-        plan = serial.load(Plan, folder.plan)
-        splits = serial.load(Splits, folder.splits)
+        known = open_workspace(folder)
         former = _former(folder, request)
         if former is None:
-            speeds = _speeds(plan, request)
-            held_out = [len(fold.validation) for fold in splits.folds]
-            left_s = None
-            if request.time_s is not None:
-                left_s = request.time_s - (time.monotonic() - began_s)
-            schedule = planning.find_scheduler(request.planner).schedule(speeds, held_out, left_s)
-            former = RunRecord(
-                total_s=request.time_s, elapsed_s=0.0, speeds=speeds, schedule=schedule
-            )
+            former = _begin(known, request, began_s)
         clock = Clock(folder.run, former, began_s=began_s)
         with clock.ticking():
-            _train_all(folder, clock, workspace, request)
-            selection = pipeline.select_models(
-                plan.dataset,
-                workspace,
-                SelectRequest(device=request.device, workers=request.workers),
-            )
+            _train_all(known, clock, workspace, request)
+            selection = None
+            if any(former.schedule.validation_cases):
+                options = SelectRequest(device=request.device, workers=request.workers)
+                selection = pipeline.select_models(known.plan.dataset, workspace, options)
         record = clock.write(finished=True)
     return RunResult(folder, record, selection)
 
 
+def _begin(known: Workspace, request: RunRequest, began_s: float) -> RunRecord:
+    """Measure, and decide what is trained."""
+    splits = serial.load(Splits, known.folder.splits)
+    speeds = _speeds(known.plan, request, trainings_each=len(splits.folds))
+    held_out = [len(fold.validation) for fold in splits.folds]
+    left_s = None
+    if request.time_s is not None:
+        left_s = request.time_s - (time.monotonic() - began_s)
+    scheduler = planning.find_scheduler(known.plan.planner)
+    schedule = scheduler.schedule(speeds, held_out, left_s)
+    return RunRecord(total_s=request.time_s, elapsed_s=0.0, speeds=speeds, schedule=schedule)
+
+
 def time_table(
-    folder: DatasetFolder, record: RunRecord, planner: str, elapsed_s: float
+    known: Workspace, record: RunRecord, elapsed_s: float
 ) -> list[tuple[Training, float | None]]:
-    """Return every training that is left with the seconds it may take (None: the plan's length)."""
-    left = _left(folder, record.schedule)
+    """Return every training that is left with the seconds it may take (None: the plan's length).
+
+    Raises:
+        SelfSegError: A finished fold does not fit plan or data any more.
+    """
+    left = _left(known, record.schedule)
     if record.total_s is None or not left:
         return [(training, None) for training in left]
-    used_s = _used_s(folder, left[0])
-    scheduler = planning.find_scheduler(planner)
-    each_s = scheduler.time_each(
+    used_s = _used_s(known.folder, left[0])
+    each_s = planning.find_scheduler(known.plan.planner).time_each(
         left,
         _held_out(record.schedule),
-        _measured(folder, record),
+        _measured(known.folder, record),
         record.total_s - elapsed_s,
         used_s=used_s,
     )
@@ -140,14 +156,34 @@ def time_table(
 def _planned(source: str, workspace: Path, request: RunRequest) -> DatasetFolder:
     try:
         folder = planned_folder(workspace, source)
-    except SelfSegError:
+    except NoPlanError:
         options = PlanRequest(
             planner=request.planner, memory=request.memory, device=request.device,
             cases=request.cases, workers=request.workers,
         )  # fmt: skip
         return pipeline.plan_dataset(source, workspace, options).folder
+    _refuse_other_plan(folder, request)
     log.info("Using the plan that is there: %s", folder.plan)
     return folder
+
+
+def _refuse_other_plan(folder: DatasetFolder, request: RunRequest) -> None:
+    """Refuse options that ask for another plan than the one that is there."""
+    plan, dataset = serial.load(Plan, folder.plan), serial.load(Dataset, folder.dataset)
+    wanted = read_case_list(request.cases)
+    differing = []
+    if wanted is not None and set(wanted) != {case.id for case in dataset.cases}:
+        differing.append(f"--cases {request.cases}")
+    if request.memory is not None and abs(parse_gib(request.memory) - plan.budget.memory_gib) > 0.1:
+        differing.append(f"--memory {request.memory}")
+    if request.planner not in (RunRequest.planner, plan.planner):
+        differing.append(f"--planner {request.planner}")
+    if differing:
+        raise SelfSegError(
+            f"{folder.plan}: was made without {' and '.join(differing)}",
+            remedy="Plan again with these options ('selfseg plan'), leave them out, or use "
+            "another --workspace.",
+        )
 
 
 def _former(folder: DatasetFolder, request: RunRequest) -> RunRecord | None:
@@ -165,26 +201,31 @@ def _former(folder: DatasetFolder, request: RunRequest) -> RunRecord | None:
     return record
 
 
-def _speeds(plan: Plan, request: RunRequest) -> tuple[Speed, ...]:
+def _speeds(plan: Plan, request: RunRequest, *, trainings_each: int) -> tuple[Speed, ...]:
     """Measure every proposed configuration; without a time limit nothing needs to be known."""
     from selfseg.networks.device import select_device
     from selfseg.training.job import measure_step_s
+    from selfseg.training.schedule import choose_recipe
 
     device = select_device(request.device)
+    names = plan.proposed or tuple(item.name for item in plan.configurations)
     speeds = []
-    for name in plan.proposed or tuple(item.name for item in plan.configurations):
-        item = pipeline.find_configuration(plan, name)
-        step_s = 0.0
+    for name in names:
+        item = find_configuration(plan, name)
+        step_s, views = 0.0, 1
         if request.time_s is not None:
             limit_s = MEASURING_SHARE * request.time_s
             step_s = measure_step_s(plan, item, device, limit_s=limit_s)
             log.info("%s: %.2f s a step", name, step_s)
+            steps = request.time_s / step_s / (trainings_each * len(names))
+            recipe, _ = choose_recipe(item.optimization, steps)
+            views = 2 ** len(item.inference.mirror_axes) if recipe.mirror else 1
         speeds.append(
             Speed(
                 configuration=name,
                 previous_stage=item.previous_stage,
                 step_s=step_s,
-                case_s=step_s * FORWARD_SHARE / item.batch * _windows(item),
+                case_s=step_s * FORWARD_SHARE / item.batch * _windows(item) * views,
             )
         )
     return tuple(speeds)
@@ -204,12 +245,12 @@ def _windows(item: Configuration) -> int:
     return prod(counts)
 
 
-def _train_all(folder: DatasetFolder, clock: Clock, workspace: Path, request: RunRequest) -> None:
-    while table := time_table(folder, clock.record, request.planner, clock.elapsed_s):
+def _train_all(known: Workspace, clock: Clock, workspace: Path, request: RunRequest) -> None:
+    while table := time_table(known, clock.record, clock.elapsed_s):
         _log_table(table, clock)
         training, seconds = table[0]
         pipeline.train_fold(
-            folder.path.name,
+            known.folder.path.name,
             workspace,
             TrainRequest(
                 configuration=training.configuration,
@@ -229,13 +270,22 @@ def _log_table(table: Sequence[tuple[Training, float | None]], clock: Clock) -> 
         log.info("  %s fold %s: %s", training.configuration, training.fold, length)
 
 
-def _left(folder: DatasetFolder, schedule: Schedule) -> list[Training]:
+def _left(known: Workspace, schedule: Schedule) -> list[Training]:
     """Return the trainings whose fold is not trained and validated yet."""
-    left = []
-    for training, cases in zip(schedule.trainings, schedule.validation_cases, strict=True):
-        files = folder.fold(training.configuration, training.fold)
-        if not files.weights.is_file() or (cases and not files.scores.is_file()):
+    left, outdated = [], []
+    for training in schedule.trainings:
+        configuration = find_configuration(known.plan, training.configuration)
+        fold = known.describe(configuration, training.fold)
+        if fold is not None and (fault := known.fault(configuration, fold)):
+            outdated.append(f"{training.configuration} fold {training.fold} {fault}")
+        if fold is None or not known.is_validated(configuration, fold):
             left.append(training)
+    if outdated:
+        command = f"selfseg train {known.plan.dataset} {outdated[0].split()[0]}"
+        raise SelfSegError(
+            f"{known.folder.path}: {'; '.join(outdated)}",
+            remedy=f"Train what is named again ('{command} FOLD --restart'), or restore the plan.",
+        )
     return left
 
 

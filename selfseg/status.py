@@ -1,23 +1,24 @@
-"""How far the trainings of a workspace are: done, running, interrupted, missing."""
+"""How far the trainings of a workspace are: done, running, interrupted, outdated, missing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.locks import is_held
+from selfseg.inference.trained import ALL_CASES, Workspace, model_digest
 from selfseg.records import serial
-from selfseg.records.dataset import Splits
+from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.metrics import MetricsTable
-from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.run import RunRecord
-from selfseg.workspace import DatasetFolder, FoldFolder, dataset_folder, planned_folder
+from selfseg.records.selection import Selection
+from selfseg.workspace import DatasetFolder, dataset_folder, planned_folder
 
-State = Literal["done", "running", "interrupted", "missing"]
-ALL_CASES = "all"
+State = Literal["done", "running", "interrupted", "outdated", "missing"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class FoldStatus:
 
     Attributes:
         configuration, fold, proposed: Which.
-        state: A process trains it now; it can be resumed; …
+        state: A process trains it now; it can be resumed; it is trained but does not fit plan, data
+            or previous stage any more; …
         steps: Trained so far, as of the last checkpoint.
         share: Of its length; None where it has no checkpoint.
         left_s: Estimated seconds, while it is running.
@@ -72,23 +74,29 @@ def read_status(dataset: str | None, workspace: Path) -> tuple[DatasetStatus, ..
 
 def _status(folder: DatasetFolder) -> DatasetStatus:
     plan = serial.load(Plan, folder.plan)
+    known = Workspace(folder, plan, serial.load(Dataset, folder.dataset))
     splits = serial.load(Splits, folder.splits)
     names = [str(number) for number in range(len(splits.folds))]
     folds = tuple(
-        _fold_status(plan, item, fold, folder.fold(item.name, fold))
+        _fold_status(known, item, fold)
         for item in plan.configurations
         for fold in (*names, ALL_CASES)
         if fold != ALL_CASES or folder.fold(item.name, fold).path.exists()
     )
-    return DatasetStatus(plan.dataset, _summary(folder, folds), folds, _next(plan, folder, folds))
+    run = _run(folder)
+    chosen = _selected(known, folds)
+    summary = _summary(folder, folds, run, chosen)
+    return DatasetStatus(plan.dataset, summary, folds, _next(known, folds, run, chosen))
 
 
-def _fold_status(plan: Plan, item: Configuration, fold: str, files: FoldFolder) -> FoldStatus:
-    proposed = not plan.proposed or item.name in plan.proposed
+def _fold_status(known: Workspace, item: Configuration, fold: str) -> FoldStatus:
+    files = known.folder.fold(item.name, fold)
+    proposed = not known.plan.proposed or item.name in known.plan.proposed
     state: State = "missing"
     steps, share, left_s, dice = None, None, None, None
-    if files.weights.is_file():
-        state, steps = "done", serial.load(TrainedFold, files.description).steps
+    trained = known.describe(item, fold)
+    if trained is not None:
+        state, steps = "outdated" if known.fault(item, trained) else "done", trained.steps
         if files.scores.is_file():
             dice = serial.load(MetricsTable, files.scores).mean.dice
     elif files.checkpoint.is_file():
@@ -112,29 +120,66 @@ def _fold_status(plan: Plan, item: Configuration, fold: str, files: FoldFolder) 
     )
 
 
-def _summary(folder: DatasetFolder, folds: tuple[FoldStatus, ...]) -> str:
+def _run(folder: DatasetFolder) -> RunRecord | None:
+    try:
+        return serial.load(RunRecord, folder.run) if folder.run.is_file() else None
+    except RecordError:
+        return None
+
+
+def _selected(known: Workspace, folds: Sequence[FoldStatus]) -> Literal["yes", "before", "no"]:
+    """Tell whether there is a selection, and whether it was made of what is trained now."""
+    if not known.folder.selection.is_file():
+        return "no"
+    selection = serial.load(Selection, known.folder.selection)
+    compared = {name for item in selection.candidates for name in item.members}
+    done = {f.configuration for f in folds if f.state == "done" and f.fold != ALL_CASES}
+    configurations = {item.name: item for item in known.plan.configurations}
+    fits = all(
+        member.configuration in configurations
+        and model_digest(known.folder, configurations[member.configuration], fold) == digest
+        for member in selection.members
+        for fold, digest in zip(member.folds, member.weights, strict=True)
+    )
+    more = any(
+        fold.state == "done" and fold.configuration == member.configuration
+        and fold.fold not in (*member.folds, ALL_CASES)
+        for member in selection.members
+        for fold in folds
+    )  # fmt: skip
+    return "yes" if fits and done <= compared and not more else "before"
+
+
+def _summary(
+    folder: DatasetFolder, folds: Sequence[FoldStatus], run: RunRecord | None, chosen: str
+) -> str:
     done = sum(fold.state == "done" for fold in folds)
     parts = [f"{done} of {len(folds)} folds trained"]
-    parts.append("selected" if folder.selection.is_file() else "nothing selected")
-    if folder.run.is_file():
-        try:
-            run = serial.load(RunRecord, folder.run)
-        except RecordError:
-            return ", ".join(parts)
+    words = {"yes": "selected", "before": "selected before the last training"}
+    parts.append(words.get(chosen, "nothing selected"))
+    if run is not None:
         state = "finished" if run.finished else "running" if is_held(folder.run_lock) else "stopped"
         limit = "" if run.total_s is None else f" of {run.total_s / 60:.1f}"
         parts.append(f"run {state} after {run.elapsed_s / 60:.1f}{limit} minutes")
     return ", ".join(parts)
 
 
-def _next(plan: Plan, folder: DatasetFolder, folds: tuple[FoldStatus, ...]) -> str:
-    """Return the command that would go on."""
-    if any(fold.state == "running" for fold in folds):
+def _next(known: Workspace, folds: Sequence[FoldStatus], run: RunRecord | None, chosen: str) -> str:
+    """Return the command that would go on; empty if there is nothing to do, or it is being done."""
+    name = known.plan.dataset
+    if any(fold.state == "running" for fold in folds) or is_held(known.folder.run_lock):
         return ""
-    order = plan.proposed or tuple(item.name for item in plan.configurations)
-    for state in ("interrupted", "missing"):
-        for name in order:
-            for fold in folds:
-                if fold.configuration == name and fold.state == state:
-                    return f"selfseg train {plan.dataset} {name} {fold.fold}"
-    return "" if folder.selection.is_file() else f"selfseg select {plan.dataset}"
+    outdated = next((fold for fold in folds if fold.state == "outdated"), None)
+    if outdated is not None:
+        return f"selfseg train {name} {outdated.configuration} {outdated.fold} --restart"
+    if run is not None and not run.finished:
+        limit = "" if run.total_s is None else f" --time {run.total_s:.0f}s"
+        return f"selfseg run {name}{limit}"
+    if run is None or run.total_s is None:  # a limited run has left out what it did on purpose
+        order = known.plan.proposed or tuple(item.name for item in known.plan.configurations)
+        for state in ("interrupted", "missing"):
+            for configuration in order:
+                for fold in folds:
+                    if fold.configuration == configuration and fold.state == state:
+                        return f"selfseg train {name} {configuration} {fold.fold}"
+    return "" if chosen == "yes" else f"selfseg select {name}"

@@ -7,8 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfseg.errors import SelfSegError
+from selfseg.errors import NoPlanError, RecordError, SelfSegError
 from selfseg.records import serial
+from selfseg.records.dataset import Dataset
 from selfseg.records.preprocessing import Preprocessing
 
 DEFAULT_WORKSPACE = "selfseg_workspace"
@@ -127,6 +128,23 @@ class DatasetFolder:
         """Scores of cases that selection has measured; may be deleted."""
         return self.path / "selection_scores"
 
+    def refuse_namesake(self, root: Path) -> None:
+        """Refuse data that is not what was planned here; data that was moved is the same.
+
+        Raises:
+            SelfSegError: This folder holds another dataset of the same name.
+        """
+        try:
+            former = Path(serial.load(Dataset, self.dataset).root)
+        except RecordError:
+            return
+        if former.is_dir() and former.resolve() != root.resolve():
+            raise SelfSegError(
+                f"{self.path} holds another dataset of this name, read from {former}",
+                remedy="Give one of them another 'name' in its dataset.json, or use another "
+                "--workspace.",
+            )
+
     def preprocessed(self, options: Preprocessing) -> Path:
         """Folder of the arrays made with these options: spacing and a digest of the options."""
         spacing = "x".join("own" if s is None else f"{s:.4g}" for s in options.spacing_mm)
@@ -150,14 +168,18 @@ def planned_folder(root: Path, dataset: str) -> DatasetFolder:
     """Return the folder of a planned dataset, given by name or by its data folder.
 
     Raises:
-        SelfSegError: There is no plan for it; lists what the workspace holds.
+        NoPlanError: There is no plan for it; what the workspace holds is listed.
+        SelfSegError: The plan is that of another data folder of the same name.
     """
-    for name in dict.fromkeys((dataset, _declared_name(Path(dataset)), Path(dataset).name)):
+    declared = _declared_name(Path(dataset))
+    for name in dict.fromkeys((dataset, declared, Path(dataset).name)):
         folder = dataset_folder(root, name)
         if name and folder.plan.is_file():
+            if declared:
+                folder.refuse_namesake(Path(dataset))
             return folder
     planned = sorted(path.parent.name for path in root.glob("*/plan.json"))
-    raise SelfSegError(
+    raise NoPlanError(
         f"{dataset}: no plan in workspace {root} (planned there: {', '.join(planned) or 'none'})",
         remedy=f"Run 'selfseg plan {dataset} --workspace {root}' first.",
     )

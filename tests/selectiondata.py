@@ -10,12 +10,13 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 from tinymodel import LABELS, tiny_configuration, tiny_plan
 
-from selfseg.inference.model import weights_digest
+from selfseg.evaluation.table import metrics_table
+from selfseg.inference.trained import Workspace, files_digest, weights_digest
 from selfseg.io.store import save_slabs
 from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset, File
 from selfseg.records.model import TrainedFold
-from selfseg.records.plan import Configuration, Plan
+from selfseg.records.plan import Configuration
 from selfseg.records.selection import ValidationTiming
 from selfseg.workspace import DatasetFolder
 
@@ -47,13 +48,13 @@ def write_members(
     cases: int = 8,
     folds: Mapping[str, tuple[str, ...]] | None = None,
     seconds: Mapping[str, float] | None = None,
-) -> tuple[DatasetFolder, Plan, Dataset]:
+) -> Workspace:
     """Write everything that a selection reads; case i is held out by fold i modulo 4."""
     dataset = DatasetFolder(folder / "phantom")
     plan = tiny_plan(*(_configuration(name) for name in members))
     serial.save(plan, dataset.plan)
     ids = [f"case_{i}" for i in range(cases)]
-    known = Dataset(
+    data = Dataset(
         name="phantom",
         root=str(folder / "data"),
         layout="nnunet",
@@ -63,6 +64,7 @@ def write_members(
             Case(id=name, images=(), reference=File(path=f"{name}.nii.gz")) for name in ids
         ),
     )
+    known = Workspace(dataset, plan, data)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(ids):
         _write_reference(reference(index), folder / "data" / f"{name}.nii.gz")
@@ -71,14 +73,17 @@ def write_members(
         for fold in (folds or {}).get(configuration.name, ("0", "1", "2", "3")):
             files = dataset.fold(configuration.name, fold)
             held_out = [i for i in range(cases) if str(i % 4) == fold]
-            description = _description(plan, configuration, fold, [ids[i] for i in held_out])
+            description = _description(known, configuration, fold, [ids[i] for i in held_out])
             serial.save(description, files.description)
             files.weights.write_bytes(f"{configuration.name} {fold}".encode())
+            basis = known.validation_basis(configuration, fold, description.validation_cases)
+            scores = metrics_table([], [label.name for label in LABELS])
+            serial.save(scores.model_copy(update={"basis": basis}), files.scores)
             taken_s = (seconds or {}).get(configuration.name, 1.0) * len(held_out)
             serial.save(ValidationTiming(cases=len(held_out), seconds=taken_s), files.timing)
             for i in held_out:
                 _store(simulate(reference(i), i), files.case_probabilities(ids[i]))
-    return dataset, plan, known
+    return known
 
 
 def _configuration(name: str) -> Configuration:
@@ -98,13 +103,14 @@ def _store(probabilities: npt.NDArray[np.float64], path: Path) -> None:
 
 
 def _description(
-    plan: Plan, configuration: Configuration, fold: str, held_out: list[str]
+    known: Workspace, configuration: Configuration, fold: str, held_out: list[str]
 ) -> TrainedFold:
     return TrainedFold(
         configuration=configuration.name,
         fold=fold,
-        plan_digest=weights_digest(plan, configuration),
-        dataset=plan.dataset,
+        plan_digest=weights_digest(known.plan, configuration),
+        data_digest=files_digest(known.dataset, ()),
+        dataset=known.plan.dataset,
         seed=0,
         epochs=1,
         steps=1,

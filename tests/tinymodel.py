@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from selfseg.inference.model import weights_digest
+from selfseg.inference.trained import weights_digest
 from selfseg.networks.build import build_network
 from selfseg.networks.weights import save_weights
 from selfseg.records import serial

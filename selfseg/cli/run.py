@@ -54,7 +54,8 @@ def run(
         ),
     )
     if json:
-        typer.echo(result.selection.model_dump_json(indent=1))
+        typer.echo((result.selection or result.record).model_dump_json(indent=1))
         return
-    tables.print_selection(result.selection, result.folder.selection)
+    if result.selection is not None:
+        tables.print_selection(result.selection, result.folder.selection)
     tables.print_run(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,23 +12,19 @@ from torch import Tensor, nn
 
 from selfseg.errors import ModelError
 from selfseg.inference.ensemble import MeanOfLogits
+from selfseg.inference.trained import ALL_CASES, model_digest, trained_folds, weights_digest
 from selfseg.networks.build import build_network
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
 from selfseg.networks.one_hot import OneHotInput
 from selfseg.networks.weights import load_weights
 from selfseg.records import serial
-from selfseg.records.dataset import Targets
 from selfseg.records.model import TrainedFold
-from selfseg.records.network import Network
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.postprocessing import Step
-from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.selection import Selection
 from selfseg.workspace import DatasetFolder, dataset_folder
 
 log = logging.getLogger(__name__)
-
-ALL_CASES = "all"  # the fold that trains on every case
 
 
 @dataclass(frozen=True)
@@ -137,14 +132,6 @@ def load_ensemble(
     return Ensemble(members, selection.postprocessing)
 
 
-def weights_file_digest(path: Path) -> str:
-    """Return a digest of a file of weights; an empty string if there is none."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-
-
 def _selected(folder: Path) -> tuple[DatasetFolder, Selection] | None:
     """Return the one selection that a folder holds and that fits its models."""
     datasets = _dataset_folders(folder)
@@ -152,17 +139,19 @@ def _selected(folder: Path) -> tuple[DatasetFolder, Selection] | None:
         return None  # of several data sets, load_model lists what there is
     dataset = datasets[0]
     selection = serial.load(Selection, dataset.selection)
+    known = {item.name: item for item in serial.load(Plan, dataset.plan).configurations}
     changed = [
         f"{member.configuration} fold {fold}"
         for member in selection.members
         for fold, digest in zip(member.folds, member.weights, strict=True)
-        if weights_file_digest(dataset.fold(member.configuration, fold).weights) != digest
+        if member.configuration not in known
+        or model_digest(dataset, known[member.configuration], fold) != digest
     ]
     if not changed:
         return dataset, selection
     log.warning(
-        "%s is not used: since it was made the weights of %s have changed or gone. "
-        "Run 'selfseg select %s' again.",
+        "%s is not used: since it was made weights have changed or gone, those of %s or of the "
+        "stage before. Run 'selfseg select %s' again.",
         dataset.selection,
         ", ".join(changed),
         dataset.path.name,
@@ -256,15 +245,6 @@ def _dataset_folders(folder: Path) -> list[DatasetFolder]:
     return [DatasetFolder(plan.parent) for plan in sorted(folder.glob(str(pattern)))]
 
 
-def trained_folds(dataset: DatasetFolder, configuration: str) -> tuple[str, ...]:
-    """Return the finished folds of a configuration, numbers first."""
-    pattern = dataset.fold(configuration, "*").path
-    prefix = pattern.name.removesuffix("*")
-    names = (path.name.removeprefix(prefix) for path in pattern.parent.glob(pattern.name))
-    finished = [name for name in names if dataset.fold(configuration, name).weights.is_file()]
-    return tuple(sorted(finished, key=lambda name: (not name.isdecimal(), len(name), name)))
-
-
 def _default_folds(trained: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in trained if name != ALL_CASES) or tuple(trained)
 
@@ -299,27 +279,6 @@ def _load_fold(candidate: Candidate, fold: str, device: torch.device) -> nn.Modu
         set_layout(network, CHANNELS_LAST[len(configuration.patch)])
     network.to(device)
     return network
-
-
-class WeightsBasis(serial.Record):
-    """What weights depend on; all else in a plan may change after training."""
-
-    channels: tuple[str, ...]
-    targets: Targets
-    preprocessing: Preprocessing
-    network: Network
-
-
-def weights_digest(plan: Plan, configuration: Configuration) -> str:
-    """Return a digest of the decisions that weights depend on (`TrainedFold.plan_digest`)."""
-    return serial.digest(
-        WeightsBasis(
-            channels=plan.channels,
-            targets=plan.targets,
-            preprocessing=configuration.preprocessing,
-            network=configuration.network,
-        )
-    )
 
 
 def _description(candidate: Candidate, fold: str) -> TrainedFold:

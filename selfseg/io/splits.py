@@ -27,7 +27,8 @@ def read_splits(path: Path, dataset: Dataset, *, part: bool = False) -> Splits:
     Args:
         path: JSON file.
         dataset: Its cases.
-        part: The dataset is a part of its folder, so other cases are passed over.
+        part: The dataset is a part of its folder, so other cases are passed over, and folds that
+            none of its cases are left in.
 
     Returns:
         The folds, noting where they come from and which cases they leave out.
@@ -37,7 +38,7 @@ def read_splits(path: Path, dataset: Dataset, *, part: bool = False) -> Splits:
         RecordError: selfseg's own format with wrong keys or types.
     """
     folds = _folds(path)
-    known = {case.id for case in dataset.cases}
+    known, given = {case.id for case in dataset.cases}, len(folds)
     if part:
         folds = tuple(
             Fold(
@@ -46,10 +47,11 @@ def read_splits(path: Path, dataset: Dataset, *, part: bool = False) -> Splits:
             )
             for fold in folds
         )
+        folds = tuple(fold for fold in folds if fold.train and fold.validation) or folds
     check_folds(folds, dataset, path)
-    return Splits(
-        folds=folds, note="; ".join([f"taken from {path.name}", *_left_out(folds, known)])
-    )
+    dropped = [f"{given - len(folds)} folds hold out none of these"] if len(folds) < given else []
+    notes = [f"taken from {path.name}", *dropped, *_left_out(folds, known)]
+    return Splits(folds=folds, note="; ".join(notes))
 
 
 def check_folds(folds: Sequence[Fold], dataset: Dataset, path: Path) -> None:

@@ -24,7 +24,8 @@ class EpochRecord(Record):
 class TrainedFold(Record):
     """fold.json beside weights.safetensors: which plan, data and length made these weights.
 
-    `data_digest` covers the files of the training cases. `mirror_axes` are the axes that training
+    `data_digest` covers the files of the training cases, `previous_digest` the weights of a
+    cascade's previous stage. `mirror_axes` are the axes that training
     mirrored; prediction averages over no others.
     """
 
@@ -40,5 +41,6 @@ class TrainedFold(Record):
     precision: str
     mirror_axes: tuple[int, ...]
     data_digest: str = ""
+    previous_digest: str = ""
     train_cases: tuple[str, ...]
     validation_cases: tuple[str, ...]

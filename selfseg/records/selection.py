@@ -80,6 +80,9 @@ class SelectionRules(Record):
         sizes: Numbers of members that are tried together.
         confidence: Of all intervals.
         replicates, seed: Of the bootstrap.
+        fewest_share: Configurations with fewer folds than this share of the most are left out.
+        fewest_folds: Without so many no post-processing is tried: it is tuned on some and judged
+            on others.
         volume_quantiles: Minimum volumes that are tried, as quantiles of the volumes of predicted
             components that are not the largest of their case.
     """
@@ -88,6 +91,8 @@ class SelectionRules(Record):
     confidence: float
     replicates: int
     seed: int
+    fewest_share: float
+    fewest_folds: int
     volume_quantiles: tuple[float, ...]
 
 

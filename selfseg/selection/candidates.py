@@ -9,12 +9,11 @@ from math import prod
 from pathlib import Path
 
 from selfseg.errors import ModelError
-from selfseg.inference.model import trained_folds, weights_digest, weights_file_digest
+from selfseg.inference.trained import Workspace, model_digest, trained_folds
 from selfseg.records import serial
-from selfseg.records.dataset import Dataset
 from selfseg.records.model import TrainedFold
-from selfseg.records.plan import Configuration, ConfigurationName, Plan
-from selfseg.records.selection import Member, ValidationTiming
+from selfseg.records.plan import Configuration, ConfigurationName
+from selfseg.records.selection import Member, SelectionRules, ValidationTiming
 from selfseg.selection.scoring import HeldOut
 from selfseg.workspace import DatasetFolder
 
@@ -49,6 +48,7 @@ class Comparison:
     Attributes:
         dataset: Name of the data set.
         trained, folds, cases: What is compared on what.
+        unvalidated: Folds whose stored held-out predictions are missing or of other files.
         costs: Effort of predicting a case by configuration: seconds, or voxels.
         notes: What was left out.
     """
@@ -57,6 +57,7 @@ class Comparison:
     trained: tuple[Trained, ...]
     folds: tuple[str, ...]
     cases: tuple[HeldOut, ...]
+    unvalidated: tuple[TrainedFold, ...]
     costs: dict[str, float]
     notes: tuple[str, ...]
 
@@ -66,54 +67,62 @@ class Comparison:
         return [group for size in sizes for group in combinations(names, size)]
 
 
-def find_trained(folder: DatasetFolder, plan: Plan) -> tuple[tuple[Trained, ...], tuple[str, ...]]:
+def find_trained(known: Workspace) -> tuple[tuple[Trained, ...], tuple[str, ...]]:
     """Return the configurations with finished cross-validation folds, and notes on those left out.
 
-    Fold `all` never counts: it has no held-out cases. What was trained with another plan neither.
+    Fold `all` never counts: it has no held-out cases. What no longer fits plan, data or previous
+    stage neither.
     """
     found, notes = [], []
-    for configuration in plan.configurations:
+    for configuration in known.plan.configurations:
         folds = {}
-        for name in trained_folds(folder, configuration.name):
-            files = folder.fold(configuration.name, name)
-            if not name.isdecimal():
-                notes.append(f"{configuration.name} fold {name} has no held-out cases: left out")
+        for name in trained_folds(known.folder, configuration.name):
+            fold = known.describe(configuration, name)
+            if fold is None:
                 continue
-            description = serial.load(TrainedFold, files.description)
-            if description.plan_digest != weights_digest(plan, configuration):
-                notes.append(f"{configuration.name} fold {name}: trained with another plan")
-            elif description.validation_cases:
-                folds[name] = description
+            fault = known.fault(configuration, fold)
+            if not name.isdecimal() or not fold.validation_cases:
+                fault = "has no held-out cases"
+            if fault:
+                notes.append(f"{configuration.name} fold {name} {fault}: left out")
+            else:
+                folds[name] = fold
         if folds:
-            weights = {
-                name: weights_file_digest(folder.fold(configuration.name, name).weights)
-                for name in folds
-            }
+            weights = {name: model_digest(known.folder, configuration, name) for name in folds}
             found.append(Trained(configuration, folds, weights))
     return tuple(found), tuple(notes)
 
 
-def compare(folder: DatasetFolder, plan: Plan, dataset: Dataset) -> Comparison:
+def compare(known: Workspace, rules: SelectionRules) -> Comparison:
     """Return what is trained and can be compared on the same held-out cases.
 
-    A configuration that lacks folds is compared, and so are all others, on those it has.
+    A configuration that lacks folds is compared, and so are all others, on those it has; one that
+    lacks too many is left out.
 
     Raises:
         ModelError: Nothing is trained, or the folds were made of different cases.
     """
-    found, notes = find_trained(folder, plan)
+    found, notes = find_trained(known)
     if not found:
+        name = (known.plan.proposed or tuple(c.name for c in known.plan.configurations))[0]
         raise ModelError(
-            f"{folder.models}: no trained cross-validation fold"
+            f"{known.folder.models}: no trained fold of a cross-validation to compare"
             + "".join(f"\n  • {note}" for note in notes),
-            remedy=f"Train one first: 'selfseg train {plan.dataset} {plan.configurations[-1].name} "
-            "0'.",
+            remedy=f"Train one: 'selfseg train {known.plan.dataset} {name} 0', with --restart if "
+            "it is named above; or predict without a selection: --config NAME.",
         )
-    trained, folds, more = _common_folds(found)
-    _check_same_cases(trained, folds)
-    cases = _held_out(folder, trained, folds, dataset)
-    costs = _costs(folder, trained)
-    return Comparison(plan.dataset, trained, folds, cases, costs, (*notes, *more))
+    trained, folds, more = _common_folds(found, rules.fewest_share)
+    _check_cases(known, trained, folds)
+    cases = _held_out(known, trained, folds)
+    unvalidated = tuple(
+        item.folds[fold]
+        for item in trained
+        for fold in folds
+        if not known.is_validated(item.configuration, item.folds[fold])
+    )
+    costs = _costs(known.folder, trained)
+    notes = (*notes, *more)
+    return Comparison(known.plan.dataset, trained, folds, cases, unvalidated, costs, notes)
 
 
 def _costs(folder: DatasetFolder, trained: Sequence[Trained]) -> dict[str, float]:
@@ -142,10 +151,14 @@ def _seconds_per_case(folder: DatasetFolder, item: Trained) -> float | None:
 
 
 def _common_folds(
-    found: tuple[Trained, ...],
+    found: tuple[Trained, ...], fewest_share: float
 ) -> tuple[tuple[Trained, ...], tuple[str, ...], list[str]]:
     """Return the configurations that share folds, these folds, and notes on what is not used."""
     notes = []
+    most = max(len(item.folds) for item in found)
+    few = [item for item in found if len(item.folds) < fewest_share * most]
+    notes += [f"{item.name} has only {len(item.folds)} of {most} folds: left out" for item in few]
+    found = tuple(item for item in found if item not in few)
     while not (common := set.intersection(*(set(item.folds) for item in found))):
         least = min(found, key=lambda item: len(item.folds))
         found = tuple(item for item in found if item is not least)
@@ -162,27 +175,50 @@ def _common_folds(
     return found, folds, notes
 
 
-def _check_same_cases(trained: Sequence[Trained], folds: Sequence[str]) -> None:
-    for fold in folds:
-        first, *others = trained
-        for other in others:
-            if set(first.folds[fold].validation_cases) != set(other.folds[fold].validation_cases):
-                raise ModelError(
-                    f"fold {fold} of {first.name} and of {other.name} hold out different cases: "
-                    "the folds have changed between these trainings",
-                    remedy="Train one of them again with --restart.",
-                )
+def _check_cases(known: Workspace, trained: Sequence[Trained], folds: Sequence[str]) -> None:
+    """Refuse folds that do not make one cross-validation: no case twice, none that was trained on.
+
+    Raises:
+        ModelError: Names configuration and fold.
+    """
+    group_of = {case.id: case.group or case.id for case in known.dataset.cases}
+    for item in trained:
+        held_out: set[str] = set()
+        for fold in folds:
+            description = item.folds[fold]
+            own = set(description.validation_cases)
+            groups = {group_of.get(case, case) for case in own}
+            seen = {group_of.get(case, case) for case in description.train_cases}
+            if own != set(trained[0].folds[fold].validation_cases):
+                fault = f"holds out other cases than that of {trained[0].name}"
+            elif own & held_out:
+                fault = f"holds out {min(own & held_out)}, as another fold does"
+            elif groups & seen:
+                fault = f"was trained on {min(groups & seen)}, which it should hold out"
+            else:
+                held_out |= own
+                continue
+            raise ModelError(
+                f"fold {fold} of {item.name} {fault}: the folds have changed between trainings",
+                remedy=f"Train it again: 'selfseg train {known.plan.dataset} {item.name} {fold} "
+                "--restart'.",
+            )
 
 
 def _held_out(
-    folder: DatasetFolder, trained: Sequence[Trained], folds: Sequence[str], dataset: Dataset
+    known: Workspace, trained: Sequence[Trained], folds: Sequence[str]
 ) -> tuple[HeldOut, ...]:
-    root = Path(dataset.root)
-    known = {case.id: case for case in dataset.cases}
+    root = Path(known.dataset.root)
+    by_id = {case.id: case for case in known.dataset.cases}
     cases = []
     for fold in folds:
-        for name in trained[0].folds[fold].validation_cases:
-            case = known.get(name)
+        held_out = trained[0].folds[fold].validation_cases
+        bases = {
+            item.name: known.validation_basis(item.configuration, fold, held_out)
+            for item in trained
+        }
+        for name in held_out:
+            case = by_id.get(name)
             if case is None or case.reference is None:
                 raise ModelError(
                     f"case {name} of fold {fold} is not in the data set any more",
@@ -190,8 +226,8 @@ def _held_out(
                 )
             stored: dict[str, tuple[Path, str]] = {
                 item.name: (
-                    folder.fold(item.name, fold).case_probabilities(name),
-                    item.weights[fold],
+                    known.folder.fold(item.name, fold).case_probabilities(name),
+                    bases[item.name],
                 )
                 for item in trained
             }

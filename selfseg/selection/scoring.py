@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from selfseg.errors import ImageError
 from selfseg.evaluation.surface import normalized_surface_dice, surface_distances
 from selfseg.inference.decode import Indices, decode
 from selfseg.inference.probability_sum import STORED_CERTAIN
@@ -39,7 +40,8 @@ class HeldOut:
     Attributes:
         id, group, fold: Which case; the fold that held it out.
         reference: File of its reference.
-        probabilities: For each configuration its stored probabilities, and digest of the weights.
+        probabilities: For each configuration its stored probabilities, and a digest of
+            what they depend on.
     """
 
     id: str
@@ -87,8 +89,16 @@ def score_names(
         targets: What is scored.
         measure: How.
         only: Place of the one label that is scored; the others are None. Default: all.
+
+    Raises:
+        ImageError: The grids differ.
     """
     truth: npt.NDArray[np.integer] = reference.indices
+    if prediction.shape != truth.shape:
+        raise ImageError(
+            f"a stored prediction has the size {prediction.shape}, its reference {truth.shape}",
+            remedy="Run 'selfseg plan' again, so that changed files are noticed.",
+        )
     known = None if targets.ignore_index is None else truth != targets.ignore_index
     count = len(targets.labels)
     found = [ndimage.find_objects(indices, max_label=count) for indices in (prediction, truth)]

@@ -29,11 +29,10 @@ from selfseg.selection.statistics import difference, draw_weights, estimate, mea
 from selfseg.selection.trials import Cleaning, Setting, find_steps
 
 Floats = npt.NDArray[np.float64]
-FEWEST_FOLDS = 2  # of a post-processing: one to tune on, one to judge on
 
 
 class CaseCache(serial.Record):
-    """Scores of one case by candidate; valid for the same weights, reference and measure."""
+    """Scores of one case by candidate; valid for the same predictions, reference and measure."""
 
     key: str
     scores: dict[str, tuple[float | None, ...]]
@@ -77,7 +76,7 @@ def select(
     decision = selector.choose_candidate(candidates)
     chosen = next(item for item in candidates if item.name == decision.value)
     decisions, notes = [decision], list(comparison.notes)
-    if len(comparison.folds) < FEWEST_FOLDS:
+    if len(comparison.folds) < selector.selection_rules().fewest_folds:
         notes.append("post-processing needs two folds, to tune on one and judge on the other")
         cleaning = None
     else:

@@ -213,7 +213,9 @@ def _judge(
     moved = per_case.sum(1)
     better, worse = int((moved > ROUNDING).sum()), int((moved < -ROUNDING).sum())
     worst = min(known, default=0.0)
-    decision = setting.selector.accept_step(gain, worst, better, worse)
+    decision = setting.selector.accept_step(
+        gain, worst, cases=len(tried), cases_better=better, cases_worse=worse
+    )
     best = _best(base, variants, np.ones(len(folds), np.bool_), columns)
     return [
         StepTrial(

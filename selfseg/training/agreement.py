@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from selfseg.errors import CheckpointError
-from selfseg.inference.model import weights_digest
+from selfseg.inference.trained import weights_digest
 from selfseg.records.model import TrainedFold
 from selfseg.training.checkpoints import Position
 from selfseg.training.job import Course, TrainingJob
@@ -56,6 +56,8 @@ def check_finished(fold: TrainedFold, job: TrainingJob) -> None:
         differing.append("the training cases")
     elif fold.data_digest != job.data_digest:
         differing.append("images, references or labels of the training cases")
+    if fold.previous_digest != job.previous_digest:
+        differing.append(f"the weights of {job.configuration.previous_stage}")
     if differing:
         raise CheckpointError(
             f"{job.output.path}: trained with other options: {'; '.join(differing)}",

@@ -37,6 +37,7 @@ class TrainingJob:
         train_cases, validation_cases: Case ids; no validation for `all`.
         data: Folder of the preprocessed cases.
         data_digest: Of the files that they were made from.
+        previous_digest: In a cascade, of the previous stage's weights.
         previous, previous_maps: In a cascade, the previous stage's segmentations on the grid of
             `data`, and for each case the label map that they were made from.
         output: Where the model goes.
@@ -55,6 +56,7 @@ class TrainingJob:
     validation_cases: tuple[str, ...]
     data: Path
     data_digest: str = ""
+    previous_digest: str = ""
     output: FoldFolder
     epochs: int | None = None
     steps_per_epoch: int | None = None
@@ -79,7 +81,8 @@ class TrainingJob:
     @property
     def digest(self) -> str:
         """What a checkpoint must agree with: configuration, targets, cases and their files."""
-        content = (self.plan.channels, self.plan.targets, self.train_cases, self.data_digest)
+        data = (self.train_cases, self.data_digest, self.previous_digest)
+        content = (self.plan.channels, self.plan.targets, data)
         rest = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
         return f"{serial.digest(self.configuration)}-{rest}"
 

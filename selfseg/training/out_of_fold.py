@@ -6,76 +6,71 @@ stage would learn to trust its input more than it ever may again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from selfseg.errors import SelfSegError
 from selfseg.inference.export import label_map_path
-from selfseg.inference.model import ALL_CASES, trained_folds, weights_digest
-from selfseg.records import serial
-from selfseg.records.dataset import Case, Dataset, Splits
+from selfseg.inference.trained import ALL_CASES, Workspace, trained_folds
+from selfseg.records.dataset import Case, Splits
 from selfseg.records.model import TrainedFold
-from selfseg.records.plan import Configuration, Plan
-from selfseg.workspace import DatasetFolder
+from selfseg.records.plan import Configuration
 
 SHOWN = 5
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A trained fold that may hold label maps, and the groups that it has seen."""
+    """A trained fold that may hold label maps, and the groups that it has seen.
+
+    Attributes:
+        fold: How it was trained.
+        seen_cases, seen_groups: What it was trained on.
+        fault: Why it no longer fits plan and data; empty if it does.
+        is_validated: Its label maps are those of its weights and of the files as they are now.
+    """
 
     fold: TrainedFold
     seen_cases: frozenset[str]
     seen_groups: frozenset[str]
-    is_current: bool
+    fault: str
+    is_validated: bool
 
     def is_clean(self, case: Case) -> bool:
         """Tell whether neither the case nor another of its group was trained on."""
         return case.id not in self.seen_cases and case.group not in self.seen_groups
 
+    def has(self, case: Case) -> bool:
+        """Tell whether the fold may give the label map of a case."""
+        held_out = case.id in self.fold.validation_cases
+        return not self.fault and self.is_validated and held_out and self.is_clean(case)
+
 
 def out_of_fold_maps(
-    folder: DatasetFolder,
-    plan: Plan,
-    stage: Configuration,
-    dataset: Dataset,
-    splits: Splits,
-    cases: Sequence[str],
-    *,
-    data_digest: Callable[[Sequence[str]], str],
+    known: Workspace, stage: Configuration, splits: Splits, cases: Sequence[str]
 ) -> dict[str, Path]:
     """Return for each case the label map of the fold that held it out.
 
     Args:
-        folder: Workspace of the dataset.
-        plan: Its plan.
+        known: Plan and data as they are now.
         stage: Configuration of the previous stage.
-        dataset: All cases; groups and file endings are taken from it.
         splits: The folds, to say which are to be trained.
         cases: Ids of the cases whose label maps are wanted.
-        data_digest: Returns for training cases what `TrainedFold.data_digest` must be now.
 
     Raises:
         SelfSegError: A fold is not trained, was trained on a case that it should hold out, with
-            another plan or other files, or its label map is gone. All such folds are named, each
-            with the command that mends it.
+            another plan or other files, or its label map is gone or of other files. All such folds
+            are named, each with the command that mends it.
     """
-    sources = [
-        _source(folder, plan, stage, dataset, name, data_digest)
-        for name in trained_folds(folder, stage.name)
-        if name != ALL_CASES
-    ]
-    by_id = {case.id: case for case in dataset.cases}
+    names = (name for name in trained_folds(known.folder, stage.name) if name != ALL_CASES)
+    sources = [source for name in names if (source := _source(known, stage, name)) is not None]
+    by_id = {case.id: case for case in known.dataset.cases}
     found, missing = {}, []
     for case in (by_id[name] for name in cases):
+        folds = (source.fold.fold for source in sources if source.has(case))
         paths = (
-            label_map_path(folder.fold(stage.name, source.fold.fold).validation, case)
-            for source in sources
-            if source.is_current
-            and case.id in source.fold.validation_cases
-            and source.is_clean(case)
+            label_map_path(known.folder.fold(stage.name, fold).validation, case) for fold in folds
         )
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
@@ -83,50 +78,42 @@ def out_of_fold_maps(
         else:
             found[case.id] = path
     if missing:
-        raise _explain(folder, plan, stage, splits, {s.fold.fold: s for s in sources}, missing)
+        raise _explain(known, stage, splits, {s.fold.fold: s for s in sources}, missing)
     return found
 
 
-def _source(
-    folder: DatasetFolder,
-    plan: Plan,
-    stage: Configuration,
-    dataset: Dataset,
-    name: str,
-    data_digest: Callable[[Sequence[str]], str],
-) -> _Source:
-    fold = serial.load(TrainedFold, folder.fold(stage.name, name).description)
+def _source(known: Workspace, stage: Configuration, name: str) -> _Source | None:
+    fold = known.describe(stage, name)
+    if fold is None:
+        return None
     seen = frozenset(fold.train_cases)
-    groups = (case.group for case in dataset.cases if case.id in seen)
+    groups = (case.group for case in known.dataset.cases if case.id in seen)
     return _Source(
-        fold=fold.model_copy(update={"fold": name}),
+        fold=fold,
         seen_cases=seen,
         seen_groups=frozenset(group for group in groups if group is not None),
-        is_current=fold.plan_digest == weights_digest(plan, stage)
-        and fold.data_digest == data_digest(fold.train_cases),
+        fault=known.fault(stage, fold),
+        is_validated=known.is_validated(stage, fold),
     )
 
 
 def _explain(
-    folder: DatasetFolder,
-    plan: Plan,
+    known: Workspace,
     stage: Configuration,
     splits: Splits,
     sources: dict[str, _Source],
     missing: Sequence[Case],
 ) -> SelfSegError:
     """Return an error with every fold that lacks something, and the commands that mend it."""
-    complaints, commands = [], []
+    folder, complaints, commands = known.folder, [], []
     for name, cases in _by_fold(splits, missing):
         if name is None:
             complaints.append(f"no fold of {folder.splits} holds out {_names(cases)}")
             commands.append("use folds that hold out every case once")
             continue
         finding, option = _finding(sources.get(name), cases)
-        validation = folder.fold(stage.name, name).validation
-        complaints.append(f"fold {name} of {stage.name} {finding or f'lost files of {validation}'}")
-        command = f"'selfseg train {plan.dataset} {stage.name} {name}{option}'"
-        commands.append(command if finding else f"{command} without the folder {validation}")
+        complaints.append(f"fold {name} of {stage.name} {finding}")
+        commands.append(f"'selfseg train {known.plan.dataset} {stage.name} {name}{option}'")
     listing = "".join(f"\n  • {complaint}" for complaint in complaints)
     return SelfSegError(
         f"{folder.path}: label maps of {stage.name} are missing for {len(missing)} cases; each "
@@ -150,19 +137,19 @@ def _by_fold(splits: Splits, missing: Sequence[Case]) -> Iterator[tuple[str | No
 def _finding(source: _Source | None, cases: Sequence[Case]) -> tuple[str, str]:
     """Return what is wrong with a fold, and the option that training it needs.
 
-    Nothing is wrong with a fold whose label maps alone are gone: they are predicted again.
+    Without that option a trained fold is not trained again; it predicts what is missing.
     """
     if source is None:
         return "is not trained", ""
     leaks = [case for case in cases if not source.is_clean(case)]
     if leaks:
         return f"was trained on {_names(leaks)}, or on another case of the group", " --restart"
-    if not source.is_current:
-        return "was trained with another plan or other files", " --restart"
+    if source.fault:
+        return source.fault, " --restart"
     strangers = [case for case in cases if case.id not in source.fold.validation_cases]
     if strangers:
         return f"was trained with other folds, without {_names(strangers)}", " --restart"
-    return "", ""
+    return "has held-out label maps that are missing or of other files", ""
 
 
 def _names(cases: Sequence[Case]) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 
 from selfseg.errors import DeviceError, SelfSegError
 from selfseg.execution.locks import held
-from selfseg.inference.model import weights_digest
+from selfseg.inference.trained import weights_digest
 from selfseg.loading.batches import Batch, default_loader_workers, training_batches
 from selfseg.losses.build import build_loss
 from selfseg.networks.weights import save_weights
@@ -291,6 +291,7 @@ def _finish(state: TrainState, job: TrainingJob) -> TrainedFold:
         precision=state.precision,
         mirror_axes=mirror,
         data_digest=job.data_digest,
+        previous_digest=job.previous_digest,
         train_cases=job.train_cases,
         validation_cases=job.validation_cases,
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import time
 from pathlib import Path
 
 from selfseg.errors import SelfSegError
+from selfseg.execution.locks import held
 from selfseg.execution.processes import default_workers
+from selfseg.inference.trained import Workspace
 from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset, File
 from selfseg.records.metrics import CaseScores, MetricsTable
@@ -19,42 +20,50 @@ from selfseg.training.job import TrainingJob
 log = logging.getLogger(__name__)
 
 
-def validate(job: TrainingJob, dataset: Dataset) -> MetricsTable | None:
+def validate(job: TrainingJob, known: Workspace) -> MetricsTable | None:
     """Return the scores of the fold's validation cases; None if it has none.
 
     Predictions, compact probabilities and scores are written to `validation/`. What is there is
-    not made again.
+    not made again, unless it belongs to other weights or files.
+
+    Raises:
+        DeviceError: Another process trains or validates this fold.
     """
     if not job.validation_cases:
         return None
-    folder = job.output.validation
-    stored = job.output.scores
-    basis = _basis(job, dataset)
+    with held(job.output.lock, f"fold {job.fold} of {job.configuration.name} is being validated"):
+        return _validate(job, known)
+
+
+def _validate(job: TrainingJob, known: Workspace) -> MetricsTable:
+    from selfseg.evaluation.table import write_table
+
+    dataset, stored = known.dataset, job.output.scores
+    wanted = [case for case in dataset.cases if case.id in job.validation_cases]
+    cases = [_absolute(case, Path(dataset.root)) for case in wanted]
+    basis = known.validation_basis(job.configuration, job.fold, job.validation_cases)
     former = serial.load(MetricsTable, stored) if stored.is_file() else None
     if former is not None and former.basis != basis:
         log.info("Validating again: the validation cases or the weights have changed")
-        shutil.rmtree(folder)
+        shutil.rmtree(job.output.validation)
         former = None
-    missing = [
-        case.id
-        for case in dataset.cases
-        if case.id in job.validation_cases and not job.output.case_probabilities(case.id).is_file()
-    ]
-    if former is not None and not missing:
-        return former
-
-    from selfseg.evaluation.table import write_table
-
-    wanted = [case for case in dataset.cases if case.id in job.validation_cases]
-    cases = [_absolute(case, Path(dataset.root)) for case in wanted]
     workers = default_workers(job.workers)
-    again = [case for case in cases if case.id in missing] if former is not None else cases
-    _predict(job, again, workers)
-    if former is not None:
-        return former
-    table = _score(cases, folder, dataset, workers).model_copy(update={"basis": basis})
-    write_table(table, stored)
-    return table
+    if former is None:
+        _predict(job, cases, workers)
+        scores = _score(cases, job.output.validation, dataset, workers)
+        write_table(scores.model_copy(update={"basis": basis}), stored)
+        return serial.load(MetricsTable, stored)
+    lost = [case for case in cases if not _is_predicted(job, case)]
+    if lost:
+        _predict(job, lost, workers)
+    return former
+
+
+def _is_predicted(job: TrainingJob, case: Case) -> bool:
+    from selfseg.inference.export import label_map_path
+
+    label_map = label_map_path(job.output.validation, case)
+    return label_map.is_file() and job.output.case_probabilities(case.id).is_file()
 
 
 def _predict(job: TrainingJob, cases: list[Case], workers: int) -> None:
@@ -81,18 +90,6 @@ def _predict(job: TrainingJob, cases: list[Case], workers: int) -> None:
         raise SelfSegError(f"validation cases failed: {listing}", remedy="Mend these files.")
     taken_s = time.perf_counter() - started_s
     serial.save(ValidationTiming(cases=len(cases), seconds=taken_s), job.output.timing)
-
-
-def _basis(job: TrainingJob, dataset: Dataset) -> str:
-    """Return a digest of what the scores depend on: the fold's weights and the cases' files."""
-    held_out = set(job.validation_cases)
-    cases = [
-        (case.id, [file.digest for file in (*case.images, case.reference) if file is not None])
-        for case in dataset.cases
-        if case.id in held_out
-    ]
-    weights = hashlib.sha256(job.output.weights.read_bytes()).hexdigest()
-    return hashlib.sha256(repr((weights, dataset.targets, cases)).encode()).hexdigest()[:16]
 
 
 def _score(cases: list[Case], folder: Path, dataset: Dataset, workers: int) -> MetricsTable:

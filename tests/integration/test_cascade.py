@@ -12,12 +12,13 @@ import torch
 from commandline import TINY_SPACING_MM, selfseg, write_tiny_dataset
 from torch import Tensor, nn
 
-from selfseg import pipeline, requests
-from selfseg.errors import ModelError, PlanError, SelfSegError
+from selfseg import folds, pipeline, requests
+from selfseg.errors import CheckpointError, ModelError, PlanError, SelfSegError
 from selfseg.inference import members, predictor
 from selfseg.inference.members import predict_ensemble
 from selfseg.inference.model import Ensemble, find_models, load_model
 from selfseg.inference.predictor import read_case
+from selfseg.inference.trained import files_digest
 from selfseg.io.formats import list_cases
 from selfseg.loading.batches import training_batches, validation_batches
 from selfseg.loading.patches import PreviousStage
@@ -29,6 +30,8 @@ from selfseg.records.dataset import Dataset, Fold, Splits
 from selfseg.records.model import TrainedFold
 from selfseg.records.network import UNet
 from selfseg.records.plan import Configuration, Plan
+from selfseg.selection.candidates import find_trained
+from selfseg.status import read_status
 from selfseg.workspace import DatasetFolder
 
 CPU = torch.device("cpu")
@@ -38,7 +41,7 @@ FEW = {"epochs": 1, "steps_per_epoch": 3, "device": "cpu", "workers": 0}
 
 def make_cascade(plan: Plan) -> Plan:
     """Return a plan with tiny 3d_lowres and 3d_cascade made from its 3d_fullres."""
-    full = pipeline.find_configuration(plan, "3d_fullres")
+    full = folds.find_configuration(plan, "3d_fullres")
     tiny = full.model_copy(
         update={
             "network": UNet(
@@ -66,11 +69,11 @@ def make_workspace(root: Path) -> DatasetFolder:
     result = pipeline.plan_dataset(str(data), root / "workspace", request)
     assert tuple(case.id for case in result.dataset.cases) == CASES
     serial.save(make_cascade(result.plan), result.folder.plan)
-    folds = tuple(
+    halves = tuple(
         Fold(train=CASES[2 - start : 4 - start], validation=CASES[start : start + 2])
         for start in (0, 2)
     )
-    serial.save(Splits(folds=folds), result.folder.splits)
+    serial.save(Splits(folds=halves), result.folder.splits)
     return result.folder
 
 
@@ -80,9 +83,9 @@ def train(folder: DatasetFolder, configuration: str, fold: str) -> pipeline.Trai
 
 
 def previous_maps(folder: DatasetFolder) -> dict[str, Path]:
-    plan, dataset = serial.load(Plan, folder.plan), serial.load(Dataset, folder.dataset)
-    last = pipeline.find_configuration(plan, "3d_cascade")
-    maps = pipeline.previous_maps(folder, plan, last, dataset, CASES)
+    known = folds.open_workspace(folder)
+    last = folds.find_configuration(known.plan, "3d_cascade")
+    maps = folds.previous_maps(known, last, CASES)
     assert maps is not None
     return maps
 
@@ -182,9 +185,10 @@ def test_a_model_of_other_references_gives_no_maps(copied: DatasetFolder) -> Non
         update={"reference": first.reference.model_copy(update={"digest": "other"})}
     )
     serial.save(dataset.model_copy(update={"cases": (changed, *others)}), copied.dataset)
-    with pytest.raises(SelfSegError, match="fold 1 of 3d_lowres was trained with another") as e:
+    with pytest.raises(SelfSegError, match="fold 1 of 3d_lowres was trained on other files") as e:
         previous_maps(copied)
-    assert "fold 0" not in str(e.value)
+    # fold 0 held the case out: its segmentation is that of the file that was there
+    assert "fold 0 of 3d_lowres has held-out label maps that are missing or of" in str(e.value)
 
 
 def test_lost_maps_are_named(copied: DatasetFolder) -> None:
@@ -192,24 +196,72 @@ def test_lost_maps_are_named(copied: DatasetFolder) -> None:
     path.unlink()
     with pytest.raises(SelfSegError, match="label maps of 3d_lowres are missing for 1 cases") as e:
         previous_maps(copied)
-    assert str(path.parent) in e.value.remedy
+    assert e.value.remedy == "First run: 'selfseg train tiny 3d_lowres 1'."
+    train(copied, "3d_lowres", "1")
+    assert previous_maps(copied)[CASES[2]] == path
+
+
+def test_maps_of_an_image_that_has_changed_are_refused(copied: DatasetFolder) -> None:
+    dataset = serial.load(Dataset, copied.dataset)
+    held_out = serial.load(TrainedFold, copied.fold("3d_lowres", "0").description).validation_cases
+    cases = tuple(
+        case.model_copy(update={"images": (case.images[0].model_copy(update={"digest": "new"}),)})
+        if case.id == held_out[0]
+        else case
+        for case in dataset.cases
+    )
+    serial.save(dataset.model_copy(update={"cases": cases}), copied.dataset)
+    known = folds.open_workspace(copied)
+    low = folds.find_configuration(known.plan, "3d_lowres")
+    path = copied.fold("3d_lowres", "1").description  # as if it had been trained again
+    fold = serial.load(TrainedFold, path)
+    digest = files_digest(known.dataset, fold.train_cases)
+    serial.save(fold.model_copy(update={"data_digest": digest}), path)
+    assert known.fault(low, serial.load(TrainedFold, path)) == ""
+    with pytest.raises(SelfSegError, match="fold 0 of 3d_lowres has held-out label maps") as e:
+        previous_maps(copied)
+    assert e.value.remedy == "First run: 'selfseg train tiny 3d_lowres 0'."
+
+
+def test_a_cascade_is_outdated_when_its_first_stage_was_trained_again(
+    copied: DatasetFolder,
+) -> None:
+    def state() -> str:
+        (dataset,) = read_status("tiny", copied.path.parent)
+        return next(f.state for f in dataset.folds if f.configuration == "3d_cascade")
+
+    assert state() == "done"
+    request = requests.TrainRequest(
+        configuration="3d_lowres",
+        fold="0",
+        restart=True,
+        seed=5,
+        **FEW,  # type: ignore[arg-type]
+    )
+    pipeline.train_fold("tiny", copied.path.parent, request)
+    assert state() == "outdated"
+    with pytest.raises(CheckpointError, match="the weights of 3d_lowres"):
+        train(copied, "3d_cascade", "0")
+    known = folds.open_workspace(copied)
+    _, notes = find_trained(known)
+    assert "3d_cascade fold 0 was trained after another 3d_lowres: left out" in notes
 
 
 def last_stage(folder: DatasetFolder) -> tuple[Plan, Configuration]:
     plan = serial.load(Plan, folder.plan)
-    return plan, pipeline.find_configuration(plan, "3d_cascade")
+    return plan, folds.find_configuration(plan, "3d_cascade")
 
 
 def test_previous_maps_are_made_again_when_they_change(copied: DatasetFolder) -> None:
-    plan, last = last_stage(copied)
+    _, last = last_stage(copied)
     maps = previous_maps(copied)
-    stage = pipeline.prepare_previous(copied, plan, last, maps, workers=0)
+    stage = folds.prepare_previous(folds.open_workspace(copied), last, maps, workers=0)
     assert stage is not None
     assert stage.folder == copied.previous_stage(last.preprocessing, "3d_lowres")
     files = {case: stage.folder / f"{case}.b2nd" for case in CASES}
     before = {case: file.stat().st_mtime_ns for case, file in files.items()}
     shutil.copy(maps[CASES[1]], maps[CASES[0]])
-    pipeline.prepare_previous(copied, plan, last, maps, workers=0)
+    folds.prepare_previous(folds.open_workspace(copied), last, maps, workers=0)
     changed = [case for case in CASES if files[case].stat().st_mtime_ns != before[case]]
     assert changed == [CASES[0]]
 
@@ -246,7 +298,7 @@ class Spy(nn.Module):
 def test_prediction_and_training_see_the_same_input(trained: DatasetFolder) -> None:
     plan, last = last_stage(trained)
     dataset, maps = serial.load(Dataset, trained.dataset), previous_maps(trained)
-    stage = pipeline.prepare_previous(trained, plan, last, maps, workers=0)
+    stage = folds.prepare_previous(folds.open_workspace(trained), last, maps, workers=0)
     model = load_model(trained.path, configuration="3d_cascade", device=CPU)
     assert isinstance(model.network, OneHotInput)
     root = Path(dataset.root)
@@ -276,7 +328,9 @@ def test_prediction_and_training_see_the_same_input(trained: DatasetFolder) -> N
 
 def test_the_previous_map_is_cut_and_turned_like_the_label(trained: DatasetFolder) -> None:
     plan, last = last_stage(trained)
-    stage = pipeline.prepare_previous(trained, plan, last, previous_maps(trained), workers=0)
+    stage = folds.prepare_previous(
+        folds.open_workspace(trained), last, previous_maps(trained), workers=0
+    )
     assert isinstance(stage, PreviousStage)
     quiet = {f"previous_{name}_p": 0.0 for name in ("morphology", "removal")}
     options = Augmentation(mirror_axes=(0, 1, 2)).model_copy(update=quiet)

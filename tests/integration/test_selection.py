@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from commandline import TINY_NETWORK, selfseg, write_tiny_dataset
 
+from selfseg.folds import open_workspace
 from selfseg.io.images import read_label_map
+from selfseg.planning import find_selector
 from selfseg.records import serial
-from selfseg.records.dataset import Dataset
-from selfseg.records.plan import Plan
 from selfseg.records.selection import Selection
 from selfseg.selection.candidates import compare
 from selfseg.workspace import DatasetFolder
@@ -81,9 +81,7 @@ def test_select_then_predict(trained: Path) -> None:
     assert "selection.json" not in asked.stderr
 
     # An ensemble, whatever was chosen here.
-    flat, volume = compare(
-        dataset, serial.load(Plan, dataset.plan), serial.load(Dataset, dataset.dataset)
-    ).trained
+    flat, volume = compare(open_workspace(dataset), find_selector().selection_rules()).trained
     both = selection.model_copy(update={"members": (flat.member, volume.member)})
     serial.save(both, dataset.selection)
     said = predict(trained, "ensemble")
@@ -98,5 +96,5 @@ def test_select_then_predict(trained: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x00\x00")
     stale = predict(trained, "none")
     assert stale.returncode == 2
-    assert "2d fold 1 have changed" in stale.stderr
+    assert "weights have changed or gone, those of 2d fold 1" in stale.stderr
     assert "several trained models" in stale.stderr

@@ -36,7 +36,7 @@ STAGE_EDGES = {
     ("selection", "postprocessing"),
     ("selection", "planning"),
 }
-TOP = {"pipeline", "requests", "running", "status", "demonstration", "phantoms"}
+TOP = {"pipeline", "folds", "requests", "running", "status", "demonstration", "phantoms"}
 
 
 def name_of(path: Path) -> str:

@@ -47,7 +47,8 @@ every_target = pytest.mark.parametrize("targets", [plain(2, ignore=9), nested(ig
 def value(
     term: LossTerm, logits: torch.Tensor, target: torch.Tensor, targets: Targets
 ) -> torch.Tensor:
-    return build_loss(Loss(terms=(term,)), targets)((logits,), target)
+    cost: torch.Tensor = build_loss(Loss(terms=(term,)), targets)((logits,), target)
+    return cost
 
 
 def certain(target: torch.Tensor, classes: int, sure: float = 60.0) -> torch.Tensor:
@@ -91,7 +92,7 @@ def test_the_weights_of_adaptive_cross_entropy_have_no_gradient() -> None:
     torch.manual_seed(0)
     logits = torch.randn(1, 3, 6, 5, dtype=torch.float64, requires_grad=True)
     target = torch.randint(0, 3, (1, 6, 5))
-    value(AdaptiveCrossEntropyTerm(alpha=3.0), logits, target, plain(2)).backward()
+    value(AdaptiveCrossEntropyTerm(alpha=3.0), logits, target, plain(2)).backward()  # type: ignore[no-untyped-call]
     p = logits.detach().softmax(1)
     truth = torch.nn.functional.one_hot(target, 3).movedim(-1, 1)
     weight = 1 + 3 * (1 - (p * truth).sum(1, keepdim=True))
@@ -112,12 +113,12 @@ def test_ignored_voxels_have_no_gradient_and_alone_no_loss(
     target = torch.randint(0, 3, (2, 6, 5, 4))
     ignored = torch.rand(2, 6, 5, 4) < 0.5
     target[ignored] = targets.ignore_index
-    value(term, logits, target, targets).backward()
+    value(term, logits, target, targets).backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert logits.grad.abs().amax(dim=1)[ignored].max() == 0
     nothing = value(term, logits, torch.full_like(target, targets.ignore_index), targets)
     assert float(nothing.detach()) == 0
-    nothing.backward()
+    nothing.backward()  # type: ignore[no-untyped-call]
     assert bool(logits.grad.isfinite().all())
 
 
@@ -125,7 +126,7 @@ def test_ignored_voxels_have_no_gradient_and_alone_no_loss(
 def test_certain_and_wrong_gives_a_finite_gradient(term: LossTerm) -> None:
     target = torch.randint(0, 2, (1, 6, 6, 6), generator=torch.Generator().manual_seed(0))
     logits = certain(1 - target, 2, 200.0).float().requires_grad_()
-    value(term, logits, target, plain(1)).backward()
+    value(term, logits, target, plain(1)).backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert bool(logits.grad.isfinite().all())
 
@@ -150,7 +151,7 @@ def test_voxelwise_terms_equal_their_formulas(seed: int, alpha: float, gamma: fl
     t = np.take_along_axis(p, target[:, None], axis=1)[:, 0]
     b = np.array([0.5, 1.0, 4.0])
     w = b[target] * (1 + alpha * (1 - t) ** gamma)
-    expected = {
+    expected: dict[LossTerm, float] = {
         AdaptiveCrossEntropyTerm(alpha=alpha, gamma=gamma, class_weights=(0.5, 1.0, 4.0)): -(
             w * np.log(t)
         ).sum()
@@ -228,8 +229,10 @@ def test_smoothness_equals_its_formula_and_weighs_axes() -> None:
 @pytest.mark.parametrize("shape", [(40, 40), (40, 40, 40)])
 def test_soft_skeleton_of_a_bar_is_its_center_line(shape: tuple[int, ...]) -> None:
     mask = torch.zeros(1, 1, *shape)
-    middle = (slice(18, 23),) * (len(shape) - 1)
-    mask[(0, 0, *middle, slice(5, 35))] = 1
+    middle = mask[0, 0]
+    for axis in range(len(shape) - 1):
+        middle = middle.narrow(axis, 18, 5)
+    middle[..., 5:35] = 1
     skeleton = soft_skeleton(mask, 4)[0, 0]
     line = skeleton[(20,) * (len(shape) - 1)]
     assert bool((line[8:32] == 1).all())

@@ -21,6 +21,7 @@ from selfseg.selection.candidates import compare
 from selfseg.selection.scoring import Measure
 from selfseg.selection.select import select
 
+RULES = find_selector().selection_rules()
 Probabilities = npt.NDArray[np.float64]
 
 
@@ -46,13 +47,13 @@ def run(
     folds: Mapping[str, tuple[str, ...]] | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> Selection:
-    dataset, plan, known = write_members(folder, members, folds=folds, seconds=seconds)
+    known = write_members(folder, members, folds=folds, seconds=seconds)
     return select(
-        compare(dataset, plan, known),
-        plan.targets,
+        compare(known, RULES),
+        known.plan.targets,
         measure=measure or Measure(),
         selector=find_selector(),
-        cache=dataset.selection_scores,
+        cache=known.folder.selection_scores,
         workers=1,
     )
 
@@ -119,18 +120,18 @@ def test_without_common_folds_one_is_left_out(tmp_path: Path) -> None:
 
 
 def test_different_held_out_cases_are_refused(tmp_path: Path) -> None:
-    dataset, plan, known = write_members(tmp_path, {"2d": perfect, "3d_fullres": perfect})
-    path = dataset.fold("2d", "0").description
+    known = write_members(tmp_path, {"2d": perfect, "3d_fullres": perfect})
+    path = known.folder.fold("2d", "0").description
     changed = serial.load(TrainedFold, path).model_copy(update={"validation_cases": ("case_0",)})
     serial.save(changed, path)
-    with pytest.raises(ModelError, match="hold out different cases"):
-        compare(dataset, plan, known)
+    with pytest.raises(ModelError, match="fold 0 of 3d_fullres holds out other cases"):
+        compare(known, RULES)
 
 
 def test_nothing_trained_is_said(tmp_path: Path) -> None:
-    dataset, plan, known = write_members(tmp_path, {"2d": perfect}, folds={"2d": ()})
-    with pytest.raises(ModelError, match="no trained cross-validation fold") as caught:
-        compare(dataset, plan, known)
+    known = write_members(tmp_path, {"2d": perfect}, folds={"2d": ()})
+    with pytest.raises(ModelError, match="no trained fold of a cross-validation") as caught:
+        compare(known, RULES)
     assert "selfseg train" in caught.value.remedy
 
 
@@ -151,7 +152,8 @@ def test_scores_are_those_of_the_case_means(tmp_path: Path) -> None:
 def test_an_interrupted_selection_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members = {"2d": wrong(0.1, 1), "3d_fullres": wrong(0.1, 2)}
     whole = run(tmp_path / "a", members)
-    dataset, plan, known = write_members(tmp_path / "b", members)
+    known = write_members(tmp_path / "b", members)
+    folder = known.folder
     original, calls = scoring.predicted, []
 
     def interrupted(*arguments: object) -> object:
@@ -162,14 +164,14 @@ def test_an_interrupted_selection_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
 
     def go_on() -> Selection:
         return select(
-            compare(dataset, plan, known), plan.targets, measure=Measure(),
-            selector=find_selector(), cache=dataset.selection_scores, workers=1,
+            compare(known, RULES), known.plan.targets, measure=Measure(),
+            selector=find_selector(), cache=folder.selection_scores, workers=1,
         )  # fmt: skip
 
     monkeypatch.setattr(stage, "predicted", interrupted)
     with pytest.raises(KeyboardInterrupt):
         go_on()
-    assert len(list(dataset.selection_scores.iterdir())) == 3
+    assert len(list(folder.selection_scores.iterdir())) == 3
     calls.clear()
     calls.extend([1] * 100)
     assert go_on() == whole

@@ -21,10 +21,10 @@ Probabilities = npt.NDArray[np.float64]
 
 
 def clean(folder: Path, simulate: Simulated, cases: int = 12) -> Cleaning:
-    dataset, plan, known = write_members(folder, {"2d": simulate}, cases=cases)
-    comparison = compare(dataset, plan, known)
+    known, selector = write_members(folder, {"2d": simulate}, cases=cases), find_selector()
+    comparison = compare(known, selector.selection_rules())
     return find_steps(
-        Setting(comparison.cases, ("2d",), plan.targets, Measure(), find_selector(), 1)
+        Setting(comparison.cases, ("2d",), known.plan.targets, Measure(), selector, 1)
     )
 
 

@@ -13,11 +13,13 @@ from trainingjobs import CPU
 
 from selfseg.errors import SelfSegError
 from selfseg.inference import predictor
+from selfseg.inference.trained import Workspace
 from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset, File
 from selfseg.records.metrics import MetricsTable
 from selfseg.training.job import TrainingJob
 from selfseg.training.validate import validate
+from selfseg.workspace import DatasetFolder
 
 IDS = ("a", "b", "c")
 
@@ -72,10 +74,14 @@ def job(tmp_path: Path) -> TrainingJob:
     )
 
 
+def known(job: TrainingJob, dataset: Dataset) -> Workspace:
+    return Workspace(DatasetFolder(job.output.path.parents[2]), job.plan, dataset)
+
+
 def test_held_out_cases_are_predicted_and_scored_once(
     dataset: Dataset, job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = validate(job, dataset)
+    table = validate(job, known(job, dataset))
     assert table is not None
     assert [case.case for case in table.cases] == ["b", "c"]
     assert serial.load(MetricsTable, job.output.validation / "scores.json") == table
@@ -88,11 +94,11 @@ def test_held_out_cases_are_predicted_and_scored_once(
         raise AssertionError("predicted again")
 
     monkeypatch.setattr(predictor, "predict_cases", never)
-    assert validate(job, dataset) == table
+    assert validate(job, known(job, dataset)) == table
 
 
 def test_without_held_out_cases_nothing_is_done(dataset: Dataset, job: TrainingJob) -> None:
-    assert validate(replace(job, validation_cases=()), dataset) is None
+    assert validate(replace(job, validation_cases=()), known(job, dataset)) is None
     assert not job.output.validation.exists()
 
 
@@ -101,12 +107,12 @@ def test_broken_image_is_named_and_no_scores_are_written(
 ) -> None:
     (Path(dataset.root) / "b_0000.nii.gz").write_bytes(b"no image")
     with pytest.raises(SelfSegError, match="b_0000"):
-        validate(job, dataset)
+        validate(job, known(job, dataset))
     assert not (job.output.validation / "scores.json").exists()
 
 
 def test_corrected_reference_is_scored_again(dataset: Dataset, job: TrainingJob) -> None:
-    first = validate(job, dataset)
+    first = validate(job, known(job, dataset))
     changed = [
         case.model_copy(
             update={"reference": case.reference.model_copy(update={"digest": "corrected"})}
@@ -114,7 +120,7 @@ def test_corrected_reference_is_scored_again(dataset: Dataset, job: TrainingJob)
         for case in dataset.cases
         if case.reference is not None
     ]
-    again = validate(job, dataset.model_copy(update={"cases": tuple(changed)}))
+    again = validate(job, known(job, dataset.model_copy(update={"cases": tuple(changed)})))
     assert first is not None
     assert again is not None
     assert first.basis != again.basis

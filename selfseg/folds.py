@@ -1,0 +1,173 @@
+"""A fold as a job: its cases, its arrays, in a cascade its previous stage, its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selfseg.errors import PlanError, SelfSegError
+from selfseg.execution.processes import default_workers
+from selfseg.inference.trained import Workspace, files_digest, previous_digest
+from selfseg.records import serial
+from selfseg.records.dataset import Dataset, Splits
+from selfseg.records.metrics import MetricsTable
+from selfseg.records.model import TrainedFold
+from selfseg.records.plan import Configuration, Plan
+from selfseg.requests import TrainRequest
+from selfseg.workspace import DatasetFolder
+
+if TYPE_CHECKING:
+    from selfseg.loading.patches import PreviousStage
+    from selfseg.training.job import TrainingJob
+
+
+def open_workspace(folder: DatasetFolder) -> Workspace:
+    """Read plan and dataset of a planned dataset; a plan that was edited is checked."""
+    from selfseg.planning import check_plan
+
+    plan = serial.load(Plan, folder.plan)
+    check_plan(plan)
+    return Workspace(folder, plan, serial.load(Dataset, folder.dataset))
+
+
+def find_configuration(plan: Plan, name: str) -> Configuration:
+    """Return a configuration by name; PlanError lists those that exist."""
+    for configuration in plan.configurations:
+        if configuration.name == name:
+            return configuration
+    names = ", ".join(configuration.name for configuration in plan.configurations)
+    raise PlanError(
+        f"plan of {plan.dataset}: no configuration {name!r}", remedy=f"Choose one of: {names}."
+    )
+
+
+def prepare(
+    folder: DatasetFolder, dataset: Dataset, configuration: Configuration, *, workers: int
+) -> Path:
+    """Make the training arrays of a configuration where they are missing; return their folder."""
+    from selfseg.preprocessing.dataset import preprocess
+
+    arrays = folder.preprocessed(configuration.preprocessing)
+    preprocess(
+        dataset, configuration.preprocessing, arrays, patch=configuration.patch, workers=workers
+    )
+    return arrays
+
+
+def training_job(known: Workspace, request: TrainRequest) -> TrainingJob:
+    """Return the job of a fold, with all that its training reads made ready.
+
+    Raises:
+        SelfSegError: No such configuration or fold; the previous stage of a cascade is not there.
+    """
+    from selfseg.networks.device import select_device
+    from selfseg.training.job import TrainingJob
+
+    configuration = find_configuration(known.plan, request.configuration)
+    train_cases, validation_cases = _fold_cases(known, request.fold)
+    maps = previous_maps(known, configuration, (*train_cases, *validation_cases))
+    workers = default_workers(request.workers)
+    arrays = prepare(known.folder, known.dataset, configuration, workers=workers)
+    return TrainingJob(
+        plan=known.plan,
+        configuration=configuration,
+        fold=request.fold,
+        train_cases=train_cases,
+        validation_cases=validation_cases,
+        data=arrays,
+        data_digest=files_digest(known.dataset, train_cases),
+        previous=prepare_previous(known, configuration, maps, workers=workers),
+        previous_digest=previous_digest(known.folder, configuration),
+        previous_maps=maps,
+        output=known.folder.fold(configuration.name, request.fold),
+        epochs=request.epochs,
+        steps_per_epoch=request.steps_per_epoch,
+        time_s=request.time_s,
+        seed=request.seed,
+        device=select_device(request.device),
+        workers=request.workers,
+        restart=request.restart,
+    )
+
+
+def validate_fold(
+    known: Workspace, trained: TrainedFold, *, device: str, workers: int | None
+) -> MetricsTable | None:
+    """Predict and score the held-out cases of a finished fold, where that is not done."""
+    from selfseg.networks.device import select_device
+    from selfseg.training.job import TrainingJob
+    from selfseg.training.validate import validate
+
+    configuration = find_configuration(known.plan, trained.configuration)
+    job = TrainingJob(
+        plan=known.plan,
+        configuration=configuration,
+        fold=trained.fold,
+        train_cases=trained.train_cases,
+        validation_cases=trained.validation_cases,
+        data=known.folder.preprocessed(configuration.preprocessing),
+        previous_maps=previous_maps(known, configuration, trained.validation_cases),
+        output=known.folder.fold(configuration.name, trained.fold),
+        device=select_device(device),
+        workers=workers,
+    )
+    return validate(job, known)
+
+
+def previous_maps(
+    known: Workspace, configuration: Configuration, cases: Sequence[str]
+) -> dict[str, Path] | None:
+    """Return the previous stage's out-of-fold label map of each case; None outside a cascade.
+
+    Raises:
+        SelfSegError: Some are not there; names the folds to train.
+    """
+    if configuration.previous_stage is None:
+        return None
+    from selfseg.training.out_of_fold import out_of_fold_maps
+
+    stage = find_configuration(known.plan, configuration.previous_stage)
+    splits = serial.load(Splits, known.folder.splits)
+    return out_of_fold_maps(known, stage, splits, cases)
+
+
+def prepare_previous(
+    known: Workspace,
+    configuration: Configuration,
+    maps: Mapping[str, Path] | None,
+    *,
+    workers: int,
+) -> PreviousStage | None:
+    """Bring label maps of the previous stage to a configuration's grid where that is not done."""
+    if configuration.previous_stage is None or maps is None:
+        return None
+    from selfseg.execution.locks import waited_for
+    from selfseg.loading.patches import PreviousStage
+    from selfseg.preprocessing.previous import preprocess_previous
+
+    target = known.folder.previous_stage(configuration.preprocessing, configuration.previous_stage)
+    with waited_for(target.with_name(f".{target.name}.lock")):
+        preprocess_previous(
+            maps,
+            known.folder.preprocessed(configuration.preprocessing),
+            target,
+            options=configuration.preprocessing,
+            targets=known.plan.targets,
+            patch=configuration.patch,
+            workers=workers,
+        )
+    return PreviousStage(target, len(known.plan.labels))
+
+
+def _fold_cases(known: Workspace, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if fold == "all":
+        return tuple(case.id for case in known.dataset.cases), ()
+    splits = serial.load(Splits, known.folder.splits)
+    if fold.isdecimal() and int(fold) < len(splits.folds):
+        chosen = splits.folds[int(fold)]
+        return chosen.train, chosen.validation
+    raise SelfSegError(
+        f"fold {fold!r}: {known.folder.splits} has {len(splits.folds)} folds",
+        remedy=f"Choose 0 to {len(splits.folds) - 1}, or 'all'.",
+    )

@@ -62,7 +62,7 @@ def tiny_configuration(
 def tiny_plan(*configurations: Configuration, channels: int = 1, dataset: str = "phantom") -> Plan:
     """Return a plan with these configurations (default: one 3D)."""
     return Plan(
-        planner="hand",
+        planner="default",
         planner_version="1",
         dataset=dataset,
         channels=tuple(f"channel {i}" for i in range(channels)),

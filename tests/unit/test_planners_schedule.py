@@ -56,6 +56,15 @@ def test_a_cascade_is_not_trained_without_its_first_stage() -> None:
     assert order.index("3d_cascade") > max(i for i, n in enumerate(order) if n == "3d_lowres")
 
 
+@pytest.mark.parametrize("limit_s", [None, 6000.0, 600.0])
+def test_a_first_stage_comes_before_its_cascade_whatever_is_proposed(limit_s: float | None) -> None:
+    speeds = (speed("3d_cascade", 1.0), speed("3d_lowres", 1.0))
+    schedule = decide_schedule(speeds, HELD_OUT, limit_s)
+    order = [t.configuration for t in schedule.trainings]
+    assert order[0] == "3d_lowres"
+    assert order == sorted(order, reverse=True)
+
+
 @given(
     minutes=st.floats(0.5, 6000),
     step_s=st.floats(0.01, 10),

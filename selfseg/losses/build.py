@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selfseg.losses.boundary import Boundary
 from selfseg.losses.cross_entropy import (
     AdaptiveCrossEntropy,
     BinaryCrossEntropy,
@@ -16,14 +17,19 @@ from selfseg.losses.cross_entropy import (
     Focal,
     TopK,
 )
+from selfseg.losses.maps import Maps, needed_maps, unpack_maps
 from selfseg.losses.overlap import GeneralizedDice, SoftDice, Tversky
-from selfseg.losses.skeleton import SoftClDice
+from selfseg.losses.pieces import BlobDice, SegmentLoss
+from selfseg.losses.skeleton import SkeletonRecall, SoftClDice
 from selfseg.losses.smoothness import EdgePreservingSmoothness
 from selfseg.losses.view import View
 from selfseg.records.dataset import Targets
 from selfseg.records.loss import (
+    FULL_RESOLUTION,
     AdaptiveCrossEntropyTerm,
     BinaryCrossEntropyTerm,
+    BlobDiceTerm,
+    BoundaryTerm,
     ClDiceTerm,
     CrossEntropyTerm,
     DiceTerm,
@@ -31,6 +37,8 @@ from selfseg.records.loss import (
     GeneralizedDiceTerm,
     Loss,
     LossTerm,
+    SegmentTerm,
+    SkeletonRecallTerm,
     SmoothnessTerm,
     TopKTerm,
     TverskyTerm,
@@ -56,7 +64,8 @@ def depth_weights(count: int, decay: float) -> tuple[float, ...]:
 class DeeplySupervisedSum(nn.Module):
     """Σ over outputs and terms of weight · term(logits, labels at that resolution).
 
-    Terms on thin structures see the full resolution only, with their whole weight. `progress` is
+    Terms on thin structures and those that need maps see the full resolution only, with their whole
+    weight. `progress` is
     the share of the run that is over; the schedules of the terms follow it.
     """
 
@@ -66,15 +75,20 @@ class DeeplySupervisedSum(nn.Module):
         super().__init__()
         self.options = options
         self.targets = targets
+        self.kinds = needed_maps(options)
         self.terms = nn.ModuleList(_build_term(term) for term in options.terms)
 
-    def forward(self, outputs: Sequence[Tensor], target: Tensor) -> Tensor:
+    def forward(
+        self, outputs: Sequence[Tensor], target: Tensor, stacked: Tensor | None = None
+    ) -> Tensor:
         """Return the scalar loss.
 
         Args:
             outputs: Logits (b, k, *D), full resolution first.
             target: Label indices ≥ 0 (b, *D) at full resolution.
+            stacked: The `needed_maps` (b, kinds · n, *D) int16, if there are any.
         """
+        maps = unpack_maps(stacked, self.kinds)
         total = outputs[0].new_zeros((), dtype=torch.float32)
         for depth, share in enumerate(
             depth_weights(len(outputs), self.options.deep_supervision_decay)
@@ -82,10 +96,11 @@ class DeeplySupervisedSum(nn.Module):
             if not share:
                 continue
             logits = outputs[depth]
-            view = View(logits, _at_shape(target, logits.shape[2:]), self.targets)
+            labels = _at_shape(target, logits.shape[2:])
+            view = View(logits, labels, self.targets, maps if depth == 0 else Maps())
             for options, term in zip(self.options.terms, self.terms, strict=True):
                 weight = scheduled_weight(options, self.progress)
-                if isinstance(options, ClDiceTerm):
+                if options.kind in FULL_RESOLUTION:
                     weight *= float(depth == 0) / share
                 if weight:
                     total = total + share * weight * term(view)
@@ -108,7 +123,7 @@ def _at_shape(target: Tensor, shape: torch.Size) -> Tensor:
     return F.interpolate(target[:, None].float(), shape, mode="nearest-exact")[:, 0].long()
 
 
-def _build_term(options: LossTerm) -> nn.Module:  # noqa: C901 (one line a kind)
+def _build_term(options: LossTerm) -> nn.Module:  # noqa: C901, PLR0912 (one line a kind)
     match options:
         case DiceTerm():
             return SoftDice(options)
@@ -130,5 +145,13 @@ def _build_term(options: LossTerm) -> nn.Module:  # noqa: C901 (one line a kind)
             return EdgePreservingSmoothness(options)
         case ClDiceTerm():
             return SoftClDice(options)
+        case SkeletonRecallTerm():
+            return SkeletonRecall(options)
+        case BlobDiceTerm():
+            return BlobDice(options)
+        case BoundaryTerm():
+            return Boundary()
+        case SegmentTerm():
+            return SegmentLoss()
         case _:
             assert_never(options)

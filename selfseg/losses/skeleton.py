@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfseg.losses.view import View
-from selfseg.records.loss import ClDiceTerm
+from selfseg.records.loss import ClDiceTerm, SkeletonRecallTerm
 
 
 class SoftClDice(nn.Module):
@@ -27,6 +27,25 @@ class SoftClDice(nn.Module):
         precision = _share(soft_skeleton(predicted, self.iterations), reference)
         recall = _share(soft_skeleton(reference, self.iterations), predicted)
         return (1 - 2 * precision * recall / (precision + recall)).mean()
+
+
+class SkeletonRecall(nn.Module):
+    """`−mean_l (Σ p·t + s)/(Σ t + s)`, t the widened center line (Kirchhoff et al. 2024).
+
+    Sums run over space and batch. It knows no false positives, so a region term belongs beside it.
+    """
+
+    def __init__(self, options: SkeletonRecallTerm) -> None:
+        super().__init__()
+        self.smooth = options.smooth
+
+    def forward(self, view: View) -> Tensor:
+        """Return the scalar loss."""
+        if view.maps.tube is None:
+            raise ValueError("the loss needs a map that the batch does not have")
+        axes = (0, *range(2, view.logits.ndim))
+        found, whole = (view.foreground * view.maps.tube).sum(axes), view.maps.tube.sum(axes)
+        return -((found + self.smooth) / (whole + self.smooth)).mean()
 
 
 def soft_skeleton(masks: Tensor, iterations: int) -> Tensor:

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from selfseg.losses.maps import Maps
 from selfseg.records.dataset import Targets
+
+NO_MAPS = Maps()
 
 
 class View:
@@ -21,12 +24,16 @@ class View:
         logits: (b, k, *D).
         labels: Label indices (b, *D).
         targets: What the labels mean.
+        maps: What else was made of the reference; at full resolution only.
     """
 
-    def __init__(self, logits: Tensor, labels: Tensor, targets: Targets) -> None:
+    def __init__(
+        self, logits: Tensor, labels: Tensor, targets: Targets, maps: Maps = NO_MAPS
+    ) -> None:
         self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         self.labels = labels
         self.targets = targets
+        self.maps = maps
 
     @cached_property
     def known(self) -> Tensor | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -110,6 +112,37 @@ class ClDiceTerm(Term):
     iterations: int = Field(ge=1, le=10)
 
 
+class BlobDiceTerm(Term):
+    """Dice of every connected component by itself, so that small ones count as much."""
+
+    kind: Literal["blob_dice"] = "blob_dice"
+    smooth: float = 1e-5
+
+
+class BoundaryTerm(Term):
+    """Mean of probability times signed distance to the true surface, in voxels of the finest axis.
+
+    It can be negative; alone it has no use, so it is added to a region term.
+    """
+
+    kind: Literal["boundary"] = "boundary"
+    weight: float = 0.01
+
+
+class SkeletonRecallTerm(Term):
+    """Recall on the widened center line, at full resolution; keep a region term beside it."""
+
+    kind: Literal["skeleton_recall"] = "skeleton_recall"
+    smooth: float = 1e-5
+
+
+class SegmentTerm(Term):
+    """Thickness and presence of every short piece of a tube, at full resolution, differentiable."""
+
+    kind: Literal["segments"] = "segments"
+    weight: float = 0.5
+
+
 LossTerm = Annotated[
     DiceTerm
     | TverskyTerm
@@ -120,9 +153,28 @@ LossTerm = Annotated[
     | TopKTerm
     | FocalTerm
     | SmoothnessTerm
-    | ClDiceTerm,
+    | ClDiceTerm
+    | BlobDiceTerm
+    | BoundaryTerm
+    | SkeletonRecallTerm
+    | SegmentTerm,
     Field(discriminator="kind"),
 ]
+
+
+MapKind = Literal["components", "distance", "segments", "tube"]
+
+# What a term needs besides the label map, made from the reference before training.
+MAP_OF_TERM: Mapping[str, MapKind] = MappingProxyType(
+    {
+        "blob_dice": "components",
+        "boundary": "distance",
+        "segments": "segments",
+        "skeleton_recall": "tube",
+    }
+)
+# Terms on thin structures see the full resolution only; so do all that need a map.
+FULL_RESOLUTION = ("cl_dice", *MAP_OF_TERM)
 
 
 class Loss(Record):

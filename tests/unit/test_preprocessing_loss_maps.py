@@ -1,0 +1,102 @@
+"""Maps of the reference: distances, tubes, components, segments."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from targets import nested, plain
+
+from selfseg.losses.maps import DISTANCE_PARTS
+from selfseg.preprocessing.loss_maps import (
+    make_map,
+    segment_map,
+    signed_distance,
+    tube_map,
+)
+
+
+def bar(shape: tuple[int, ...], width: int, length: int) -> np.ndarray:
+    """Return a straight bar along the last axis, in the middle."""
+    mask = np.zeros(shape, np.bool_)
+    low = [(size - width) // 2 for size in shape[:-1]]
+    box = tuple(slice(start, start + width) for start in low)
+    first = (shape[-1] - length) // 2
+    mask[(*box, slice(first, first + length))] = True
+    return mask
+
+
+def test_signed_distance_is_in_the_finest_voxels_and_zero_at_the_rim() -> None:
+    mask = bar((9, 21, 21), 5, 11)
+    distance = signed_distance(mask, (2.0, 0.5, 0.5))
+    assert distance[4, 10, 10] == -2  # three voxels to the background in plane, less one
+    assert distance[4, 8, 10] == 0
+    assert distance[4, 7, 10] == 1
+    assert distance[1, 10, 10] == 4  # one slice is four fine voxels away
+    assert not signed_distance(np.zeros((3, 4), np.bool_), (1.0, 1.0)).any()
+
+
+@pytest.mark.parametrize("shape", [(30, 40), (30, 30, 40)])
+def test_a_tube_is_the_center_line_two_voxels_wide(shape: tuple[int, ...]) -> None:
+    tube = tube_map(bar(shape, 7, 30))
+    middle = tube[..., 20]
+    assert middle.sum() == (5 if len(shape) == 2 else 13)  # a ball of radius 2 in face steps
+    assert middle[tuple(size // 2 for size in shape[:-1])]
+
+
+@pytest.mark.parametrize(
+    ("width", "length", "pieces"), [(1, 32, 4), (1, 15, 1), (1, 6, 1), (5, 60, 4)]
+)
+@pytest.mark.parametrize("axes", [2, 3])
+def test_a_bar_is_cut_into_equal_pieces(width: int, length: int, pieces: int, axes: int) -> None:
+    mask = bar((20,) * (axes - 1) + (70,), width, length)
+    segments = segment_map(mask)
+    numbers = np.unique(np.abs(segments[segments != 0]))
+    assert len(numbers) == pieces
+    sizes = [int((segments == -number).sum()) for number in numbers]
+    assert max(sizes) - min(sizes) <= 1
+    assert (segments[mask] != 0).all()
+    reach = np.flatnonzero(segments.any(axis=tuple(range(axes - 1))))
+    assert reach.max() - reach.min() < length + 2 * (width + 2)
+    assert not segments[(0,) * (axes - 1)].any()
+
+
+def test_junctions_part_segments_and_crumbs_are_dropped() -> None:
+    mask = np.zeros((40, 40), np.bool_)
+    mask[20, 5:35] = mask[5:35, 20] = True
+    mask[2, 2:4] = True  # two voxels
+    segments = segment_map(mask)
+    arms = [segments[20, 8], segments[20, 32], segments[8, 20], segments[32, 20]]
+    assert all(arm < 0 for arm in arms)
+    assert len(set(arms)) == 4
+    assert segments[20, 20] >= 0
+    assert segments[2, 2] == 0
+
+
+def test_a_ring_is_walked_around() -> None:
+    y, x = np.mgrid[:41, :41]
+    radius = np.hypot(y - 20, x - 20)
+    segments = segment_map((radius > 13) & (radius < 16))
+    numbers = np.unique(segments[segments < 0])
+    sizes = [int((segments == number).sum()) for number in numbers]
+    assert 8 <= len(numbers) <= 12
+    assert min(sizes) >= 6
+    for number in numbers:  # every piece hangs together
+        places = np.argwhere(segments == number)
+        assert np.ptp(places, axis=0).max() <= max(sizes)
+
+
+def test_maps_of_labels_regions_and_slices() -> None:
+    label = np.zeros((4, 20, 30), np.int16)
+    label[:, 5:8, 3:27] = 1
+    label[2:, 12:15, 3:27] = 2
+    label[:, 18:] = -1
+    made = make_map(label, "components", plain(2), (3.0, 1.0, 1.0), flat=False)
+    assert made.shape == (2, 4, 20, 30)
+    assert made.dtype == np.int16
+    assert [int(part.max()) for part in made] == [1, 1]
+    flat = make_map(label, "components", plain(2), (3.0, 1.0, 1.0), flat=True)
+    assert [int(part.max()) for part in flat] == [4, 2]  # every slice has its own
+    regions = make_map(label, "distance", nested(), (3.0, 1.0, 1.0), flat=True)
+    assert regions.shape[0] == 3
+    assert regions[0, 0, 6, 15] == -DISTANCE_PARTS  # the middle row of three
+    assert np.array_equal(regions[0] <= 0, label > 0)

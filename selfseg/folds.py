@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def open_workspace(folder: DatasetFolder) -> Workspace:
     """Read plan and dataset of a planned dataset; a plan that was edited is checked."""
-    from selfseg.planning import check_plan
+    from selfseg.plan_checks import check_plan
 
     plan = serial.load(Plan, folder.plan)
     check_plan(plan)
@@ -164,9 +164,9 @@ def _fold_cases(known: Workspace, fold: str) -> tuple[tuple[str, ...], tuple[str
     if fold == "all":
         return tuple(case.id for case in known.dataset.cases), ()
     splits = serial.load(Splits, known.folder.splits)
-    if fold.isdecimal() and int(fold) < len(splits.folds):
-        chosen = splits.folds[int(fold)]
-        return chosen.train, chosen.validation
+    for number, chosen in enumerate(splits.folds):
+        if fold == str(number):
+            return chosen.train, chosen.validation
     raise SelfSegError(
         f"fold {fold!r}: {known.folder.splits} has {len(splits.folds)} folds",
         remedy=f"Choose 0 to {len(splits.folds) - 1}, or 'all'.",

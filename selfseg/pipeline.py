@@ -14,6 +14,7 @@ from selfseg.budget import detect_budget, parse_gib
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.processes import default_workers
 from selfseg.folds import open_workspace, prepare, training_job, validate_fold
+from selfseg.plan_checks import MEND_PLAN, check_plan
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
@@ -83,7 +84,8 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     budget = detect_budget(request.memory, request.device)
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
     plan = planning.edit_plan(made, request.settings)
-    planning.check_plan(plan)
+    given = "Give other values with --set; nothing was written."
+    check_plan(plan, remedy=given if request.settings else MEND_PLAN)
     plan = planning.update_memory(plan, made, planner=request.planner)
     splits = _splits(folder, dataset, fingerprint, request)
     _keep_former(folder.plan, serial.text(plan))

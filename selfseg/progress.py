@@ -75,7 +75,7 @@ class ProgressBar:
             self._last_line = now
             pace_s = (now - self._started) / max(self._done - self._start, 1)
             left_s = pace_s * (self._total - self._done)
-            self._line(f"{note}{', ' if note else ''}about {max(left_s, 0):.0f} s left")
+            self._line(f"{note}{', ' if note else ''}about {duration_text(left_s)} left")
 
     def move_to(self, done: int, *, note: str = "") -> None:
         """Set how much is done."""
@@ -84,3 +84,11 @@ class ProgressBar:
     def _line(self, text: str) -> None:
         sys.stderr.write(f"{self._label}: {self._done}/{self._total}, {text}\n")
         sys.stderr.flush()
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as one reads it: `45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 120:
+        return f"{max(seconds, 0):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

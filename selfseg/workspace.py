@@ -181,7 +181,9 @@ def planned_folder(root: Path, dataset: str) -> DatasetFolder:
     planned = sorted(path.parent.name for path in root.glob("*/plan.json"))
     raise NoPlanError(
         f"{dataset}: no plan in workspace {root} (planned there: {', '.join(planned) or 'none'})",
-        remedy=f"Run 'selfseg plan {dataset} --workspace {root}' first.",
+        remedy=f"Run 'selfseg plan {dataset} --workspace {root}' first."
+        if Path(dataset).is_dir()
+        else "Give one of these names, or plan a data folder with 'selfseg plan FOLDER'.",
     )
 
 

@@ -14,7 +14,10 @@ def predict(
     source: Annotated[Path, typer.Option("-i", "--input", help="A folder or one image.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the label maps.")],
     model: Annotated[
-        Path | None, typer.Option("-m", "--model", help="Model folder. Default: the workspace's.")
+        Path | None,
+        typer.Option(
+            "-m", "--model", help="Model folder or planned name. Default: the workspace's."
+        ),
     ] = None,
     workspace: options.Workspace = None,
     config: Annotated[str | None, typer.Option("--config", help="Configuration to use.")] = None,
@@ -48,9 +51,9 @@ def predict(
         requests.PredictRequest(
             source=source,
             output=output,
-            model=model or workspace_root(workspace),
+            model=_model_folder(model, workspace_root(workspace)),
             configuration=config,
-            folds=None if folds is None else tuple(folds.split(",")),
+            folds=None if folds is None else tuple(fold.strip() for fold in folds.split(",")),
             tta=tta,
             probabilities=probabilities,
             max_memory=max_memory,
@@ -62,3 +65,14 @@ def predict(
     tables.print_predictions(result, output, as_json=json)
     if result.failed:
         raise typer.Exit(1)
+
+
+def _model_folder(given: Path | None, workspace: Path) -> Path:
+    """Return the folder of a model; a name means a data set of the workspace."""
+    from selfseg.workspace import DatasetFolder, dataset_folder
+
+    if given is None:
+        return workspace
+    named = dataset_folder(workspace, given.name)
+    is_name = given == Path(given.name) and not DatasetFolder(given).plan.is_file()
+    return named.path if is_name and named.plan.is_file() else given

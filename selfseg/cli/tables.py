@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from selfseg.running import RunResult
     from selfseg.status import DatasetStatus
 
+PLAIN_WIDTH = 120  # of a file or a pipe
 COLUMNS = (
     ("Dice", "dice", 4),
     ("IoU", "iou", 4),
@@ -33,7 +36,8 @@ COLUMNS = (
 
 def console() -> Console:
     """Return a console on stdout that does not guess at numbers and paths."""
-    return Console(highlight=False, markup=False)
+    fits = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, markup=False, width=None if fits else PLAIN_WIDTH)
 
 
 def print_plan(result: PlanResult) -> None:

@@ -207,7 +207,16 @@ def find_models(folder: Path) -> tuple[Candidate, ...]:
 
 def _choose(folder: Path, configuration: str | None, folds: Sequence[str] | None) -> Candidate:
     trained = find_models(folder)
-    listing = "".join(f"\n  • {candidate.describe()}" for candidate in trained) or " nothing"
+    folders = dict.fromkeys(candidate.folder for candidate in trained)
+    lines = [
+        *(
+            f"-m {found.path} (what 'selfseg select' chose)"
+            for found in folders
+            if found.selection.is_file()
+        ),
+        *(candidate.describe() for candidate in trained),
+    ]
+    listing = "".join(f"\n  • {line}" for line in lines) or " nothing"
     fitting = [
         candidate
         for candidate in trained

@@ -165,12 +165,10 @@ def _common_folds(
         notes.append(f"{least.name} shares no fold with the others: left out")
     folds = tuple(sorted(common, key=int))
     for item in found:
-        beyond = [fold for fold in item.folds if fold not in common]
-        if beyond:
-            lacking = [other.name for other in found if not set(beyond) <= set(other.folds)]
+        missing = sorted({f for other in found for f in other.folds} - set(item.folds), key=int)
+        if missing:
             notes.append(
-                f"compared on fold {', '.join(folds)}: {', '.join(lacking)} lacks fold "
-                f"{', '.join(beyond)} of {item.name}"
+                f"compared on fold {', '.join(folds)}: {item.name} lacks fold {', '.join(missing)}"
             )
     return found, folds, notes
 

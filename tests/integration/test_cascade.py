@@ -23,7 +23,7 @@ from selfseg.io.formats import list_cases
 from selfseg.loading.batches import training_batches, validation_batches
 from selfseg.loading.patches import PreviousStage
 from selfseg.networks.one_hot import OneHotInput
-from selfseg.planning import check_plan
+from selfseg.plan_checks import check_plan
 from selfseg.records import serial
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.dataset import Dataset, Fold, Splits

@@ -24,7 +24,7 @@ RECORDS = {"records", "errors", "workspace", "progress", "arrays", "files"}
 TOOLKITS = {"io", "loading", "augmentation", "networks", "losses", "execution", "skeletons"}
 STAGES = {
     "fingerprinting", "preprocessing", "training", "inference", "evaluation", "reporting",
-    "planning", "budget", "postprocessing", "selection",
+    "planning", "plan_checks", "budget", "postprocessing", "selection",
 }  # fmt: skip
 STAGE_EDGES = {
     ("inference", "preprocessing"),

@@ -7,6 +7,7 @@ from plannerfacts import make_dataset, make_fingerprint
 
 from selfseg import planning
 from selfseg.cli.explain import print_decisions
+from selfseg.plan_checks import check_plan
 from selfseg.records.plan import Budget, Plan
 
 
@@ -47,7 +48,7 @@ def test_an_edited_order_is_the_one_shown(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "2000")
     edited = planning.edit_plan(plan, ['proposed=["2d", "3d_fullres"]'])
-    planning.check_plan(edited)
+    check_plan(edited)
     print_decisions(edited)
     out = capsys.readouterr().out
     assert out.index("1. 2d") < out.index("2. 3d_fullres") < out.index("│ 2.5d  ")

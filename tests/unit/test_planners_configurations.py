@@ -10,7 +10,7 @@ from selfseg.planners.default import DefaultPlanner
 from selfseg.planners.mirroring import decide_mirroring, find_pairs
 from selfseg.planners.spacing import Grid
 
-from selfseg.planning import check_plan
+from selfseg.plan_checks import check_plan
 from selfseg.records.dataset import Label
 from selfseg.records.fingerprint import LabelFacts, LabelSummary
 from selfseg.records.network import ContextUNet

@@ -27,7 +27,7 @@ from selfseg.planners.splits import decide_splits
 from selfseg.planners.training import decide_augmentation, decide_loss, decide_optimization
 from selfseg.planners.width import decide_batch
 
-from selfseg.planning import check_plan
+from selfseg.plan_checks import check_plan
 from selfseg.records.dataset import Case, Fold
 from selfseg.records.fingerprint import Fingerprint, IntensityFacts
 from selfseg.records.loss import DiceTerm

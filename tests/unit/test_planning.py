@@ -15,6 +15,7 @@ from plannerfacts import make_dataset, make_fingerprint
 
 from selfseg import budget, planning
 from selfseg.errors import PlanError, PlannerError, RecordError, SelfSegError
+from selfseg.plan_checks import check_plan
 from selfseg.records import serial
 from selfseg.records.network import UNet
 from selfseg.records.plan import Budget, Plan
@@ -138,7 +139,7 @@ def test_edit_json_and_text(plan: Plan) -> None:
     assert edited.dataset == "other name"
     assert full.preprocessing.normalization[0].kind == "min_max"
     assert edited.configurations[0].loss.terms[1].weight == 0.5
-    planning.check_plan(edited)
+    check_plan(edited)
 
 
 def test_edits_are_recorded_as_the_users(plan: Plan) -> None:
@@ -251,7 +252,7 @@ def test_each_contradiction_is_a_complaint(
 ) -> None:  # fmt: skip
     edited = planning.edit_plan(plan, [f"{FULL}.{setting}" for setting in settings])
     with pytest.raises(PlanError) as error:
-        planning.check_plan(edited)
+        check_plan(edited)
     assert f"{FULL}." in error.value.message
     assert complaint in error.value.message
 
@@ -261,7 +262,7 @@ def test_all_complaints_come_at_once(plan: Plan) -> None:
         plan, [f"{FULL}.batch=0", f"{FULL}.inference.step=2.0", "configurations.2d.batch=-1"]
     )
     with pytest.raises(PlanError) as error:
-        planning.check_plan(edited)
+        check_plan(edited)
     for text in (f"{FULL}.batch: 0", f"{FULL}.inference.step: 2.0", "configurations.2d.batch: -1"):
         assert text in error.value.message
 
@@ -269,11 +270,11 @@ def test_all_complaints_come_at_once(plan: Plan) -> None:
 def test_two_configurations_of_one_name(plan: Plan) -> None:
     doubled = plan.model_copy(update={"configurations": (plan.configurations[0],) * 2})
     with pytest.raises(PlanError, match="names are not unique: 2d, 2d"):
-        planning.check_plan(doubled)
+        check_plan(doubled)
 
 
 def test_plan_as_made_has_no_complaint(plan: Plan) -> None:
-    planning.check_plan(plan)
+    check_plan(plan)
 
 
 def test_plan_survives_its_file(plan: Plan, tmp_path: Path) -> None:

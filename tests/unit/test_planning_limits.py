@@ -9,6 +9,7 @@ from plannerfacts import INTENSITIES, make_dataset, make_fingerprint
 
 from selfseg import planning
 from selfseg.errors import PlanError
+from selfseg.plan_checks import check_plan
 from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.plan import Budget, Plan
 
@@ -60,7 +61,7 @@ def make_plan() -> Plan:
 def test_numbers_that_cannot_work(plan: Plan, setting: str, complaint: str) -> None:
     edited = planning.edit_plan(plan, [f"{FULL}.{setting}"])
     with pytest.raises(PlanError) as error:
-        planning.check_plan(edited)
+        check_plan(edited)
     assert f"{FULL}." in error.value.message
     assert complaint in error.value.message
     assert "configurations.2d" not in error.value.message
@@ -70,12 +71,12 @@ def test_numbers_that_cannot_work(plan: Plan, setting: str, complaint: str) -> N
 def test_labels_have_different_positive_values(plan: Plan, values: tuple[int, ...]) -> None:
     labels = tuple(Label(name=f"label {n}", value=value) for n, value in enumerate(values))
     with pytest.raises(PlanError, match=r"labels: values .* must be different and positive"):
-        planning.check_plan(plan.model_copy(update={"labels": labels}))
+        check_plan(plan.model_copy(update={"labels": labels}))
 
 
 def test_a_plan_needs_a_configuration(plan: Plan) -> None:
     with pytest.raises(PlanError, match="configurations: none"):
-        planning.check_plan(plan.model_copy(update={"configurations": ()}))
+        check_plan(plan.model_copy(update={"configurations": ()}))
 
 
 def test_regions_ignore_and_losses_must_go_together(plan: Plan) -> None:
@@ -88,10 +89,10 @@ def test_regions_ignore_and_losses_must_go_together(plan: Plan) -> None:
         ({"ignore": 0}, "ignore: 0, must be positive"),
     ):
         with pytest.raises(PlanError, match=complaint):
-            planning.check_plan(plan.model_copy(update=changes))
+            check_plan(plan.model_copy(update=changes))
     setting = f'{FULL}.loss.terms.1={{"kind": "binary_cross_entropy"}}'
     with pytest.raises(PlanError, match="binary_cross_entropy is for regions"):
-        planning.check_plan(planning.edit_plan(plan, [setting]))
+        check_plan(planning.edit_plan(plan, [setting]))
 
 
 def test_a_plan_for_regions_with_partial_annotation_is_in_order() -> None:
@@ -104,7 +105,7 @@ def test_a_plan_for_regions_with_partial_annotation_is_in_order() -> None:
     )
     changes = {"labels": labels, "regions": regions, "ignore": 9}
     plan = planning.make_plan(dataset.model_copy(update=changes), facts, BUDGET)
-    planning.check_plan(plan)
+    check_plan(plan)
     assert plan.targets == Targets(labels=labels, regions=regions, ignore=9)
     assert {item.name for item in plan.configurations} >= {"2d", "2.5d", "3d_fullres"}
     for item in plan.configurations:
@@ -131,7 +132,7 @@ def test_constant_ct_foreground_still_gets_a_plan() -> None:
     facts = INTENSITIES.model_copy(update={**same, **edges, "std": 0.0})
     fingerprint = make_fingerprint([((1.0, 1.0, 1.0), SHAPE)] * 5, intensities=facts)
     plan = planning.make_plan(make_dataset(5, channels=("CT",)), fingerprint, BUDGET)
-    planning.check_plan(plan)
+    check_plan(plan)
 
 
 NUMBERS = st.lists(st.integers(-3, 6), min_size=3, max_size=3)
@@ -152,7 +153,7 @@ def test_any_network_is_accepted_or_complained_about(
         divisors = [n * (others if stage else 2 * others) for n in value]
         possible = possible and not any(n % d for n, d in zip((40, 56, 40), divisors, strict=True))
     if possible:
-        planning.check_plan(edited)
+        check_plan(edited)
     else:
         with pytest.raises(PlanError, match=FULL):
-            planning.check_plan(edited)
+            check_plan(edited)

@@ -182,7 +182,7 @@ def _files_digest(known: Workspace, cases: tuple[str, ...]) -> str:
 
 def test_a_cascade_without_its_stage_cannot_be_proposed(known: Workspace) -> None:
     from selfseg.errors import PlanError
-    from selfseg.planning import check_plan
+    from selfseg.plan_checks import check_plan
 
     first, second = known.plan.configurations
     names = {"3d_lowres": first, "3d_cascade": second}

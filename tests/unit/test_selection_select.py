@@ -108,7 +108,7 @@ def test_a_member_with_fewer_folds_is_compared_on_common_cases(tmp_path: Path) -
         for candidate in selection.candidates
     )
     assert selection.members[0].folds == ("1", "2")
-    assert any("lacks fold 0, 3 of 2d" in note for note in selection.notes)
+    assert any("3d_fullres lacks fold 0, 3" in note for note in selection.notes)
     assert any("fold all has no held-out cases" in note for note in selection.notes)
 
 

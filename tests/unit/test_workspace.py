@@ -40,7 +40,12 @@ def test_unplanned_dataset_lists_what_is_planned(tmp_path: Path) -> None:
     (tmp_path / "liver" / "plan.json").write_text("{}")
     with pytest.raises(SelfSegError, match=r"kidney.*liver") as caught:
         planned_folder(tmp_path, "kidney")
-    assert "selfseg plan kidney" in caught.value.remedy
+    assert caught.value.remedy.startswith("Give one of these names")
+    data = tmp_path / "data"
+    data.mkdir()
+    with pytest.raises(SelfSegError) as caught:
+        planned_folder(tmp_path, str(data))
+    assert f"selfseg plan {data}" in caught.value.remedy
 
 
 def test_record_round_trip_and_strictness(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from selfseg.records.fingerprint import CaseFacts, Fingerprint
 log = logging.getLogger(__name__)
 
 # Goes into the cache key: raise it when a fact is measured differently.
-MEASURE_VERSION = 1
+MEASURE_VERSION = 2
 NAMES_SHOWN = 10
 
 
@@ -133,7 +133,13 @@ def measure_case(
         is_2d=image.geometry.is_2d,
         integer_intensities=integers,
         intensities=tuple(sketches),
-        labels=measure_labels(indices, len(dataset.labels), image.geometry.spacing_mm),
+        labels=measure_labels(
+            indices,
+            len(dataset.labels),
+            image.geometry.spacing_mm,
+            image=image.array,
+            body=box,
+        ),
         annotated_share=float(np.count_nonzero(annotated) / annotated.size),
     )
 

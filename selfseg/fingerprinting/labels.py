@@ -1,4 +1,4 @@
-"""Per-label facts: size, components, extent. Shape facts find their place here later."""
+"""Per-label facts: size, components, extent, shape."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from selfseg.fingerprinting.shapes import measure_shape, summarize_shape
 from selfseg.records.fingerprint import LabelFacts, LabelSummary
+from selfseg.records.geometry import Box
 from selfseg.records.serial import Triple
+from selfseg.records.shapes import ShapeSummary
 
 MM3_PER_ML = 1000.0
 ABSENT = LabelFacts(
@@ -17,33 +20,43 @@ ABSENT = LabelFacts(
 
 
 def measure_labels(
-    indices: npt.NDArray[np.integer], num_labels: int, spacing_mm: Triple
+    indices: npt.NDArray[np.integer],
+    num_labels: int,
+    spacing_mm: Triple,
+    *,
+    image: npt.NDArray[np.floating] | None = None,
+    body: Box | None = None,
 ) -> tuple[LabelFacts, ...]:
     """Measure labels 1 … num_labels of a (Z, Y, X) label map.
 
     Components touch by faces, edges or corners (26 neighbors; 8 in a single slice).
+
+    Args:
+        indices: 0 is background; what is beyond `num_labels` is not measured.
+        num_labels: Number of labels.
+        spacing_mm: Voxel size.
+        image: (c, Z, Y, X), for contrasts.
+        body: What positions refer to; default: the whole array.
     """
     from scipy import ndimage
 
-    boxes = ndimage.find_objects(indices, max_label=num_labels)
-    everywhere = np.ones((3, 3, 3), dtype=bool)
+    found = ndimage.find_objects(indices, max_label=num_labels)
     facts = []
-    for index, box in enumerate(boxes, start=1):
+    for index, box in enumerate(found, start=1):
         if box is None:
             facts.append(ABSENT)
             continue
-        mask = indices[box] == index
-        components, count = ndimage.label(mask, structure=everywhere)
-        sizes = np.bincount(components.ravel())[1:]
-        voxels = int(sizes.sum())
-        z, y, x = (float(n * s) for n, s in zip(mask.shape, spacing_mm, strict=True))
+        shape = measure_shape(indices == index, spacing_mm, image=image, body=body)
+        voxels = int(np.count_nonzero(indices[box] == index))
+        z, y, x = (float((p.stop - p.start) * s) for p, s in zip(box, spacing_mm, strict=True))
         facts.append(
             LabelFacts(
                 voxels=voxels,
                 volume_ml=float(voxels * np.prod(spacing_mm) / MM3_PER_ML),
-                components=int(count),
-                largest_share=float(sizes.max() / voxels),
+                components=shape.components,
+                largest_share=shape.largest_share,
                 extent_mm=(z, y, x),
+                shape=shape,
             )
         )
     return tuple(facts)
@@ -62,4 +75,10 @@ def summarize_label(name: str, cases: Sequence[LabelFacts]) -> LabelSummary:
         median_components=float(np.median([facts.components for facts in present])),
         median_largest_share=float(np.median([facts.largest_share for facts in present])),
         median_extent_mm=(z, y, x),
+        shape=_summarize_shapes(cases),
     )
+
+
+def _summarize_shapes(cases: Sequence[LabelFacts]) -> ShapeSummary | None:
+    known = [(facts.shape, facts.volume_ml) for facts in cases if facts.shape is not None]
+    return summarize_shape([s for s, _ in known], [volume for _, volume in known], len(cases))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from selfseg.records.serial import Record, Shape3, Triple
+from selfseg.records.shapes import ShapeFacts, ShapeSummary
 
 # Percentiles kept per case and channel: fine in the tails, where the CT clip is read off.
 SKETCH_PERCENTS: tuple[float, ...] = (
@@ -32,6 +33,7 @@ class LabelFacts(Record):
         components: Number of 26-connected components (8-connected in 2D).
         largest_share: Share of the largest component, in [0, 1]; 0 if absent.
         extent_mm: Bounding-box size per axis (Z, Y, X canonical).
+        shape: None if absent.
     """
 
     voxels: int
@@ -39,6 +41,7 @@ class LabelFacts(Record):
     components: int
     largest_share: float
     extent_mm: Triple
+    shape: ShapeFacts | None = None
 
 
 class CaseFacts(Record):
@@ -81,6 +84,7 @@ class LabelSummary(Record):
     median_components: float
     median_largest_share: float
     median_extent_mm: Triple
+    shape: ShapeSummary | None = None
 
 
 class Fingerprint(Record):

@@ -27,6 +27,9 @@ _SLAB_VOXELS = 1 << 20
 # Fixed length of a Blosc2 frame header before its list of metalayers (README_CFRAME_FORMAT).
 _FRAME_HEADER_BYTES = 87
 
+# What to do about a file that may be sound but that the system does not let us read.
+UNREADABLE = "Check the file's permissions, the disk, and the limit of open files (ulimit -n)."
+
 
 class StoredArray(Protocol):
     """What `open_array` gives: slicing decompresses only the blocks that it needs."""
@@ -134,12 +137,16 @@ def open_array(
     """Open a stored array, memory-mapped where the system can; `remedy` is said of a damaged one.
 
     Raises:
-        ImageError: The file is missing, damaged, or anything but a plain array (Blosc2 files can
-            also hold expressions and pickled objects: those are refused before opening).
+        ImageError: The file is missing, unreadable, damaged, or anything but a plain array (Blosc2
+            files can also hold expressions and pickled objects: those are refused before opening).
     """
     import blosc2
 
-    if not _is_plain_array(path):
+    try:
+        is_plain = _is_plain_array(path)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error})", remedy=UNREADABLE) from error
+    if not is_plain:
         raise ImageError(f"{path}: missing, damaged or not a plain Blosc2 array", remedy=remedy)
     try:
         mapped = None if os.name == "nt" else "r"
@@ -232,11 +239,11 @@ def _better_filter(array: NDArray[np.generic], chunk: Sequence[int]) -> object:
 
 
 def _is_plain_array(path: Path) -> bool:
-    """Tell whether a file is a Blosc2 frame whose only metalayer is `b2nd`."""
+    """Tell whether a file is there, a Blosc2 frame, and its only metalayer is `b2nd`."""
     try:
         with path.open("rb") as stream:
             head = stream.read(_FRAME_HEADER_BYTES + 12)
-    except OSError:
+    except FileNotFoundError:
         return False
     layers = head[_FRAME_HEADER_BYTES:]
     # msgpack: array of 3, uint16 size of the index, map16 with one entry, its name.

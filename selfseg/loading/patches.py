@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,13 +14,16 @@ import numpy.typing as npt
 
 from selfseg.errors import DatasetError
 from selfseg.execution.resources import free_memory_gib
-from selfseg.io.store import StoredArray, open_array
+from selfseg.io.store import UNREADABLE, StoredArray, open_array
 from selfseg.loading.sampling import Corner, Locations
 from selfseg.records import serial
 from selfseg.records.geometry import PreprocessedCase
 
 # Share of the free memory that decompressed cases may fill; the rest is for training.
 MEMORY_SHARE = 0.25
+# Cases whose files stay open in one process. Each takes a handle for image, label and previous
+# stage; systems allow a process 1024, sometimes 256. Opening a case again takes about 1 ms.
+OPEN_CASES = 32
 PAD_IMAGE = 0
 PAD_LABEL = -1
 
@@ -74,6 +78,8 @@ class PreviousStage:
 class CaseFolder:
     """Cases of one preprocessed folder by position; each process opens its own files.
 
+    The files of the cases used last stay open, so that no number of cases exhausts file handles.
+
     Args:
         folder: Folder with `CASE.b2nd`, `CASE_label.b2nd`, `CASE_locations.npy`, `CASE.json`.
         ids: Cases.
@@ -83,7 +89,8 @@ class CaseFolder:
     folder: Path
     ids: tuple[str, ...]
     previous: PreviousStage | None = None
-    _open: dict[str, StoredCase] = field(default_factory=dict, repr=False)
+    _held: dict[str, StoredCase] = field(default_factory=dict, repr=False)
+    _open: OrderedDict[str, StoredCase] = field(default_factory=OrderedDict, repr=False)
 
     def __post_init__(self) -> None:
         missing = [case for case in self.ids if not (self.folder / f"{case}.json").is_file()]
@@ -99,43 +106,40 @@ class CaseFolder:
         return len(self.ids)
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave open files behind: they do not cross a process border."""
-        return {**self.__dict__, "_open": {}}
+        """Leave open files and arrays behind: they do not cross a process border."""
+        return {**self.__dict__, "_held": {}, "_open": OrderedDict()}
 
     def __getitem__(self, index: int) -> StoredCase:
         case = self.ids[index]
+        if case in self._held:
+            return self._held[case]
         if case not in self._open:
+            while len(self._open) >= OPEN_CASES:
+                self._open.popitem(last=False)
             self._open[case] = self._read(case)
+        self._open.move_to_end(case)
         return self._open[case]
 
     def hold_in_memory(self, limit_bytes: float | None = None) -> bool:
         """Decompress all cases into memory if they fit; processes forked later share them.
+
+        One case is open at a time.
 
         Args:
             limit_bytes: Largest total; default: a quarter of the free memory.
 
         Returns:
             True if all cases are in memory now.
+
+        Raises:
+            DatasetError: A file is missing or damaged.
         """
         if limit_bytes is None:
             limit_bytes = MEMORY_SHARE * free_memory_gib() * 2**30
-        files = [self._read(case) for case in self.ids]
-        total = sum(
-            math.prod(array.shape) * array.dtype.itemsize
-            for case in files
-            for array in (case.image, case.label, case.previous)
-            if array is not None
-        )
-        if total > limit_bytes:
+        if self._bytes_in_memory() > limit_bytes:
             return False
-        for case in files:
-            whole = slice(None)
-            try:
-                image, label = case.image[whole], case.label[whole]
-                previous = None if case.previous is None else case.previous[whole]
-            except RuntimeError as error:
-                raise self._damaged(case.id, f"cannot be decompressed ({error})") from error
-            self._open[case.id] = replace(case, image=image, label=label, previous=previous)
+        for case in self.ids:
+            self._held[case] = self._whole(self._read(case))
         return True
 
     def cut(
@@ -182,19 +186,41 @@ class CaseFolder:
         try:
             return cut(case.previous, corner, shape, fill=PAD_LABEL)
         except RuntimeError as error:
-            assert self.previous is not None
-            raise DatasetError(
-                f"{self.previous.folder / case.id}.b2nd: cannot be decompressed ({error})",
-                remedy="Delete this folder and train again: it is made anew.",
-            ) from error
+            raise self._damaged_previous(case.id, error) from error
+
+    def _bytes_in_memory(self) -> int:
+        """Return the size of all cases from their records; all have the first one's channels."""
+        first = self._read(self.ids[0])
+        arrays = [first.label] if first.previous is None else [first.label, first.previous]
+        a_voxel = sum(array.dtype.itemsize for array in arrays)
+        a_voxel += first.image.shape[0] * first.image.dtype.itemsize
+        a_row = 3 * first.locations.itemsize
+        total = 0
+        for record in map(self._record, self.ids):
+            rows = sum(record.num_locations) + record.num_annotated
+            total += math.prod(record.shape) * a_voxel + rows * a_row
+        return total
+
+    def _whole(self, case: StoredCase) -> StoredCase:
+        """Return a case whose arrays are in memory."""
+        whole = slice(None)
+        try:
+            image, label = case.image[whole], case.label[whole]
+        except RuntimeError as error:
+            raise self._damaged(case.id, f"cannot be decompressed ({error})") from error
+        previous = None
+        if case.previous is not None:
+            try:
+                previous = case.previous[whole]
+            except RuntimeError as error:
+                raise self._damaged_previous(case.id, error) from error
+        return replace(case, image=image, label=label, previous=previous)
+
+    def _record(self, case: str) -> PreprocessedCase:
+        return serial.load(PreprocessedCase, self.folder / f"{case}.json")
 
     def _read(self, case: str) -> StoredCase:
-        record = serial.load(PreprocessedCase, self.folder / f"{case}.json")
-        try:
-            path = self.folder / f"{case}_locations.npy"
-            locations = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise self._damaged(case, f"has no usable class locations ({error})") from error
+        record, locations = self._record(case), self._read_locations(case)
         stored = StoredCase(
             id=case,
             image=open_array(self.folder / f"{case}.b2nd"),
@@ -213,6 +239,24 @@ class CaseFolder:
 
     def _read_previous(self, case: str) -> StoredArray | None:
         return None if self.previous is None else open_array(self.previous.folder / f"{case}.b2nd")
+
+    def _read_locations(self, case: str) -> Locations:
+        """Read all locations, some hundred KiB: mapped, they would keep a file handle."""
+        path = self.folder / f"{case}_locations.npy"
+        try:
+            locations: Locations = np.load(path, allow_pickle=False)
+        except (FileNotFoundError, EOFError, ValueError) as error:
+            raise self._damaged(case, f"has no usable class locations ({error})") from error
+        except OSError as error:
+            raise DatasetError(f"{path}: cannot be read ({error})", remedy=UNREADABLE) from error
+        return locations
+
+    def _damaged_previous(self, case: str, error: Exception) -> DatasetError:
+        assert self.previous is not None
+        return DatasetError(
+            f"{self.previous.folder / case}.b2nd: cannot be decompressed ({error})",
+            remedy="Delete this folder and train again: it is made anew.",
+        )
 
     def _damaged(self, case: str, finding: str) -> DatasetError:
         return DatasetError(

@@ -48,11 +48,10 @@ def test_files_and_memory_give_the_same_patches(tmp_path: Path) -> None:
         assert (image[:, ~inside] == 0).all()
 
 
-def test_locations_are_read_from_the_file(tmp_path: Path) -> None:
+def test_locations_lie_in_the_order_of_the_labels(tmp_path: Path) -> None:
     ids = make_folder(tmp_path)
     case = CaseFolder(tmp_path, ids)[0]
     label = np.asarray(case.label[slice(None)])
-    assert isinstance(case.locations, np.memmap)
     first = case.counts[0]
     assert {int(label[tuple(row)]) for row in case.locations[:first]} == {1}
     assert {int(label[tuple(row)]) for row in case.locations[first:]} == {2}
@@ -63,6 +62,8 @@ def test_open_files_do_not_travel_to_other_processes(tmp_path: Path) -> None:
     before = cases.cut(0, (0, 0, 0), (4, 4, 4))[0]
     copy = pickle.loads(pickle.dumps(cases))
     assert not copy._open
+    cases.hold_in_memory()
+    assert not pickle.loads(pickle.dumps(cases))._held
     assert np.array_equal(copy.cut(0, (0, 0, 0), (4, 4, 4))[0], before)
 
 
@@ -80,6 +81,9 @@ def test_damaged_files_are_named_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(SelfSegError, match=r"(?s)case_0 consists of .* do not fit.*selfseg plan"):
         CaseFolder(tmp_path, ids)[0]
     (tmp_path / f"{ids[1]}_locations.npy").write_bytes(b"no array")
+    with pytest.raises(SelfSegError, match="case_1 has no usable class locations"):
+        CaseFolder(tmp_path, ids)[1]
+    (tmp_path / f"{ids[1]}_locations.npy").write_bytes(b"")
     with pytest.raises(SelfSegError, match="case_1 has no usable class locations"):
         CaseFolder(tmp_path, ids)[1]
     (tmp_path / f"{ids[2]}_label.b2nd").write_bytes(b"no array")

@@ -80,6 +80,7 @@ def training_job(known: Workspace, request: TrainRequest) -> TrainingJob:
         previous=prepare_previous(known, configuration, maps, workers=workers),
         previous_digest=previous_digest(known.folder, configuration),
         previous_maps=maps,
+        loss_maps=_prepare_loss_maps(known, configuration, workers=workers),
         output=known.folder.fold(configuration.name, request.fold),
         epochs=request.epochs,
         steps_per_epoch=request.steps_per_epoch,
@@ -158,6 +159,31 @@ def prepare_previous(
             workers=workers,
         )
     return PreviousStage(target, len(known.plan.labels))
+
+
+def _prepare_loss_maps(
+    known: Workspace, configuration: Configuration, *, workers: int
+) -> Path | None:
+    """Make what the terms of the loss need besides the labels, where that is not done."""
+    from selfseg.losses.maps import needed_maps
+    from selfseg.preprocessing.loss_maps import prepare_maps
+
+    kinds = needed_maps(configuration.loss)
+    if not kinds:
+        return None
+    flat = len(configuration.patch) == 2
+    target = known.folder.loss_maps(configuration.preprocessing, kinds, flat=flat)
+    prepare_maps(
+        [case.id for case in known.dataset.cases],
+        known.folder.preprocessed(configuration.preprocessing),
+        target,
+        kinds=kinds,
+        targets=known.plan.targets,
+        flat=flat,
+        patch=configuration.patch,
+        workers=workers,
+    )
+    return target
 
 
 def _fold_cases(known: Workspace, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,6 +154,10 @@ class DatasetFolder:
     def previous_stage(self, options: Preprocessing, stage: str) -> Path:
         """Folder of a stage's segmentations, brought to the grid of the arrays of `options`."""
         return self.preprocessed(options) / f"previous_{stage}"
+
+    def loss_maps(self, options: Preprocessing, kinds: Sequence[str], *, flat: bool) -> Path:
+        """Folder of maps that a loss needs, on the grid of the arrays of `options`."""
+        return self.preprocessed(options) / f"maps_{'2d' if flat else '3d'}_{'_'.join(kinds)}"
 
     def fold(self, configuration: str, fold: str) -> FoldFolder:
         """Folder of one fold; `fold` is `0`, `1`, … or `all`."""

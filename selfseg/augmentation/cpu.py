@@ -81,6 +81,37 @@ def place_label(label: LabelArray, draw: SampleDraw, patch: tuple[int, ...]) -> 
     return np.maximum(np.flip(label, draw.mirror), 0)
 
 
+def place_maps(
+    maps: LabelArray, draw: SampleDraw, patch: tuple[int, ...], *, linear: Sequence[bool]
+) -> LabelArray:
+    """Cut or interpolate further maps of a label map as `apply_cpu` does the label map.
+
+    Args:
+        maps: (m, *loaded) whole numbers.
+        draw: The spatial parameters are used.
+        patch: Final shape.
+        linear: For each map whether it is interpolated (distances) or the nearest voxel is taken.
+
+    Returns:
+        (m, *patch), 0 outside what was loaded.
+    """
+    if draw.is_spatial:
+        grid = _sampling_grid(draw, maps.shape[1:], patch)
+        source = torch.from_numpy(maps.astype(np.float32))
+        placed = np.empty((len(maps), *patch), np.int16)
+        for index, smooth in enumerate(linear):
+            turned = functional.grid_sample(
+                source[None, index : index + 1],
+                grid,
+                mode="bilinear" if smooth else "nearest",
+                align_corners=False,
+            )
+            placed[index] = np.rint(turned[0, 0].numpy())
+    else:
+        placed = maps[_center(maps.shape[1:], patch)]
+    return np.ascontiguousarray(np.flip(placed, tuple(axis + 1 for axis in draw.mirror)))
+
+
 def _center(shape: Sequence[int], patch: Sequence[int]) -> tuple[EllipsisType | slice, ...]:
     """Return the index of the center of the trailing axes."""
     corner = [(have - want) // 2 for have, want in zip(shape, patch, strict=True)]
@@ -137,15 +168,28 @@ def _resample(
 ) -> tuple[ImageArray, LabelArray]:
     """Rotate and scale about the center: linear for the image, linear vote for the label."""
     positions = _source_positions(draw, label.shape, patch)
-    # grid_sample wants x, y, z order and [-1, 1] from edge to edge; twice as fast as scipy here.
-    grid = np.empty((1, *patch, len(patch)), dtype=np.float32)
-    for axis, (position, size) in enumerate(zip(positions, label.shape, strict=True)):
-        np.multiply(position + np.float32(0.5), 2.0 / size, out=grid[0, ..., -1 - axis])
-    grid -= 1.0
     turned = functional.grid_sample(
-        torch.from_numpy(image)[None], torch.from_numpy(grid), align_corners=False
+        torch.from_numpy(image)[None], _grid(positions, label.shape), align_corners=False
     )
     return turned[0].numpy(), _resample_label(label, positions)
+
+
+def _sampling_grid(
+    draw: SampleDraw, loaded: tuple[int, ...], patch: tuple[int, ...]
+) -> torch.Tensor:
+    return _grid(_source_positions(draw, loaded, patch), loaded)
+
+
+def _grid(positions: Sequence[ImageArray], loaded: tuple[int, ...]) -> torch.Tensor:
+    """Return positions for torch's grid_sample, which is twice as fast as scipy here.
+
+    It wants x, y, z order and [-1, 1] from edge to edge.
+    """
+    grid = np.empty((1, *positions[0].shape, len(positions)), dtype=np.float32)
+    for axis, (position, size) in enumerate(zip(positions, loaded, strict=True)):
+        np.multiply(position + np.float32(0.5), 2.0 / size, out=grid[0, ..., -1 - axis])
+    grid -= 1.0
+    return torch.from_numpy(grid)
 
 
 def _source_positions(

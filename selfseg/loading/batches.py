@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def training_batches(  # noqa: PLR0913 (what a batch depends on)
     workers: int,
     device: torch.device,
     previous: PreviousStage | None = None,
+    maps: Path | None = None,
 ) -> Iterator[Batch]:
     """Yield the augmented batches of the given steps; a resumed training starts the range later.
 
@@ -64,12 +66,13 @@ def training_batches(  # noqa: PLR0913 (what a batch depends on)
         workers: Processes that prepare batches; 0 prepares them in this one.
         device: Where the batches are wanted.
         previous: Segmentations of the previous stage, in a cascade.
+        maps: Folder of what the loss needs besides the labels.
 
     Raises:
         DatasetError: Cases are missing or damaged.
         DeviceError: A worker process died.
     """
-    cases = CaseFolder(folder, tuple(case_ids), previous)
+    cases = CaseFolder(folder, tuple(case_ids), previous, maps)
     cases.hold_in_memory()
     source = BatchSource(configuration, cases, seed=seed, augment=True, finish=device.type == "cpu")
     return _batches(source, steps, workers=workers, device=device)
@@ -85,12 +88,13 @@ def validation_batches(  # noqa: PLR0913 (what a batch depends on)
     workers: int,
     device: torch.device,
     previous: PreviousStage | None = None,
+    maps: Path | None = None,
 ) -> Iterator[Batch]:
     """Yield batches without random transforms, sampled as in training; the same at each call.
 
     Args and errors are those of `training_batches`; `steps` counts the batches.
     """
-    cases = CaseFolder(folder, tuple(case_ids), previous)
+    cases = CaseFolder(folder, tuple(case_ids), previous, maps)
     source = BatchSource(
         configuration, cases, seed=seed, augment=False, finish=device.type == "cpu"
     )
@@ -197,14 +201,16 @@ def _on_device(
                     masked=masked_channels(configuration),
                 )
             )
-            batch = segmented_part(batch, configuration)
+            maps = None if item.maps is None else item.maps.to(device, non_blocking=True)
+            batch = segmented_part(replace(batch, maps=maps), configuration)
             return with_previous(batch, item.previous, source.cases.previous)
 
     def deliver(batch: Batch) -> Batch:
         current = torch.cuda.current_stream(device)
         current.wait_stream(side)
-        for tensor in (batch.image, batch.label):
-            tensor.record_stream(current)
+        for tensor in (batch.image, batch.label, batch.maps):
+            if tensor is not None:
+                tensor.record_stream(current)
         return batch
 
     ahead: Batch | None = None

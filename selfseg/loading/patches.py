@@ -40,6 +40,7 @@ class StoredCase:
         counts: Rows of each label or region in `locations`.
         annotated: Rows of annotated voxels; 0 where all voxels are annotated.
         previous: (z, y, x) int16, the previous stage's segmentation; None outside a cascade.
+        maps: (m, z, y, x) int16, what the loss needs besides the label; None if nothing.
     """
 
     id: str
@@ -49,6 +50,7 @@ class StoredCase:
     counts: tuple[int, ...]
     annotated: int = 0
     previous: StoredArray | None = None
+    maps: StoredArray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,11 +86,13 @@ class CaseFolder:
         folder: Folder with `CASE.b2nd`, `CASE_label.b2nd`, `CASE_locations.npy`, `CASE.json`.
         ids: Cases.
         previous: Where their segmentations by the previous stage are, in a cascade.
+        maps: Folder with `CASE.b2nd` of maps, where the loss needs any.
     """
 
     folder: Path
     ids: tuple[str, ...]
     previous: PreviousStage | None = None
+    maps: Path | None = None
     _held: dict[str, StoredCase] = field(default_factory=dict, repr=False)
     _open: OrderedDict[str, StoredCase] = field(default_factory=OrderedDict, repr=False)
 
@@ -180,20 +184,27 @@ class CaseFolder:
         Raises:
             DatasetError: The file is damaged there.
         """
+        case, folder = self[index], self._previous_folder
+        return self._cut_companion(case.previous, folder, case.id, corner, shape, fill=PAD_LABEL)
+
+    def cut_maps(
+        self, index: int, corner: Corner, shape: Sequence[int]
+    ) -> npt.NDArray[np.int16] | None:
+        """Copy a patch of the maps (m, *shape), 0 outside; None without maps.
+
+        Raises:
+            DatasetError: The file is damaged there.
+        """
         case = self[index]
-        if case.previous is None:
-            return None
-        try:
-            return cut(case.previous, corner, shape, fill=PAD_LABEL)
-        except RuntimeError as error:
-            raise self._damaged_previous(case.id, error) from error
+        return self._cut_companion(case.maps, self.maps, case.id, corner, shape)
 
     def _bytes_in_memory(self) -> int:
         """Return the size of all cases from their records; all have the first one's channels."""
         first = self._read(self.ids[0])
-        arrays = [first.label] if first.previous is None else [first.label, first.previous]
-        a_voxel = sum(array.dtype.itemsize for array in arrays)
-        a_voxel += first.image.shape[0] * first.image.dtype.itemsize
+        a_voxel = 0
+        for array in (first.image, first.label, first.previous, first.maps):
+            if array is not None:
+                a_voxel += math.prod(array.shape[:-3]) * array.dtype.itemsize
         a_row = 3 * first.locations.itemsize
         total = 0
         for record in map(self._record, self.ids):
@@ -208,13 +219,12 @@ class CaseFolder:
             image, label = case.image[whole], case.label[whole]
         except RuntimeError as error:
             raise self._damaged(case.id, f"cannot be decompressed ({error})") from error
-        previous = None
-        if case.previous is not None:
-            try:
-                previous = case.previous[whole]
-            except RuntimeError as error:
-                raise self._damaged_previous(case.id, error) from error
-        return replace(case, image=image, label=label, previous=previous)
+        size = case.shape
+        previous = self._cut_companion(
+            case.previous, self._previous_folder, case.id, (0, 0, 0), size
+        )
+        maps = self._cut_companion(case.maps, self.maps, case.id, (0, 0, 0), size)
+        return replace(case, image=image, label=label, previous=previous, maps=maps)
 
     def _record(self, case: str) -> PreprocessedCase:
         return serial.load(PreprocessedCase, self.folder / f"{case}.json")
@@ -228,17 +238,20 @@ class CaseFolder:
             locations=locations,
             counts=record.num_locations,
             annotated=record.num_annotated,
-            previous=self._read_previous(case),
+            previous=None if self.previous is None else self._companion(self.previous.folder, case),
+            maps=None if self.maps is None else self._companion(self.maps, case),
         )
         shapes = {tuple(record.shape), stored.shape, tuple(stored.image.shape[1:])}
-        if stored.previous is not None:
-            shapes.add(tuple(stored.previous.shape))
+        for companion in (stored.previous, stored.maps):
+            if companion is not None:
+                shapes.add(tuple(companion.shape[-3:]))
         if len(shapes) > 1 or len(locations) != stored.num_locations:
             raise self._damaged(case, f"consists of files that do not fit {case}.json")
         return stored
 
-    def _read_previous(self, case: str) -> StoredArray | None:
-        return None if self.previous is None else open_array(self.previous.folder / f"{case}.b2nd")
+    @staticmethod
+    def _companion(folder: Path, case: str) -> StoredArray:
+        return open_array(folder / f"{case}.b2nd")
 
     def _read_locations(self, case: str) -> Locations:
         """Read all locations, some hundred KiB: mapped, they would keep a file handle."""
@@ -251,12 +264,29 @@ class CaseFolder:
             raise DatasetError(f"{path}: cannot be read ({error})", remedy=UNREADABLE) from error
         return locations
 
-    def _damaged_previous(self, case: str, error: Exception) -> DatasetError:
-        assert self.previous is not None
-        return DatasetError(
-            f"{self.previous.folder / case}.b2nd: cannot be decompressed ({error})",
-            remedy="Delete this folder and train again: it is made anew.",
-        )
+    @property
+    def _previous_folder(self) -> Path | None:
+        return None if self.previous is None else self.previous.folder
+
+    @staticmethod
+    def _cut_companion(
+        array: StoredArray | None,
+        folder: Path | None,
+        case: str,
+        corner: Corner,
+        shape: Sequence[int],
+        *,
+        fill: int = 0,
+    ) -> npt.NDArray[np.int16] | None:
+        if array is None or folder is None:
+            return None
+        try:
+            return cut(array, corner, shape, fill=fill)
+        except RuntimeError as error:
+            raise DatasetError(
+                f"{folder / case}.b2nd: cannot be decompressed ({error})",
+                remedy="Delete this folder and train again: it is made anew.",
+            ) from error
 
     def _damaged(self, case: str, finding: str) -> DatasetError:
         return DatasetError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +21,32 @@ from selfseg.augmentation.geometry import loaded_patch
 from selfseg.errors import SelfSegError
 from selfseg.loading.patches import CaseFolder, PreviousStage
 from selfseg.loading.sampling import corner_around, draw_center, is_forced, random_corner
+from selfseg.losses.maps import needed_maps
 from selfseg.networks.one_hot import one_hot
 from selfseg.records.plan import Configuration
 from selfseg.records.preprocessing import ZScore
 
 _VALIDATION_STREAM = 1
 
-Previous = npt.NDArray[np.int16] | None
-Sample = tuple[npt.NDArray[np.float32], npt.NDArray[np.int16], SampleDraw, Previous]
+Indices = npt.NDArray[np.int16]
+
+
+class Sample(NamedTuple):
+    """One loaded sample, and the draw that is still to be applied to image and label.
+
+    Attributes:
+        image: (c, *loaded).
+        label: (*loaded).
+        draw: Transforms.
+        previous: The previous stage's segmentation (*patch), with its draw; None elsewhere.
+        maps: What the loss needs (m, *patch), with the draw; None if nothing.
+    """
+
+    image: npt.NDArray[np.float32]
+    label: Indices
+    draw: SampleDraw
+    previous: Indices | None
+    maps: Indices | None
 
 
 @dataclass(frozen=True)
@@ -39,24 +57,28 @@ class Batch:
         image: (b, c, *patch) float32.
         label: (b, *patch) int64 label indices, all ≥ 0; without the context slices. What is not
             annotated has the index above the labels'.
+        maps: (b, m, *patch) int16 what the loss needs besides, without the context slices; None if
+            nothing.
     """
 
     image: Tensor
     label: Tensor
+    maps: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class LoadedBatch:
     """Loaded patches with the draws that are still to be applied to them.
 
-    In a cascade `previous` is the previous stage's segmentation (b, *patch) int16, to which the
-    draws have been applied.
+    In a cascade `previous` is the previous stage's segmentation (b, *patch) int16, and `maps` is
+    what the loss needs besides the label (b, m, *patch) int16; to both the draws have been applied.
     """
 
     images: list[Tensor]
     labels: list[Tensor]
     draws: list[SampleDraw]
     previous: Tensor | None = None
+    maps: Tensor | None = None
 
     def __getstate__(self) -> dict[str, object]:
         """Pack the arrays into one each: every one that leaves a worker takes a file handle."""
@@ -65,7 +87,8 @@ class LoadedBatch:
         image = torch.cat([image.flatten() for image in self.images])
         label = torch.cat([label.flatten() for label in self.labels])
         packed = (image, label, shapes, channels)
-        return {"packed": packed, "draws": self.draws, "previous": self.previous}
+        kept = {"draws": self.draws, "previous": self.previous, "maps": self.maps}
+        return {"packed": packed, **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         image, label, shapes, channels = state["packed"]
@@ -78,6 +101,7 @@ class LoadedBatch:
             labels=[part for _, part in parts],
             draws=state["draws"],
             previous=state["previous"],
+            maps=state["maps"],
         )
 
     def pin_memory(self) -> LoadedBatch:
@@ -87,6 +111,7 @@ class LoadedBatch:
             [label.pin_memory() for label in self.labels],
             self.draws,
             None if self.previous is None else self.previous.pin_memory(),
+            None if self.maps is None else self.maps.pin_memory(),
         )
 
 
@@ -139,10 +164,11 @@ class BatchSource(Dataset[Item]):
         if self.finish:
             return self._finish(samples)
         return LoadedBatch(
-            [torch.from_numpy(image) for image, _, _, _ in samples],
-            [torch.from_numpy(label) for _, label, _, _ in samples],
-            [draw for _, _, draw, _ in samples],
-            _stack_previous(samples),
+            [torch.from_numpy(sample.image) for sample in samples],
+            [torch.from_numpy(sample.label) for sample in samples],
+            [sample.draw for sample in samples],
+            _stack([sample.previous for sample in samples]),
+            _stack([sample.maps for sample in samples]),
         )
 
     def _load(self, index: int, rng: np.random.Generator) -> Sample:
@@ -178,12 +204,14 @@ class BatchSource(Dataset[Item]):
         else:
             corner = corner_around(voxel, loaded, final, case.shape)
         image, label = self.cases.cut(chosen, corner, loaded, context=context)
+        if flat:
+            image, label = image[:, 0], label[0]
         previous = self._load_previous(chosen, corner, loaded, draw)
-        return (image[:, 0], label[0], draw, previous) if flat else (image, label, draw, previous)
+        return Sample(image, label, draw, previous, self._load_maps(chosen, corner, loaded, draw))
 
     def _load_previous(
         self, chosen: int, corner: Sequence[int], loaded: Sequence[int], draw: SampleDraw
-    ) -> Previous:
+    ) -> Indices | None:
         """Cut the previous stage's segmentation of a sample and apply its draw, on any device.
 
         Morphology follows the spatial transforms and is made for CPUs, so both are done here.
@@ -196,25 +224,45 @@ class BatchSource(Dataset[Item]):
         patch = self.configuration.patch
         return apply_previous(label[0] if len(patch) == 2 else label, draw, patch)
 
+    def _load_maps(
+        self, chosen: int, corner: Sequence[int], loaded: Sequence[int], draw: SampleDraw
+    ) -> Indices | None:
+        """Cut what the loss needs of a sample and apply its draw, on any device."""
+        from selfseg.augmentation.cpu import place_maps
+
+        patch, context = self.configuration.patch, self.configuration.context
+        low = (corner[0] - context, *corner[1:])
+        maps = self.cases.cut_maps(chosen, low, (loaded[0] + 2 * context, *loaded[1:]))
+        if maps is None:
+            return None
+        kinds = needed_maps(self.configuration.loss)
+        each = len(maps) // len(kinds)
+        linear = tuple(kind == "distance" for kind in kinds for _ in range(each))
+        placed = place_maps(maps[:, 0] if len(patch) == 2 else maps, draw, patch, linear=linear)
+        return placed[:, context : patch[0] - context] if context else placed
+
     def _finish(self, samples: Sequence[Sample]) -> Batch:
         from selfseg.augmentation.cpu import apply_cpu
 
         patch, masked = self.configuration.patch, masked_channels(self.configuration)
         done = [
-            apply_cpu(image, label, draw, patch, masked=masked) for image, label, draw, _ in samples
+            apply_cpu(sample.image, sample.label, sample.draw, patch, masked=masked)
+            for sample in samples
         ]
         batch = Batch(
             torch.from_numpy(np.stack([image for image, _ in done])),
             torch.from_numpy(np.stack([label for _, label in done]).astype(np.int64)),
+            _stack([sample.maps for sample in samples]),
         )
         batch = segmented_part(batch, self.configuration)
-        return with_previous(batch, _stack_previous(samples), self.cases.previous)
+        previous = _stack([sample.previous for sample in samples])
+        return with_previous(batch, previous, self.cases.previous)
 
 
-def _stack_previous(samples: Sequence[Sample]) -> Tensor | None:
-    """Return the previous stage's segmentations of all samples (b, *patch); None without them."""
-    labels = [label for *_, label in samples if label is not None]
-    return torch.from_numpy(np.stack(labels)) if labels else None
+def _stack(parts: Sequence[Indices | None]) -> Tensor | None:
+    """Return the arrays of all samples as one; None without them."""
+    present = [part for part in parts if part is not None]
+    return torch.from_numpy(np.stack(present)) if present else None
 
 
 def with_previous(batch: Batch, previous: Tensor | None, stage: PreviousStage | None) -> Batch:
@@ -237,7 +285,7 @@ def segmented_part(batch: Batch, configuration: Configuration) -> Batch:
     context = configuration.context
     if not context:
         return batch
-    return Batch(batch.image, batch.label[:, context:-context])
+    return replace(batch, label=batch.label[:, context:-context])
 
 
 def masked_channels(configuration: Configuration) -> tuple[int, ...]:

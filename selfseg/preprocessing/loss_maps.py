@@ -2,26 +2,90 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from selfseg.execution.locks import waited_for
+from selfseg.execution.processes import map_parallel
+from selfseg.io.store import open_array
 from selfseg.losses.maps import DISTANCE_PARTS, MOST_PIECES
+from selfseg.preprocessing.dataset import CaseFiles
+from selfseg.preprocessing.previous import CompanionFiles
+from selfseg.records import serial
 from selfseg.records.dataset import Targets
+from selfseg.records.geometry import PreprocessedCase
 from selfseg.records.loss import MapKind
 from selfseg.skeletons import thin
 
 Mask = npt.NDArray[np.bool_]
 Map = npt.NDArray[np.int16]
 
+# Goes into the digest that decides what is up to date: raise it when results change.
+MAPS_VERSION = 1
 TUBE_WIDENING = 2  # voxels by which the center line is widened (Kirchhoff et al. 2024)
 SHORTEST_SEGMENT = 4  # voxels of center line (Yan et al. 2018)
 SEGMENT_LENGTH = 8
 RANGE_MARGIN = 2.0  # voxels around a tube that still belong to its segment
 LARGEST = np.iinfo(np.int16).max
+
+
+def prepare_maps(  # noqa: PLR0913 (what a map depends on)
+    cases: Sequence[str],
+    arrays: Path,
+    folder: Path,
+    *,
+    kinds: Sequence[MapKind],
+    targets: Targets,
+    flat: bool,
+    patch: tuple[int, ...],
+    workers: int,
+) -> int:
+    """Make the maps of preprocessed cases where they are missing; return how many were made.
+
+    Args:
+        cases: Ids.
+        arrays: Folder of the preprocessed cases.
+        folder: Where the maps go, (kinds · n, z, y, x) int16 a case.
+        kinds: Which, in the order of `needed_maps`.
+        targets: What the labels mean.
+        flat: Every slice by itself, for networks of two axes.
+        patch: Training patch; the arrays' chunks are sized for it.
+        workers: Parallel processes.
+    """
+    work = partial(
+        _prepare_case, arrays=arrays, kinds=tuple(kinds), targets=targets, flat=flat, patch=patch
+    )
+    with waited_for(folder.with_name(f".{folder.name}.lock")):
+        files = [CompanionFiles(folder, case) for case in cases]
+        return sum(map_parallel(work, files, workers=workers, label="Maps for the loss"))
+
+
+def _prepare_case(
+    files: CompanionFiles,
+    *,
+    arrays: Path,
+    kinds: tuple[MapKind, ...],
+    targets: Targets,
+    flat: bool,
+    patch: tuple[int, ...],
+) -> bool:
+    """Make the maps of one case, unless they are up to date; tell whether they were not."""
+    record = serial.load(PreprocessedCase, CaseFiles(arrays, files.id).record)
+    content = (MAPS_VERSION, record.source, serial.digest(targets), kinds, flat)
+    source = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
+    if files.is_up_to_date(source):
+        return False
+    label = open_array(CaseFiles(arrays, files.id).label)[:]
+    maps = [make_map(label, kind, targets, record.spacing_mm, flat=flat) for kind in kinds]
+    files.write(np.concatenate(maps), source, patch=patch)
+    return True
 
 
 def make_map(

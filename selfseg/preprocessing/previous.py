@@ -20,7 +20,7 @@ from selfseg.preprocessing.dataset import CaseFiles
 from selfseg.preprocessing.resample import resample_labels, separate_axis
 from selfseg.records import serial
 from selfseg.records.dataset import Targets
-from selfseg.records.geometry import PreprocessedCase, PreviousStageCase
+from selfseg.records.geometry import CompanionRecord, PreprocessedCase
 from selfseg.records.preprocessing import Preprocessing
 
 # Goes into the digest that decides what is up to date: raise it when results change.
@@ -28,21 +28,36 @@ PREVIOUS_STAGE_VERSION = 1
 
 
 @dataclass(frozen=True)
-class StageFiles:
-    """Names of one case's files; `record` is written last."""
+class CompanionFiles:
+    """An array beside a preprocessed case's own: its file, and a record that is written last."""
 
     folder: Path
     id: str
 
     @property
-    def label(self) -> Path:
-        """Int16 (Z, Y, X) label indices, 0 background."""
+    def array(self) -> Path:
+        """Int16 (…, Z, Y, X)."""
         return self.folder / f"{self.id}.b2nd"
 
     @property
     def record(self) -> Path:
-        """PreviousStageCase."""
+        """CompanionRecord."""
         return self.folder / f"{self.id}.json"
+
+    def is_up_to_date(self, source: str) -> bool:
+        """Tell whether the array was made from what this digest stands for."""
+        if not (self.record.is_file() and self.array.is_file()):
+            return False
+        try:
+            return serial.load(CompanionRecord, self.record).source == source
+        except RecordError:
+            return False
+
+    def write(self, array: npt.NDArray[np.int16], source: str, *, patch: tuple[int, ...]) -> None:
+        """Write the array, then its record."""
+        self.record.unlink(missing_ok=True)  # never describes an array that is being replaced
+        save_array(array, self.array, patch=patch)
+        serial.save(CompanionRecord(id=self.id, source=source), self.record)
 
 
 def read_previous(
@@ -109,12 +124,12 @@ def preprocess_previous(
         targets=targets,
         patch=patch,
     )
-    cases = [StageFiles(folder, case) for case in maps]
+    cases = [CompanionFiles(folder, case) for case in maps]
     return sum(map_parallel(work, cases, workers=workers, label="Previous stage"))
 
 
 def _bring(
-    files: StageFiles,
+    files: CompanionFiles,
     *,
     maps: Mapping[str, Path],
     arrays: Path,
@@ -125,22 +140,10 @@ def _bring(
     """Bring one case, unless it is up to date; tell whether it was not."""
     record = serial.load(PreprocessedCase, CaseFiles(arrays, files.id).record)
     source = _source_digest(maps[files.id], record, targets)
-    if _is_up_to_date(files, source):
+    if files.is_up_to_date(source):
         return False
-    label = read_previous(maps[files.id], record, options, targets)
-    files.record.unlink(missing_ok=True)  # never describes an array that is being replaced
-    save_array(label, files.label, patch=patch)
-    serial.save(PreviousStageCase(id=files.id, source=source), files.record)
+    files.write(read_previous(maps[files.id], record, options, targets), source, patch=patch)
     return True
-
-
-def _is_up_to_date(files: StageFiles, source: str) -> bool:
-    if not (files.record.is_file() and files.label.is_file()):
-        return False
-    try:
-        return serial.load(PreviousStageCase, files.record).source == source
-    except RecordError:
-        return False
 
 
 def _source_digest(path: Path, record: PreprocessedCase, targets: Targets) -> str:

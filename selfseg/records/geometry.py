@@ -59,8 +59,8 @@ class Box(Record):
         return (z, y, x)
 
 
-class PreviousStageCase(Record):
-    """The stored segmentation of a previous stage: `source` is a digest of all it was made from."""
+class CompanionRecord(Record):
+    """An array beside a preprocessed case's: `source` is a digest of all it was made from."""
 
     id: str
     source: str

@@ -57,11 +57,12 @@ def score_epoch(
         workers=0,
         device=state.device,
         previous=job.previous,
+        maps=job.loss_maps,
     ):
         image = batch.image.contiguous(memory_format=state.layout)
         with mixed_precision(state.device, state.dtype):
             outputs = functional_call(state.network, weights, (image,))
-            total += loss(outputs, batch.label)
+            total += loss(outputs, batch.label, batch.maps)
         overlap.add(outputs[0], batch.label)
     state.network.train()
     dice = overlap.dice()

@@ -40,6 +40,7 @@ class TrainingJob:
         previous_digest: In a cascade, of the previous stage's weights.
         previous, previous_maps: In a cascade, the previous stage's segmentations on the grid of
             `data`, and for each case the label map that they were made from.
+        loss_maps: Folder of what the loss needs besides the labels.
         output: Where the model goes.
         epochs, steps_per_epoch: In place of the plan's.
         time_s: Train for so long instead; the schedule ends with the time.
@@ -67,6 +68,7 @@ class TrainingJob:
     restart: bool = False
     previous: PreviousStage | None = None
     previous_maps: Mapping[str, Path] | None = None
+    loss_maps: Path | None = None
 
     @property
     def channels(self) -> int:

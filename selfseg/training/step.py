@@ -18,7 +18,7 @@ def train_step(
     state.optimizer.zero_grad(set_to_none=True)
     image = batch.image.contiguous(memory_format=state.layout)
     with mixed_precision(state.device, state.dtype):
-        value: Tensor = loss(state.forward(image), batch.label)
+        value: Tensor = loss(state.forward(image), batch.label, batch.maps)
     state.scaler.scale(value).backward()  # type: ignore[no-untyped-call]
     state.scaler.unscale_(state.optimizer)
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), gradient_clip)

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from selfseg.errors import DeviceError, SelfSegError
 from selfseg.execution.locks import held
 from selfseg.inference.trained import weights_digest
 from selfseg.loading.batches import Batch, default_loader_workers, training_batches
-from selfseg.losses.build import build_loss
+from selfseg.losses.build import DeeplySupervisedSum, build_loss
 from selfseg.networks.weights import save_weights
 from selfseg.progress import ProgressBar
 from selfseg.records import serial
@@ -46,7 +45,7 @@ class Run:
 
     job: TrainingJob
     course: Course
-    loss: nn.Module
+    loss: DeeplySupervisedSum
     batches: Iterator[Batch]
     bar: ProgressBar
     zero_s: float
@@ -161,6 +160,7 @@ def _batches(job: TrainingJob, course: Course, state: TrainState) -> Iterator[Ba
         workers=workers,
         device=job.device,
         previous=job.previous,
+        maps=job.loss_maps,
     )
 
 
@@ -205,6 +205,7 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
         progress = course.schedule_progress(state.step, state.elapsed_s)
         rate = recipe.optimizer.learning_rate * learning_rate_factor(recipe.schedule, progress)
         clip = options.gradient_clip
+        run.loss.progress = course.progress(state.step, state.elapsed_s)
         state.losses.add(train_step(state, batch, run.loss, learning_rate=rate, gradient_clip=clip))
         if state.device.type == "cpu":  # elsewhere reading the loss would wait for the device
             _refuse_divergence(state, run)

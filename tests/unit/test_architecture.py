@@ -21,7 +21,7 @@ SOURCES = sorted(
 )
 
 RECORDS = {"records", "errors", "workspace", "progress", "arrays"}
-TOOLKITS = {"io", "loading", "augmentation", "networks", "losses", "execution"}
+TOOLKITS = {"io", "loading", "augmentation", "networks", "losses", "execution", "skeletons"}
 STAGES = {
     "fingerprinting", "preprocessing", "training", "inference", "evaluation", "reporting",
     "planning", "budget", "postprocessing", "selection",

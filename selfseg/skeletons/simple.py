@@ -1,0 +1,109 @@
+"""Which voxels can be removed without a change of topology: simple points of 3×3×3 neighborhoods.
+
+A neighborhood is a number of 27 bits, one a cell, in the order of the flattened (Z, Y, X) cells;
+the bit of the center is ignored.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+Codes = npt.NDArray[np.int32]
+Steps = tuple[int, ...]
+
+CELLS = tuple(product((-1, 0, 1), repeat=3))
+CENTER = CELLS.index((0, 0, 0))
+FACES = sum(1 << i for i, cell in enumerate(CELLS) if np.abs(cell).sum() == 1)
+WITHOUT_CORNERS = sum(1 << i for i, cell in enumerate(CELLS) if np.abs(cell).sum() in (1, 2))
+AROUND = (1 << 27) - 1 - (1 << CENTER)
+PLANE_BITS = 9  # a neighborhood is looked up in three parts
+
+
+def neighborhoods(body: npt.NDArray[np.uint8], places: npt.NDArray[np.intp], steps: Steps) -> Codes:
+    """Return the code of each place.
+
+    Args:
+        body: Flattened (Z, Y, X) array of 0 and 1 with a border of zeros.
+        places: Flat indices into it.
+        steps: What leads from a place to its 27 cells, as given by `steps_of`.
+    """
+    codes = np.zeros(len(places), np.int32)
+    for bit, step in enumerate(steps):
+        if bit != CENTER:
+            codes |= body[places + step].astype(np.int32) << bit
+    return codes
+
+
+def steps_of(shape: tuple[int, ...]) -> Steps:
+    """Return the differences of flat indices to the 27 cells around a voxel."""
+    _, rows, columns = shape
+    return tuple((z * rows + y) * columns + x for z, y, x in CELLS)
+
+
+def is_simple(codes: Codes) -> npt.NDArray[np.bool_]:
+    """Tell which neighborhoods are those of simple points.
+
+    Foreground touches by corners, background by faces. A point is simple exactly if the foreground
+    around it is one 26-component, and the background cells that share a face or an edge with it
+    have one 6-component that touches it by a face (Bertrand and Malandain, 1994).
+    """
+    near = codes & AROUND
+    simple = _connected(near, near, 26)
+    rest = np.flatnonzero(simple)
+    empty = ~near[rest] & WITHOUT_CORNERS
+    simple[rest] = _connected(empty, empty & FACES, 6)
+    return simple
+
+
+def is_end(codes: Codes) -> npt.NDArray[np.bool_]:
+    """Tell which neighborhoods hold exactly one foreground voxel: the ends of curves."""
+    near = codes & AROUND
+    result: npt.NDArray[np.bool_] = (near != 0) & (near & (near - 1) == 0)
+    return result
+
+
+def _connected(within: Codes, wanted: Codes, neighbors: int) -> npt.NDArray[np.bool_]:
+    """Tell where the `wanted` cells exist and hang together by way of the cells `within`."""
+    first, second, third = _spread(neighbors)
+    low = (1 << PLANE_BITS) - 1
+    reached = wanted & -wanted
+    while True:
+        grown = first[reached & low]
+        grown |= second[(reached >> PLANE_BITS) & low]
+        grown |= third[reached >> 2 * PLANE_BITS]
+        grown &= within
+        grown |= reached
+        if np.array_equal(grown, reached):
+            result: npt.NDArray[np.bool_] = (wanted != 0) & (wanted & ~reached == 0)
+            return result
+        reached = grown
+
+
+@cache
+def _spread(neighbors: int) -> tuple[Codes, Codes, Codes]:
+    """Return, for each plane of cells, the cells next to any of those in a 9-bit number."""
+    near = [
+        sum(1 << j for j, other in enumerate(CELLS) if _touch(cell, other, neighbors))
+        for cell in CELLS
+    ]
+    numbers = np.arange(1 << PLANE_BITS, dtype=np.int32)
+    planes = []
+    for plane in range(3):
+        table = np.zeros_like(numbers)
+        for bit in range(PLANE_BITS):
+            table |= np.where(numbers >> bit & 1, near[plane * PLANE_BITS + bit], 0).astype(
+                np.int32
+            )
+        planes.append(table)
+    return planes[0], planes[1], planes[2]
+
+
+def _touch(a: tuple[int, ...], b: tuple[int, ...], neighbors: int) -> bool:
+    """Tell whether two cells, neither of them the center, are neighbors (or the same)."""
+    apart = np.abs(np.subtract(a, b))
+    near = apart.sum() <= 1 if neighbors == 6 else apart.max() <= 1
+    return bool(near) and CELLS[CENTER] not in (a, b)

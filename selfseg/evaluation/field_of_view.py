@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
-from skimage.filters import threshold_otsu
 
 from selfseg.records.metrics import FieldOfViewScores
 
@@ -79,6 +77,8 @@ def area_under_curve(values: np.ndarray, reference: np.ndarray) -> float | None:
     Returns:
         0 to 1; None if the reference is empty or everything.
     """
+    from scipy.stats import rankdata  # slow to load, and seldom needed
+
     positive = int(np.count_nonzero(reference))
     negative = reference.size - positive
     if not positive or not negative:
@@ -108,6 +108,8 @@ def field_of_view_scores(
     half = confusion(values > HALF, truth)
     if not soft:
         return _scores(half, None, None, None)
+    from skimage.filters import threshold_otsu  # slow to load, and seldom needed
+
     threshold = float(threshold_otsu(values))
     return _scores(
         half, confusion(values > threshold, truth), threshold, area_under_curve(values, truth)

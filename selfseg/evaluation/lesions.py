@@ -53,9 +53,9 @@ def _matched(lesions_a: np.ndarray, lesions_b: np.ndarray, least_iou: float) -> 
     """Return how many lesions, numbered from 1 in each map, match."""
     sizes_a, sizes_b = (np.bincount(lesions.ravel()) for lesions in (lesions_a, lesions_b))
     both = (lesions_a > 0) & (lesions_b > 0)
-    pairs, common = np.unique(
-        np.stack([lesions_a[both], lesions_b[both]]), axis=1, return_counts=True
-    )
+    joint = lesions_a[both].astype(np.int64) * len(sizes_b) + lesions_b[both]
+    found, common = np.unique(joint, return_counts=True)
+    pairs = np.stack(np.divmod(found, len(sizes_b)))
     iou = common / (sizes_a[pairs[0]] + sizes_b[pairs[1]] - common)
     enough = iou >= least_iou
     rows, columns = (np.unique(numbers, return_inverse=True)[1] for numbers in pairs[:, enough])

@@ -166,6 +166,21 @@ def test_what_is_not_known_does_not_count(score) -> None:  # type: ignore[no-unt
             assert getattr(found, name) == pytest.approx(value), name
 
 
+def test_only_known_borders_are_measured_from() -> None:
+    reference = box((7, 14, 14), (0, 7), (3, 9), (3, 9))
+    result = reference.copy()
+    result[:3] = np.roll(reference[:3], 3, axis=2)
+    known = np.zeros_like(reference)
+    known[[0, 5, 6]] = True
+    spacing = (1000.0, 1.0, 1.0)  # the nearest border voxel is in the same slice
+    inner = box((1, 14, 14), (0, 1), (4, 8), (4, 8))
+    outline = np.argwhere(reference[:1] & ~inner)
+    apart = pooled(outline, outline + np.array([0, 0, 3]))
+    for score in (sliver07(result, reference, spacing, known).asd_mm,
+                  chaos(result, reference, spacing, known).assd_mm):  # fmt: skip
+        assert score == pytest.approx(apart.mean() / 3)  # two of three slices are the same
+
+
 def test_masks_of_two_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="one shape"):
         chaos(np.ones((2, 2, 2), bool), np.ones((2, 2, 3), bool), SPACING)

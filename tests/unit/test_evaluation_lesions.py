@@ -36,13 +36,14 @@ def test_a_lesion_predicted_in_two_parts_is_found_once() -> None:
 
 
 def test_matching_takes_the_largest_sum_of_overlaps() -> None:
-    # The first prediction overlaps both lesions, and the second more; taken greedily in order, one
-    # lesion would be left over.
+    # The first prediction overlaps both lesions, and the second more; taken greedily, one lesion
+    # would be left over.
     prediction, reference = line((2, 12), (13, 20)), line((0, 6), (7, 20))
     assert counts(lesion_scores(prediction, reference)) == (2, 2, 2)
-    # One good match counts more than two poor ones: 9/11 against 1/11 and 1/11 …
-    prediction, reference = line((0, 1), (2, 12)), line((0, 1), (3, 12))
-    assert counts(lesion_scores(prediction, reference)) == (2, 2, 2)
+    # One match of 0.67 counts more than two of 0.17 and 0.16.
+    prediction = line((0, 15), (16, 110), length=140)
+    reference = line((0, 90), (92, 130), length=140)
+    assert counts(lesion_scores(prediction, reference)) == (2, 2, 1)
 
 
 def test_the_least_overlap_is_a_limit_that_counts() -> None:

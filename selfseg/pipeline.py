@@ -33,6 +33,7 @@ from selfseg.requests import (
 from selfseg.workspace import DatasetFolder, dataset_folder, planned_folder
 
 if TYPE_CHECKING:
+    from selfseg.evaluation.further import Further
     from selfseg.inference.predictor import PredictionReport
 
 log = logging.getLogger(__name__)
@@ -203,10 +204,12 @@ def evaluate_predictions(
     output: Path | None = None,
     tolerances: Sequence[str] = (),
     only_predicted: bool = False,
+    further: Further | None = None,
     workers: int | None = None,
 ) -> MetricsTable:
     """Score label maps against references; write `output`.json and `output`.csv if wanted."""
     from selfseg.evaluation.evaluate import evaluate_folders
+    from selfseg.evaluation.further import NOTHING_FURTHER
     from selfseg.evaluation.table import write_table
 
     table = evaluate_folders(
@@ -214,6 +217,7 @@ def evaluate_predictions(
         references,
         tolerances=parse_tolerances(tolerances),
         only_predicted=only_predicted,
+        further=further or NOTHING_FURTHER,
         workers=default_workers(workers),
     )
     if output is not None:

@@ -1,4 +1,4 @@
-"""What each command is asked for, and how durations and tolerances are written."""
+"""What each command is asked for, and how durations, tolerances and metrics are written."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from selfseg.errors import SelfSegError
+from selfseg.records.metrics import MetricName
 from selfseg.records.selection import SelectionMetric
 
 if TYPE_CHECKING:
     from selfseg.evaluation.evaluate import Tolerances
+    from selfseg.evaluation.further import Further
 
 PART = r"(\d+(?:\.\d+)?)\s*(h|min|m|s)"
 DURATION = re.compile(rf"(?:{PART}\s*)+")
@@ -135,3 +137,18 @@ def parse_tolerances(settings: Sequence[str]) -> Tolerances:
         else:
             general = value
     return Tolerances(general, by_label)
+
+
+def parse_metrics(names: str, field_of_view: Path | None) -> Further:
+    """Return the families of metrics of `NAME,NAME`, and where the masks of scoring lie."""
+    from selfseg.evaluation.further import Further
+
+    known: dict[str, MetricName] = {name: name for name in get_args(MetricName)}
+    given = [name.strip() for name in names.split(",")]
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise SelfSegError(
+            f"--metrics {names}: unknown: {', '.join(map(repr, unknown))}",
+            remedy=f"Choose from {', '.join(known)}, joined by commas.",
+        )
+    return Further(tuple(known[name] for name in given), field_of_view)

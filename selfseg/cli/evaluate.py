@@ -28,6 +28,21 @@ def evaluate(
     only_predicted: Annotated[
         bool, typer.Option("--only-predicted", help="Leave out references without a prediction.")
     ] = False,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            "--metrics",
+            metavar="NAME[,NAME]",
+            help="Metrics beside the usual ones: sliver07, chaos, topology, lesions.",
+        ),
+    ] = "overlap",
+    field_of_view: Annotated[
+        Path | None,
+        typer.Option(
+            "--field-of-view",
+            help="Folder of masks, named as the references: nothing outside of them counts.",
+        ),
+    ] = None,
     workers: options.Workers = None,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -35,6 +50,7 @@ def evaluate(
     """Score every case and label: overlap, surface distances in mm, volume."""
     from selfseg import pipeline
     from selfseg.cli import tables
+    from selfseg.requests import parse_metrics
 
     table = pipeline.evaluate_predictions(
         predictions,
@@ -42,6 +58,7 @@ def evaluate(
         output=output,
         tolerances=tuple(tolerance or ()),
         only_predicted=only_predicted,
+        further=parse_metrics(metrics, field_of_view),
         workers=workers,
     )
     if json:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from selfseg.evaluation.table import families_of
 from selfseg.records.metrics import LabelScores, MetricsTable
 from selfseg.records.selection import Selection
 from selfseg.workspace import workspace_root
@@ -80,7 +81,7 @@ def print_trained(result: TrainResult) -> None:
 
 
 def print_metrics(table: MetricsTable) -> None:
-    """Print mean scores per label and over labels."""
+    """Print mean scores per label and over labels; a table more for each family of metrics."""
     view = Table(title=f"{len(table.cases)} cases")
     view.add_column("label")
     for title, _, _ in COLUMNS:
@@ -90,6 +91,7 @@ def print_metrics(table: MetricsTable) -> None:
     view.add_section()
     view.add_row("mean", *_cells(table.mean))
     console().print(view)
+    _print_families(table)
 
 
 def print_selection(selection: Selection, path: Path) -> None:
@@ -146,6 +148,20 @@ def print_predictions(report: PredictionReport, output: Path, *, as_json: bool) 
     out.print(f"{len(report.done)} cases segmented, written to {output}")
     for case, message in report.failed:
         out.print(f"FAILED {case}: {message}")
+
+
+def _print_families(table: MetricsTable) -> None:
+    """Print a line for each metric, as there may be many, and a column for each label."""
+    rows = (*table.labels.values(), table.mean)
+    for family, scores in families_of(table.mean):
+        view = Table(title=family)
+        view.add_column("metric")
+        for name in (*table.labels, "mean"):
+            view.add_column(name, justify="right")
+        for metric, _ in scores:
+            values = (getattr(getattr(row, family), metric) for row in rows)
+            view.add_row(metric, *("–" if value is None else f"{value:.4g}" for value in values))
+        console().print(view)
 
 
 def _cells(scores: LabelScores) -> list[str]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from selfseg.errors import DatasetError, GeometryError, SelfSegError
+from selfseg.evaluation.files import (
+    matched,
+    matched_fields_of_view,
+    read_field_of_view,
+    read_probabilities,
+)
+from selfseg.evaluation.further import NOTHING_FURTHER, Further, Maps, add_families, mask_of
 from selfseg.evaluation.labels import declared_targets, numbered_targets
 from selfseg.evaluation.overlap import overlaps
 from selfseg.evaluation.surface import (
@@ -22,21 +28,10 @@ from selfseg.evaluation.surface import (
 )
 from selfseg.evaluation.table import metrics_table
 from selfseg.execution.processes import map_parallel
-from selfseg.io.images import (
-    IMAGE_ENDINGS,
-    Image,
-    case_name,
-    grid_differences,
-    label_indices,
-    read_label_map,
-)
+from selfseg.io.images import Image, grid_differences, label_indices, read_label_map
 from selfseg.records.dataset import Label, Targets
 from selfseg.records.metrics import CaseScores, LabelScores, MetricsTable
 from selfseg.records.serial import Triple
-
-log = logging.getLogger(__name__)
-
-NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -53,13 +48,18 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class Pair:
-    """The two files of one case, and how to score them."""
+    """The two files of one case, and how to score them.
+
+    Attributes:
+        further: Metrics beside the usual ones; its field of view is the file of this case.
+    """
 
     id: str
     prediction: Path
     reference: Path
     targets: Targets
     tolerances: Tolerances = Tolerances()
+    further: Further = NOTHING_FURTHER
 
 
 def evaluate_folders(
@@ -69,6 +69,7 @@ def evaluate_folders(
     targets: Targets | None = None,
     tolerances: Tolerances = Tolerances(),
     only_predicted: bool = False,
+    further: Further = NOTHING_FURTHER,
     workers: int = 1,
 ) -> MetricsTable:
     """Score a folder of predictions against a folder of references.
@@ -80,13 +81,14 @@ def evaluate_folders(
             references' folder or its parent, else every value that occurs.
         tolerances: Of the normalized surface Dice.
         only_predicted: Leave out references without a prediction.
+        further: Metrics beside the usual ones, and the folder of fields of view.
         workers: Parallel processes.
 
     Raises:
         SelfSegError: Missing predictions, unknown values, unreadable files; all are listed.
         GeometryError: Predictions that do not lie on the grid of their references.
     """
-    files = _matched(predictions, references, only_predicted=only_predicted)
+    files = matched(predictions, references, only_predicted=only_predicted)
     known = targets if targets is not None else declared_targets(references)
     if known is None:
         paths = [path for pair in files.values() for path in pair]
@@ -96,7 +98,11 @@ def evaluate_folders(
             for value in values
         )
     _check_tolerances(tolerances, known)
-    pairs = [Pair(case, *paths, known, tolerances) for case, paths in files.items()]
+    fields = matched_fields_of_view(further.field_of_view, files)
+    pairs = [
+        Pair(case, *paths, known, tolerances, replace(further, field_of_view=fields.get(case)))
+        for case, paths in files.items()
+    ]
     results = map_parallel(score_files, pairs, workers=workers, label="evaluating")
     scored = [result for result in results if isinstance(result, CaseScores)]
     _raise_all([result for result in results if isinstance(result, SelfSegError)], predictions)
@@ -112,16 +118,29 @@ def score_files(pair: Pair) -> CaseScores | SelfSegError:
             return GeometryError(
                 f"{pair.prediction}: not on the grid of {pair.reference}: {'; '.join(differences)}"
             )
-        scores = score_case(
-            _indices(prediction, pair.prediction, pair.targets.labels),
-            _indices(reference, pair.reference, pair.targets.labels, pair.targets.ignore),
-            pair.targets,
-            reference.geometry.spacing_mm,
-            pair.tolerances,
-        )
+        scores = _score_images(pair, prediction, reference)
     except SelfSegError as error:
         return error
     return CaseScores(case=pair.id, labels=scores)
+
+
+def _score_images(pair: Pair, prediction: Image, reference: Image) -> dict[str, LabelScores]:
+    """Score two images of one grid."""
+    targets, field_of_view = pair.targets, pair.further.field_of_view
+    maps = Maps(
+        _indices(prediction, pair.prediction, targets.labels),
+        _indices(reference, pair.reference, targets.labels, targets.ignore),
+        targets,
+        reference.geometry.spacing_mm,
+        None if field_of_view is None else read_field_of_view(field_of_view, reference),
+    )
+    scores = score_maps(maps, pair.tolerances)
+    if not pair.further.wanted:
+        return scores
+    probabilities = None
+    if field_of_view is not None:
+        probabilities = read_probabilities(pair.prediction, prediction, targets.names)
+    return add_families(scores, maps, pair.further.names, probabilities)
 
 
 def score_case(
@@ -147,30 +166,31 @@ def score_case(
     Returns:
         Scores by name; what is undefined is None (see `LabelScores`).
     """
-    members = targets.members
-    known = None if targets.ignore_index is None else reference != targets.ignore_index
+    return score_maps(Maps(prediction, reference, targets, spacing_mm), tolerances)
+
+
+def score_maps(maps: Maps, tolerances: Tolerances) -> dict[str, LabelScores]:
+    """Score two label maps as `score_case` does, inside a field of view if there is one."""
+    prediction, reference, members = maps.prediction, maps.reference, maps.targets.members
+    known = maps.known
     if known is None:
         counts = overlaps(prediction, reference, members)
     else:
         counts = overlaps(prediction[known], reference[known], members)
     boxes = _boxes(prediction, reference, members)
     scores = {}
-    for name, group, box, overlap in zip(targets.names, members, boxes, counts, strict=True):
-        a, b = (_mask(indices[box], group) for indices in (prediction, reference))
-        distances = surface_distances(a, b, spacing_mm, None if known is None else known[box])
+    for name, group, box, overlap in zip(maps.targets.names, members, boxes, counts, strict=True):
+        a, b = (mask_of(indices[box], group) for indices in (prediction, reference))
+        distances = surface_distances(a, b, maps.spacing_mm, None if known is None else known[box])
         scores[name] = LabelScores(
             dice=overlap.dice,
             iou=overlap.iou,
             hd95_mm=hausdorff_mm(distances),
             assd_mm=average_distance_mm(distances),
             nsd=normalized_surface_dice(distances, tolerances.of(name)),
-            volume_difference_ml=overlap.volume_difference_ml(math.prod(spacing_mm)),
+            volume_difference_ml=overlap.volume_difference_ml(math.prod(maps.spacing_mm)),
         )
     return scores
-
-
-def _mask(indices: np.ndarray, group: Sequence[int]) -> np.ndarray:
-    return indices == group[0] if len(group) == 1 else np.isin(indices, group)
 
 
 def _boxes(
@@ -196,47 +216,6 @@ def _boxes(
         )
         boxes.append((z, y, x))
     return boxes
-
-
-def _matched(
-    predictions: Path, references: Path, *, only_predicted: bool
-) -> dict[str, tuple[Path, Path]]:
-    """Return prediction and reference of every case that has a reference."""
-    made, expected = _files(predictions), _files(references)
-    if not expected:
-        raise SelfSegError(
-            f"{references}: holds no label maps ({', '.join(IMAGE_ENDINGS)})",
-            remedy="Give the folder of the references with -r.",
-        )
-    missing = sorted(set(expected) - set(made))
-    if missing and (not only_predicted or len(missing) == len(expected)):
-        shown = ", ".join(missing[:NAMES_SHOWN]) + (", …" if len(missing) > NAMES_SHOWN else "")
-        raise SelfSegError(
-            f"{predictions}: no prediction for {len(missing)} of {len(expected)} references: "
-            + shown,
-            remedy="Predict these cases as well, or leave them out with --only-predicted.",
-        )
-    if missing:
-        log.warning("%d of %d references have no prediction", len(missing), len(expected))
-    return {case: (made[case], expected[case]) for case in sorted(expected.keys() - missing)}
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """Return the label maps of a folder by case name."""
-    if not folder.is_dir():
-        raise SelfSegError(f"{folder}: no such folder", remedy="Check the path.")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if not path.is_file() or not path.name.lower().endswith(IMAGE_ENDINGS):
-            continue
-        name = case_name(path)
-        if name in found:
-            raise SelfSegError(
-                f"{folder}: two files for case {name}: {found[name].name} and {path.name}",
-                remedy="Remove one of them.",
-            )
-        found[name] = path
-    return found
 
 
 def _values(path: Path) -> tuple[int, ...]:

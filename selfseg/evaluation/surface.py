@@ -57,14 +57,14 @@ def surface_distances(
     if a.shape != b.shape:
         raise ValueError(f"masks should have one shape, not {a.shape} and {b.shape}")
     if known is not None:
-        a, b, known = _continued(a, b, known, spacing_mm)
+        a, b, known = continued(a, b, known, spacing_mm)
     thin = [axis for axis, size in enumerate(a.shape) if size == 1]
     spacing: tuple[float, ...] = spacing_mm
     if len(thin) == 1:
         a, b = a.squeeze(thin[0]), b.squeeze(thin[0])
         known = None if known is None else known.squeeze(thin[0])
         spacing = tuple(size for axis, size in enumerate(spacing_mm) if axis != thin[0])
-    box = _box(a | b)
+    box = bounding_box(a | b)
     (cells_a, sizes_a), (cells_b, sizes_b) = (_elements(m[box], spacing) for m in (a, b))
     places_a, places_b = (cells * np.asarray(spacing) for cells in (cells_a, cells_b))
     if known is None:
@@ -111,7 +111,7 @@ def normalized_surface_dice(distances: SurfaceDistances, tolerance_mm: float) ->
     return float((near_a + near_b) / total)
 
 
-def _continued(
+def continued(
     a: np.ndarray, b: np.ndarray, known: np.ndarray, spacing_mm: Triple
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return two masks continued from their known voxels, and what is known, around the masks.
@@ -119,10 +119,8 @@ def _continued(
     What one mask has elsewhere must not be given to the other: distances to it would be short.
     """
     a, b = a & known, b & known
-    margin = tuple(
-        slice(max(part.start - 1, 0), part.stop + 1) if part.stop else part for part in _box(a | b)
-    )
-    a, b, known = a[margin], b[margin], known[margin]
+    box = bounding_box(a | b, margin=1)
+    a, b, known = a[box], b[box], known[box]
     if known.all() or not known.any():
         return a, b, known
     nearest = ndimage.distance_transform_edt(
@@ -131,10 +129,12 @@ def _continued(
     return a[tuple(nearest)], b[tuple(nearest)], known
 
 
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the bounding box of a mask; empty if the mask is."""
+def bounding_box(mask: np.ndarray, *, margin: int = 0) -> tuple[slice, ...]:
+    """Return the box of a mask, and a margin as far as it fits; empty if the mask is."""
     found = ndimage.find_objects(mask.view(np.uint8), max_label=1)[0]
-    return tuple(slice(0, 0) for _ in mask.shape) if found is None else tuple(found)
+    if found is None:
+        return tuple(slice(0, 0) for _ in mask.shape)
+    return tuple(slice(max(part.start - margin, 0), part.stop + margin) for part in found)
 
 
 def _elements(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:

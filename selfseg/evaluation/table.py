@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from selfseg.records import serial
-from selfseg.records.metrics import CaseScores, LabelScores, MetricsTable
+from selfseg.records.metrics import CaseScores, Family, LabelScores, MetricsTable
 
-METRICS = tuple(LabelScores.model_fields)
+METRICS = tuple(name for name, field in LabelScores.model_fields.items() if field.is_required())
+FAMILIES = tuple(name for name in LabelScores.model_fields if name not in METRICS)
 
 
 def metrics_table(cases: Sequence[CaseScores], label_names: Sequence[str]) -> MetricsTable:
@@ -26,7 +27,19 @@ def mean_scores(scores: Iterable[LabelScores]) -> LabelScores:
     """Return the mean of each metric over the scores that define it; None if none does."""
     rows = tuple(scores)
     columns = {name: [getattr(row, name) for row in rows] for name in METRICS}
-    return LabelScores(**{name: _mean(column) for name, column in columns.items()})
+    families = {name: [getattr(row, name) for row in rows] for name in FAMILIES}
+    return LabelScores.model_validate(
+        {name: _mean(column) for name, column in columns.items()}
+        | {name: _mean_family(column) for name, column in families.items()}
+    )
+
+
+def families_of(scores: LabelScores) -> Iterator[tuple[str, Family]]:
+    """Yield the name and the scores of each family that was asked for."""
+    for name in FAMILIES:
+        family = getattr(scores, name)
+        if family is not None:
+            yield name, family
 
 
 def write_table(table: MetricsTable, path: Path) -> tuple[Path, Path]:
@@ -39,10 +52,16 @@ def write_table(table: MetricsTable, path: Path) -> tuple[Path, Path]:
 
 
 def csv_text(table: MetricsTable) -> str:
-    """Return one line per case and label, then the means; undefined metrics are empty."""
+    """Return one line per case and label, then the means; undefined metrics are empty.
+
+    Columns of a family begin with its name: `chaos_dice`.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("case", "label", *METRICS))
+    further = (
+        f"{name}_{metric}" for name, family in families_of(table.mean) for metric, _ in family
+    )
+    writer.writerow(("case", "label", *METRICS, *further))
     for case in table.cases:
         writer.writerows(_row(case.case, name, scores) for name, scores in case.labels.items())
     writer.writerows(_row("mean", name, scores) for name, scores in table.labels.items())
@@ -51,8 +70,20 @@ def csv_text(table: MetricsTable) -> str:
 
 
 def _row(case: str, label: str, scores: LabelScores) -> tuple[str, ...]:
-    values = (getattr(scores, name) for name in METRICS)
+    values = [getattr(scores, name) for name in METRICS]
+    values += [value for _, family in families_of(scores) for _, value in family]
     return (case, label, *("" if value is None else f"{value:.6g}" for value in values))
+
+
+def _mean_family(families: Sequence[Family | None]) -> Family | None:
+    """Return the mean of each metric of one family; None where it was not asked for."""
+    defined = [family for family in families if family is not None]
+    if not defined:
+        return None
+    kind = type(defined[0])
+    return kind.model_validate(
+        {name: _mean([getattr(family, name) for family in defined]) for name in kind.model_fields}
+    )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

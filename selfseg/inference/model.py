@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from selfseg.errors import ModelError
-from selfseg.inference.ensemble import MeanOfLogits
+from selfseg.inference.ensemble import MeanOfLogits, weights_bytes
 from selfseg.networks.build import build_network
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
 from selfseg.networks.one_hot import OneHotInput
@@ -43,8 +43,9 @@ class Model:
         folds: The folds whose logits are averaged.
         mirror_axes: Planned axes of mirroring that every fold was trained with.
         network: All folds as one network in eval mode; gives a tuple with one entry. In a
-            cascade its last input channel is the label map of the previous stage.
-        device: Where the network is.
+            cascade its last input channel is the label map of the previous stage. Its weights are
+            in main memory; see `selfseg.inference.ensemble.turn`.
+        device: Where the network computes.
     """
 
     folder: Path
@@ -59,6 +60,11 @@ class Model:
     def outputs(self) -> int:
         """Output channels of the network."""
         return self.plan.targets.outputs
+
+    @property
+    def weights_gib(self) -> float:
+        """Main memory that the weights of all folds take."""
+        return weights_bytes(self.network) / 2**30
 
     @property
     def description(self) -> str:
@@ -98,6 +104,11 @@ class Ensemble:
 
     members: tuple[Model, ...]
     steps: tuple[Step, ...] = ()
+
+    @property
+    def weights_gib(self) -> float:
+        """Main memory that the weights of all members take."""
+        return sum(member.weights_gib for member in self.members)
 
     @property
     def description(self) -> str:
@@ -278,7 +289,7 @@ def _whole(candidate: Candidate, networks: Sequence[nn.Module]) -> nn.Module:
 
 
 def _load_fold(candidate: Candidate, fold: str, device: torch.device) -> nn.Module:
-    """Build the network of a fold, fill in its weights, and bring it to the device."""
+    """Build the network of a fold in main memory and fill in its weights, ready for a device."""
     configuration, plan = candidate.configuration, candidate.plan
     files = candidate.folder.fold(configuration.name, fold)
     network = build_network(
@@ -297,7 +308,6 @@ def _load_fold(candidate: Candidate, fold: str, device: torch.device) -> nn.Modu
     network.eval().requires_grad_(False)
     if device.type == "cpu":
         set_layout(network, CHANNELS_LAST[len(configuration.patch)])
-    network.to(device)
     return network
 
 

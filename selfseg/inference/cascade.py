@@ -56,11 +56,15 @@ def previous_stages(
     """Give the label maps of all previous stages that some models need, each stage run once.
 
     A stage goes over all cases before the next one, so that one network works at a time; all its
-    trained folds are averaged. The label maps lie in a hidden folder in `output` until the end.
+    trained folds are averaged. The weights of `models` wait in main memory, and count in
+    `max_memory_gib`. The label maps lie in a hidden folder in `output` until the end.
 
     Raises:
         ModelError: A previous stage is not trained.
     """
+    if (limit := options.get("max_memory_gib")) is not None:
+        waiting = sum(model.weights_gib for model in models)
+        options["max_memory_gib"] = max(limit - waiting, 0.0)
     maps = StageMaps()
     needed = {model.configuration.previous_stage: model for model in models}
     with ExitStack() as stack:

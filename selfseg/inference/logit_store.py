@@ -36,28 +36,50 @@ REGIONS_AT_ONCE = 256
 class MemoryBudget:
     """How much memory prediction may take, and what each part of it gets.
 
-    Two images are on their way at once, one computed and one exported. Each may have a quarter
-    for its logits and the exported one an eighth for its conversion; the rest is for images.
+    Of what the weights leave, two images that are on their way at once, one computed and one
+    exported, may each have a quarter for its logits, and the exported one an eighth for its
+    conversion. Weights that are kept on a device may have an eighth; the rest is for images.
 
     Attributes:
-        max_gib: Upper limit; None takes what is available.
+        max_gib: Upper limit, weights included; None takes what is available.
+        weights_gib: What the weights of all networks take in main memory.
     """
 
     max_gib: float | None = None
+    weights_gib: float = 0.0
 
     def logits_bytes(self, device: torch.device) -> float:
         """Return room for the logits of one image on a device."""
-        if device.type == "cuda":
-            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            return self._bytes(torch.cuda.mem_get_info(device)[0] + cached) / 4
-        return self._bytes(free_memory_gib() * GIB) / 4
+        return self._bytes(device) / 4
+
+    def device_weights_bytes(self, device: torch.device) -> float:
+        """Return room for weights that stay on a device while several networks take turns."""
+        return self._bytes(device) / 8
 
     def export_gib(self) -> float:
         """Return room for bringing logits back to the image's grid."""
-        return self._bytes(free_memory_gib() * GIB) / 8 / GIB
+        return self._bytes(torch.device("cpu")) / 8 / GIB
 
-    def _bytes(self, available: float) -> float:
-        return available if self.max_gib is None else min(self.max_gib * GIB, available)
+    def part(self, share: float) -> MemoryBudget:
+        """Return a budget of a share of what the weights leave."""
+        left = self._left_gib()
+        return MemoryBudget(None if left is None else left * share)
+
+    def _left_gib(self) -> float | None:
+        """Return the limit without the weights; None without a limit."""
+        return None if self.max_gib is None else max(self.max_gib - self.weights_gib, 0.0)
+
+    def _bytes(self, device: torch.device) -> float:
+        """Return what may be taken on a device; weights that lie there are no longer available."""
+        left, available = self._left_gib(), _available_bytes(device)
+        return available if left is None else min(left * GIB, available)
+
+
+def _available_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + cached)
+    return free_memory_gib() * GIB
 
 
 @dataclass

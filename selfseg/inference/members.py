@@ -86,7 +86,8 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
                 steps=ensemble.steps,
             )
         else:
-            store = LogitStore(MemoryBudget(max_memory_gib), folder=output)
+            budget = MemoryBudget(max_memory_gib, ensemble.weights_gib)
+            store = LogitStore(budget, folder=output)
             export = Export(ensemble.members[0], output, store, probabilities, ensemble.steps)
             report = _predict_several(
                 ensemble, left, export, maps, tta=tta, step=step, workers=workers

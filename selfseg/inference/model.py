@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from selfseg.errors import ModelError
-from selfseg.inference.ensemble import MeanOfLogits
+from selfseg.inference.ensemble import MeanOfLogits, weights_bytes
 from selfseg.inference.trained import ALL_CASES, model_digest, trained_folds, weights_digest
 from selfseg.networks.build import build_network
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
@@ -38,8 +38,9 @@ class Model:
         folds: The folds whose logits are averaged.
         mirror_axes: Planned axes of mirroring that every fold was trained with.
         network: All folds as one network in eval mode; gives a tuple with one entry. In a
-            cascade its last input channel is the label map of the previous stage.
-        device: Where the network is.
+            cascade its last input channel is the label map of the previous stage. Its weights are
+            in main memory; see `selfseg.inference.ensemble.turn`.
+        device: Where the network computes.
     """
 
     folder: Path
@@ -54,6 +55,11 @@ class Model:
     def outputs(self) -> int:
         """Output channels of the network."""
         return self.plan.targets.outputs
+
+    @property
+    def weights_gib(self) -> float:
+        """Main memory that the weights of all folds take."""
+        return weights_bytes(self.network) / 2**30
 
     @property
     def description(self) -> str:
@@ -93,6 +99,11 @@ class Ensemble:
 
     members: tuple[Model, ...]
     steps: tuple[Step, ...] = ()
+
+    @property
+    def weights_gib(self) -> float:
+        """Main memory that the weights of all members take."""
+        return sum(member.weights_gib for member in self.members)
 
     @property
     def description(self) -> str:
@@ -267,7 +278,7 @@ def _whole(candidate: Candidate, networks: Sequence[nn.Module]) -> nn.Module:
 
 
 def _load_fold(candidate: Candidate, fold: str, device: torch.device) -> nn.Module:
-    """Build the network of a fold, fill in its weights, and bring it to the device."""
+    """Build the network of a fold in main memory and fill in its weights, ready for a device."""
     configuration, plan = candidate.configuration, candidate.plan
     files = candidate.folder.fold(configuration.name, fold)
     network = build_network(
@@ -286,7 +297,6 @@ def _load_fold(candidate: Candidate, fold: str, device: torch.device) -> nn.Modu
     network.eval().requires_grad_(False)
     if device.type == "cpu":
         set_layout(network, CHANNELS_LAST[len(configuration.patch)])
-    network.to(device)
     return network
 
 

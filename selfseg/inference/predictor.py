@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from selfseg.errors import DeviceError, ImageError, SelfSegError
+from selfseg.inference.ensemble import turn
 from selfseg.inference.export import Export
 from selfseg.inference.logit_store import LogitStore, MemoryBudget
 from selfseg.inference.model import Model, load_model
@@ -80,7 +81,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
         output: Folder of the label maps, named `CASE` with the ending of the image.
         tta: Average over mirror images along the planned axes.
         step: Distance of windows in patches; default: as planned.
-        max_memory_gib: Memory for logits and export; default: what is available.
+        max_memory_gib: Memory for weights, logits and export; default: what is available.
         probabilities: Also write `CASE_probabilities.npz`.
         workers: Threads that read and preprocess; two are enough, more are not used.
         previous: In a cascade, for each case its label map of the previous stage; see
@@ -92,7 +93,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
         raise ValueError("label maps of a previous stage belong to a cascade, and to it alone")
     output.mkdir(parents=True, exist_ok=True)
     options = inference_options(model, tta=tta, step=step)
-    store = LogitStore(MemoryBudget(max_memory_gib), folder=output)
+    store = LogitStore(MemoryBudget(max_memory_gib, model.weights_gib), folder=output)
     export = Export(model, output, store, probabilities, tuple(steps), compact)
 
     def prepare(case: Case) -> PreparedCase:
@@ -118,17 +119,22 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
 def member_logits(
     model: Model, prepared: PreparedCase, options: Inference, store: LogitStore
 ) -> Tensor:
-    """Return the logits (k, Z, Y, X) of a prepared case, averaged over the model's folds."""
-    return predict_logits(
-        model.network,
-        torch.from_numpy(prepared.image),
-        patch=model.configuration.patch,
-        options=options,
-        outputs=model.outputs,
-        device=model.device,
-        context=model.configuration.context,
-        store=store,
-    )
+    """Return the logits (k, Z, Y, X) of a prepared case, averaged over the model's folds.
+
+    The model's weights lie on its device in the meantime, and no longer.
+    """
+    room = store.budget.device_weights_bytes(model.device)
+    with turn(model.network, model.device, room):
+        return predict_logits(
+            model.network,
+            torch.from_numpy(prepared.image),
+            patch=model.configuration.patch,
+            options=options,
+            outputs=model.outputs,
+            device=model.device,
+            context=model.configuration.context,
+            store=store,
+        )
 
 
 def inference_options(model: Model, *, tta: bool, step: float | None) -> Inference:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from selfseg.inference.decode import Indices, decode
-from selfseg.inference.logit_store import LogitStore, MemoryBudget
+from selfseg.inference.logit_store import LogitStore
 from selfseg.io.store import save_slabs
 from selfseg.preprocessing.invert import foreground_tiles
 from selfseg.records.dataset import Targets
@@ -36,11 +36,9 @@ class ProbabilitySum:
     """
 
     def __init__(self, targets: Targets, record: PreprocessedCase, store: LogitStore) -> None:
-        limit = store.budget.max_gib
-        budget = MemoryBudget(None if limit is None else limit * SHARE_OF_LOGITS)
         self._targets = targets
         self._logits = store
-        self._store = LogitStore(budget, folder=store.folder)
+        self._store = LogitStore(store.budget.part(SHARE_OF_LOGITS), folder=store.folder)
         shape = [record.shape_before_crop[axis] for axis in np.argsort(record.axes)]
         self.values = self._store.allocate((len(targets.names), *shape), torch.device("cpu"))
 

@@ -76,6 +76,7 @@ def read_previous(
 
     Raises:
         ImageError: The label map cannot be read.
+        DatasetError: It has values of no label.
         GeometryError: It has another size than the image.
     """
     found = read_label_map(path)
@@ -84,7 +85,7 @@ def read_previous(
             f"{path}: {found.native.shape} voxels for an image of {record.native.shape}",
             remedy="Predict the previous stage again: its label map belongs to another image.",
         )
-    indices = label_indices(_as_labels(found.array[0], targets), targets.labels)
+    indices = label_indices(found.array[0], targets.labels)
     cropped = indices.transpose(record.axes)[record.crop.slices].astype(np.int16, order="C")
     axis = separate_axis(
         record.spacing_before_mm,
@@ -153,13 +154,3 @@ def _source_digest(path: Path, record: PreprocessedCase, targets: Targets) -> st
     digests = [digest_file(file) for file in parts]
     content = (PREVIOUS_STAGE_VERSION, digests, record.source, serial.digest(targets))
     return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
-
-
-def _as_labels(values: npt.NDArray[np.generic], targets: Targets) -> npt.NDArray[np.generic]:
-    """Replace the values of regions that are no label's own by their first label's."""
-    own = {label.value for label in targets.labels}
-    changed = values.copy()
-    for region in targets.regions:
-        if region.value not in own:
-            changed[values == region.value] = region.values[0]
-    return changed

@@ -10,13 +10,14 @@ import SimpleITK as sitk  # noqa: N813
 from targets import plain
 from tinymodel import LABELS
 
-from selfseg.errors import GeometryError
+from selfseg.errors import DatasetError, GeometryError
 from selfseg.io.images import read_image
 from selfseg.io.store import open_array
+from selfseg.io.targets import read_targets
 from selfseg.preprocessing.case import prepare_case
 from selfseg.preprocessing.previous import preprocess_previous, read_previous
 from selfseg.records import serial
-from selfseg.records.dataset import Region, Targets
+from selfseg.records.dataset import Targets
 from selfseg.records.geometry import PreprocessedCase
 from selfseg.records.preprocessing import NoNormalization, Preprocessing
 
@@ -71,18 +72,24 @@ def test_a_map_of_another_size_is_refused(tmp_path: Path) -> None:
         read_previous(other, record, OPTIONS, TARGETS)
 
 
-def test_values_of_regions_become_their_first_label(tmp_path: Path) -> None:
+def test_a_map_of_regions_has_the_values_of_labels_and_no_other(tmp_path: Path) -> None:
     image, label = make_case(tmp_path)
     record = prepare_case("a", read_image([image]), None, OPTIONS).record
     plain = read_previous(label, record, OPTIONS, TARGETS)
+    complaints: list[str] = []
+    declared = {"background": 0, "whole": [1, 4], "rim": 4}
+    regions = read_targets({"labels": declared, "regions_class_order": [1, 4]}, complaints)
+    assert not complaints
+    assert np.array_equal(read_previous(label, record, OPTIONS, regions), plain)
     values = sitk.GetArrayFromImage(sitk.ReadImage(str(label)))
-    regions = (
-        Region(name="whole", values=(1, 4), value=7),
-        Region(name="rim", values=(4,), value=4),
-    )
-    changed = write(tmp_path / "regions.nii.gz", np.where(values == 1, 7, values).astype(np.uint8))
-    found = read_previous(changed, record, OPTIONS, Targets(labels=LABELS, regions=regions))
-    assert np.array_equal(found, plain)
+    other = write(tmp_path / "other.nii.gz", np.where(values == 1, 7, values).astype(np.uint8))
+    # No data set can declare such a region, so a map with its value is another data set's.
+    whole, rim = regions.regions
+    strange = whole.model_copy(update={"value": 7})
+    with pytest.raises(DatasetError, match=r"not declared in dataset\.json: 7"):
+        read_previous(other, record, OPTIONS, Targets(labels=LABELS, regions=(strange, rim)))
+    read_targets({"labels": declared, "regions_class_order": [7, 4]}, complaints)
+    assert any("gives region 'whole' the value 7" in line for line in complaints)
 
 
 def test_maps_are_made_once_and_again_after_a_change(tmp_path: Path) -> None:

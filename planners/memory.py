@@ -7,9 +7,10 @@ nothing and can be tested against a built network.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
-from selfseg.records.network import ContextUNet, Network, UNet
+from selfseg.records.network import DSN3D, ContextUNet, Network, UNet
 
 # A training step keeps, for each convolution output, the output itself and its activation, and
 # needs about a tenth more for gradients in flight.
@@ -42,6 +43,8 @@ def count_features(network: Network, patch: Sequence[int], classes: int) -> int:
     """
     if isinstance(network, ContextUNet):
         return _count_context_features(network, patch, classes)
+    if isinstance(network, DSN3D):
+        return _count_dsn3d_features(network, patch, classes)
     voxels = stage_voxels(patch, network.strides)
     sizes = [f * v for f, v in zip(network.features, voxels, strict=True)]
     decoder = sum((n + 1) * s for n, s in zip(network.convs_decoder, sizes[:-1], strict=True))
@@ -111,6 +114,33 @@ def _count_context_parameters(network: ContextUNet, channels: int, classes: int)
     return total
 
 
+def _count_dsn3d_features(network: DSN3D, patch: Sequence[int], classes: int) -> int:
+    """Count encoder, the main way up, and a way up from every stage between first and last."""
+    stages = len(network.features)
+    voxels = stage_voxels(patch, ((1, 1, 1), *((2, 2, 2),) * (stages - 1)))
+    sizes = [f * v for f, v in zip(network.features, voxels, strict=True)]
+    encoder = sum(n * s for n, s in zip(network.convs, sizes, strict=True))
+    sides = sum(
+        sum(sizes[1:stage]) + network.features[0] * voxels[0] for stage in range(1, stages - 1)
+    )
+    return encoder + sum(sizes[:-1]) + sides + (stages - 1) * classes * voxels[0]
+
+
+def _count_dsn3d_parameters(network: DSN3D, channels: int, classes: int) -> int:
+    widths = network.features
+    total, before = 0, channels
+    for width, convs in zip(widths, network.convs, strict=True):
+        for _ in range(convs):
+            total += _block(before, width, 27)
+            before = width
+    ups = [64 * deep * high for high, deep in pairwise(widths)]
+    head = classes * (widths[0] + 1)
+    total += sum(ups) + sum(widths[:-1]) + head
+    for stage in range(1, len(widths) - 1):
+        total += sum(ups[:stage]) + head
+    return total
+
+
 def count_extra_features(voxels: int, classes: int, channels: int) -> int:
     """Return what many classes and channels add to the count (nothing for ordinary data)."""
     return voxels * (
@@ -122,6 +152,8 @@ def count_parameters(network: Network, channels: int, classes: int) -> int:
     """Return the number of weights, all segmentation heads counted."""
     if isinstance(network, ContextUNet):
         return _count_context_parameters(network, channels, classes)
+    if isinstance(network, DSN3D):
+        return _count_dsn3d_parameters(network, channels, classes)
     features, last = network.features, len(network.features) - 1
     volumes = [prod(kernel) for kernel in network.kernels]
     total = 0

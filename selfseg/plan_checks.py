@@ -8,7 +8,7 @@ from typing import Any
 
 from selfseg.errors import PlanError
 from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm
-from selfseg.records.network import ContextUNet, UNet
+from selfseg.records.network import DSN3D, ContextUNet, UNet
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
 
@@ -170,6 +170,8 @@ def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, float]]:
 def _network_complaints(item: Configuration) -> list[str]:
     if isinstance(item.network, ContextUNet):
         return _context_complaints(item.network, item.patch)
+    if isinstance(item.network, DSN3D):
+        return _dsn3d_complaints(item.network, item.patch)
     network, dims = item.network, len(item.patch)
     blocks = network.convs_encoder if isinstance(network, UNet) else network.blocks_encoder
     stages = len(network.features)
@@ -223,6 +225,15 @@ def _context_complaints(network: ContextUNet, patch: Sequence[int]) -> list[str]
     )
     wrong = [f"network: {text}" for fulfilled, text in rules if not fulfilled]
     return wrong or _stride_complaints(network.strides, patch)
+
+
+def _dsn3d_complaints(network: DSN3D, patch: Sequence[int]) -> list[str]:
+    stages = len(network.features)
+    if stages != len(network.convs) or stages < 2 or min(*network.features, *network.convs) < 1:
+        return ["network: features and convs must be as many, at least 2 stages, and at least 1"]
+    if len(patch) != 3:
+        return [f"network: dsn3d is for patches of three axes, not {list(patch)}"]
+    return _stride_complaints(((1, 1, 1), *((2, 2, 2),) * (stages - 1)), patch)
 
 
 def _stride_complaints(strides: Sequence[Sequence[int]], patch: Sequence[int]) -> list[str]:

@@ -78,6 +78,14 @@ class DeeplySupervisedSum(nn.Module):
         self.kinds = needed_maps(options)
         self.terms = nn.ModuleList(_build_term(term) for term in options.terms)
 
+    def shares(self, count: int) -> tuple[float, ...]:
+        """Return the weight of each of so many outputs at this point of the run."""
+        weights = self.options.output_weights or depth_weights(
+            count, self.options.deep_supervision_decay
+        )
+        fade = self.options.side_fade**self.progress
+        return (weights[0], *(weight * fade for weight in weights[1:count]))
+
     def forward(
         self, outputs: Sequence[Tensor], target: Tensor, stacked: Tensor | None = None
     ) -> Tensor:
@@ -90,9 +98,7 @@ class DeeplySupervisedSum(nn.Module):
         """
         maps = unpack_maps(stacked, self.kinds)
         total = outputs[0].new_zeros((), dtype=torch.float32)
-        for depth, share in enumerate(
-            depth_weights(len(outputs), self.options.deep_supervision_decay)
-        ):
+        for depth, share in enumerate(self.shares(len(outputs))):
             if not share:
                 continue
             logits = outputs[depth]

@@ -7,8 +7,9 @@ from typing import assert_never
 from torch import nn
 
 from selfseg.networks.context25d import ContextNetwork
+from selfseg.networks.dsn3d import DeeplySupervised3D
 from selfseg.networks.unet import EncoderDecoder
-from selfseg.records.network import ContextUNet, Network, ResidualUNet, UNet
+from selfseg.records.network import DSN3D, ContextUNet, Network, ResidualUNet, UNet
 
 
 def build_network(options: Network, *, channels: int, outputs: int) -> nn.Module:
@@ -21,5 +22,7 @@ def build_network(options: Network, *, channels: int, outputs: int) -> nn.Module
             return EncoderDecoder(options, channels=channels, outputs=outputs)
         case ContextUNet():
             return ContextNetwork(options, channels=channels, outputs=outputs)
+        case DSN3D():
+            return DeeplySupervised3D(options, channels=channels, outputs=outputs)
         case _:
             assert_never(options)

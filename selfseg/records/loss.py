@@ -181,9 +181,13 @@ class Loss(Record):
     """A weighted sum of terms.
 
     With deep supervision the output at depth i weighs `deep_supervision_decay ** i`; the coarsest
-    gets 0 if there are more than two; the weights are normalized to sum 1.
+    gets 0 if there are more than two; the weights are normalized to sum 1. `output_weights` stand
+    instead of that, as they are; those after the first are multiplied by `side_fade` in the course
+    of the run (Dou et al. 2017 lower the weights of side outputs).
     """
 
     kind: Literal["sum"] = "sum"
     terms: tuple[LossTerm, ...]
     deep_supervision_decay: float = 0.5
+    output_weights: tuple[float, ...] | None = None
+    side_fade: float = Field(default=1.0, ge=0.0, le=1.0)

@@ -68,5 +68,18 @@ class ContextUNet(Record):
     separable: bool = True
 
 
+class DSN3D(Record):
+    """The 3D deeply supervised network of Dou et al. 2017 (heart version), for 3D patches.
+
+    Attributes:
+        features: Widths, full resolution first; each stage halves the resolution along all axes.
+        convs: Convolutions of each stage.
+    """
+
+    kind: Literal["dsn3d"] = "dsn3d"
+    features: tuple[int, ...] = (32, 64, 128, 256)
+    convs: tuple[int, ...] = (1, 2, 2, 2)
+
+
 PlainNetwork = UNet | ResidualUNet
-Network = Annotated[UNet | ResidualUNet | ContextUNet, Field(discriminator="kind")]
+Network = Annotated[UNet | ResidualUNet | ContextUNet | DSN3D, Field(discriminator="kind")]

@@ -31,6 +31,7 @@ from selfseg.plan_checks import check_plan
 from selfseg.records.dataset import Case, Fold
 from selfseg.records.fingerprint import Fingerprint, IntensityFacts
 from selfseg.records.loss import DiceTerm
+from selfseg.records.network import DSN3D
 from selfseg.records.plan import Budget, Configuration, Plan
 from selfseg.records.preprocessing import (
     CTNormalization,
@@ -526,6 +527,7 @@ def test_what_holds_for_every_plan(
     assert sorted(grid.axes) == [0, 1, 2]
     assert grid.spacing_mm[0] == max(grid.spacing_mm)
     for item in plan.configurations:
+        assert not isinstance(item.network, DSN3D)  # never planned, only set
         strides = item.network.strides
         assert strides[0] == (1,) * len(item.patch)
         divisors = [prod(s[axis] for s in strides) for axis in range(len(item.patch))]

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from selfseg.io.store import slabs
+from selfseg.preprocessing.invert import MOST_LABELS_OF_UINT8
 from selfseg.records.dataset import Targets
 
 Indices = npt.NDArray[np.unsignedinteger]
 Floats = npt.NDArray[np.float32]
-MOST_LABELS_OF_UINT8 = 254
 
 
 class Foreground(Protocol):

@@ -118,8 +118,7 @@ def _graph(line: Mask, spacing_mm: Floats) -> Graph:
 
 def _lengths(graph: Graph, radii: Floats, owner: Indices, count: int) -> Floats:
     """Return the length of the curves of each component, from end to end of the mask."""
-    lengths = np.zeros(count)
-    lengths += np.bincount(owner[graph.first], graph.lengths, count)
+    lengths = np.bincount(owner[graph.first], graph.lengths, count).astype(float)
     lengths += np.bincount(owner, _end_lengths(graph, radii), count)
     return lengths
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -119,6 +119,7 @@ def _has(places: Indices, wanted: Indices) -> npt.NDArray[np.bool_]:
     return found
 
 
+@cache
 def _corners_between(cell: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return the cells, but the center and the cell itself, of the box that both span."""
     inside = [

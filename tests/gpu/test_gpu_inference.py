@@ -1,7 +1,10 @@
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from selfseg.inference.ensemble import MeanOfLogits, turn
 from selfseg.inference.logit_store import LogitStore, MemoryBudget
 from selfseg.inference.sliding_window import predict_logits
 from selfseg.records.plan import Inference
@@ -42,3 +45,23 @@ def test_gpu_and_cpu_give_the_same_up_to_reduced_precision(max_gib: float | None
         assert logits.device.type == expected
         results[name] = logits.float().cpu()
     torch.testing.assert_close(results["cuda"], results["cpu"], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("room", [0.0, float("inf")])
+def test_networks_take_turns_on_the_gpu_and_leave_it(room: float) -> None:
+    device = torch.device("cuda")
+    x = torch.randn(1, 1, 8, 16, 16, device=device)
+    networks = [Small(), Small(), Small()]
+    for factor, network in enumerate(networks, start=1):
+        network.requires_grad_(False)
+        network.layer.weight.mul_(factor)
+    first, second, third = (copy.deepcopy(network).to(device)(x)[0] for network in networks)
+    expected = (first + second + third) / 3
+    mean = MeanOfLogits(networks)
+    before = torch.cuda.memory_allocated(device)
+    with turn(mean, device, room):
+        assert torch.equal(mean(x)[0], expected)
+        assert torch.equal(mean(x)[0], expected)
+        assert torch.cuda.memory_allocated(device) > before
+    assert torch.cuda.memory_allocated(device) == before
+    assert all(parameter.device.type == "cpu" for parameter in mean.parameters())

@@ -50,7 +50,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> PreviousStage:
 @pytest.mark.usefixtures("few_files")
 def test_all_cases_of_a_cascade_are_read_from_files(stage: PreviousStage) -> None:
     cases = CaseFolder(stage.folder.parent, IDS, stage)
-    for index in range(CASES):
+    for index in range(0, CASES, 5):  # more than there are handles
         image, label = cases.cut(index, (0, 0, 0), SHAPE)
         previous = cases.cut_previous(index, (0, 0, 0), SHAPE)
         assert np.array_equal(image[0] // 10, label)

@@ -117,6 +117,16 @@ def test_holes_of_a_volume_are_closed_on_all_sides() -> None:
     check(before, before, FillHoles(name="label 2"))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_ring_in_one_plane_of_a_volume_has_no_hole(axis: int, place: int) -> None:
+    before = np.zeros((3, 6, 6), np.uint8).swapaxes(0, axis)
+    plane = before.swapaxes(0, axis)[place]
+    plane[1:5, 1:5] = 1
+    plane[2:4, 2:4] = 0
+    check(before, before, FillHoles(name="label 1"))
+
+
 def test_steps_of_several_labels_do_not_mix() -> None:
     check(
         label_map("1.11.2.22", ".........", "333....33", "3.3......", "333......"),

@@ -58,13 +58,14 @@ def no_memory(path: Path) -> str:
 def dies(path: Path) -> str:
     if path.stem == "b":
         os._exit(3)
-    time.sleep(0.3)
+    time.sleep(0.5)  # that the death is noticed before the last item is begun
     return path.stem
 
 
 def is_killed(path: Path) -> str:
     if path.stem == "b":
         os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.5)
     return path.stem
 
 

@@ -142,7 +142,7 @@ def test_thick_slices_do_not_draw_the_line_off_center() -> None:
     spacing = np.array([4.0, 1.0, 1.0])
     mask = np.zeros((7, 31, 50), bool)
     mask[:, :, 3:47] = (((AXIS[17:24] * 4)[:, None] ** 2 + AXIS[5:36] ** 2) <= 10**2)[:, :, None]
-    places = np.argwhere(thin(mask, spacing))
+    places = np.argwhere(thin(mask, tuple(spacing)))
     inner = places[(places[:, 2] > 15) & (places[:, 2] < 35)]
     assert np.abs((inner[:, :2] - [3, 15]) * spacing[:2]).max() <= 1
 

@@ -159,6 +159,27 @@ def test_what_is_unchanged_is_not_read(
     assert measured == []
 
 
+def test_facts_measured_otherwise_are_measured_again(
+    root: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        context.setattr(extract, "MEASURE_VERSION", extract.MEASURE_VERSION - 1)
+        dataset, former = look(root)
+    bare = former.model_dump(exclude={"labels": {"__all__": {"shape"}}}, exclude_defaults=True)
+    for case in bare["cases"]:
+        for label in case["labels"]:
+            label.pop("shape", None)
+    measured.clear()
+    fingerprint = look(root, (dataset, Fingerprint.model_validate(bare)))[1]
+    assert len(measured) == 4
+    assert all(label.shape is not None for label in fingerprint.labels)
+    for facts in fingerprint.cases:
+        for label in facts.labels:
+            assert label.shape is not None
+            assert label.components == label.shape.components
+            assert label.shape.contrast[0] is not None
+
+
 def test_what_has_changed_is_measured_again(root: Path, measured: list[str]) -> None:
     known = look(root)
     measured.clear()

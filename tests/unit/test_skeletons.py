@@ -147,6 +147,19 @@ def test_thick_slices_do_not_draw_the_line_off_center() -> None:
     assert np.abs((inner[:, :2] - [3, 15]) * spacing[:2]).max() <= 1
 
 
+@pytest.mark.parametrize("direction", [(1, 1, 0), (1, 2, 1)])
+def test_oblique_tubes_in_thick_slices_keep_their_axis(direction: tuple[int, int, int]) -> None:
+    spacing = (4.0, 1.0, 1.0)
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip((25, 60, 60), spacing, strict=True)]
+    places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    along = places @ (np.array(direction) / np.linalg.norm(direction))
+    beside = np.sqrt((places**2).sum(axis=-1) - along**2)
+    line = thin(beside <= 9, spacing)
+    middle = beside[line & (np.abs(along) < 12)]
+    assert len(middle) >= 6
+    assert middle.max() <= 2.5  # 4 mm between slices
+
+
 def test_spurs_go_and_branches_stay() -> None:
     trunk = np.zeros((21, 21, 60), bool)
     trunk[6:15, 6:15, :] = True

@@ -26,14 +26,16 @@ REACH = 3.0  # standard deviations; beyond are 0.3 % of a Gaussian
 DILATION = 3
 
 
-def window_offsets(theta_mm: float, spacing_mm: Sequence[float], radius: int) -> list[Weighted]:
+def window_offsets(
+    theta_mm: float, spacing_mm: Sequence[float], shape: Sequence[int], radius: int
+) -> list[Weighted]:
     """Return one of each pair of opposite offsets in voxels, with the voxels it stands for.
 
     A box of `radius` voxels at most. Along axes where it ends before three standard deviations, a
     ring of every third voxel follows as far again as `radius` allows; the box is then as large as
     the cells of three voxels around the ring leave open, so that no voxel counts twice.
     """
-    full = [math.floor(REACH * theta_mm / size + 1e-6) for size in spacing_mm]
+    full = [_reach(theta_mm, step, size) for step, size in zip(spacing_mm, shape, strict=True)]
     stride = [DILATION if reach > radius else 1 for reach in full]
     cells = [
         min(radius, reach // step) if step > 1 else reach
@@ -75,7 +77,7 @@ def window_filter(
         radius: Of the window in voxels.
     """
     theta = torch.as_tensor(theta_mm, dtype=features.dtype, device=features.device)
-    offsets = window_offsets(float(theta), spacing_mm, radius)
+    offsets = window_offsets(float(theta.detach()), spacing_mm, features.shape[1:], radius)
 
     def apply(values: Tensor) -> Tensor:
         result: Tensor = _WindowSum.apply(  # type: ignore[no-untyped-call]
@@ -92,7 +94,7 @@ def smooth_filter(theta_mm: Tensor | float, spacing_mm: Sequence[float]) -> Filt
     def apply(values: Tensor) -> Tensor:
         theta = torch.as_tensor(theta_mm, dtype=values.dtype, device=values.device)
         for axis, size_mm in enumerate(spacing_mm, start=1):
-            reach = min(math.floor(REACH * float(theta) / size_mm + 1e-6), values.shape[axis] - 1)
+            reach = _reach(float(theta.detach()), size_mm, values.shape[axis])
             if reach < 1:
                 continue
             steps = torch.arange(-reach, reach + 1, dtype=values.dtype, device=values.device)
@@ -112,6 +114,11 @@ def normalized(kernel: Filter, values: Tensor) -> Filter:
     ones = torch.ones_like(values[:1])
     scale = kernel(ones).rsqrt()
     return lambda others: scale * kernel(scale * others)
+
+
+def _reach(theta_mm: float, spacing_mm: float, size: int) -> int:
+    """Return how many voxels are within three standard deviations along an axis of some size."""
+    return min(math.floor(REACH * theta_mm / spacing_mm + 1e-6), size - 1)
 
 
 class _WindowSum(torch.autograd.Function):

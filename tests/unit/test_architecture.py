@@ -31,6 +31,7 @@ STAGE_EDGES = {
     ("training", "inference"),
     ("training", "evaluation"),
     ("inference", "postprocessing"),
+    ("postprocessing", "evaluation"),
     ("selection", "inference"),
     ("selection", "evaluation"),
     ("selection", "postprocessing"),

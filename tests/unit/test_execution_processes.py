@@ -126,6 +126,7 @@ def test_workers_end_with_the_program_and_need_no_main_guard(tmp_path: Path) -> 
             program.kill()
     workers = [int(path.read_text()) for path in signs]
     wait_for(lambda: not any(is_alive(pid) for pid in workers))
+    assert len(set(workers)) == 2
 
 
 INTERRUPTED = PROGRAM.replace("items, workers", "items * 2, workers")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from math import prod
 
 from selfseg.records.fingerprint import Fingerprint
-from selfseg.records.plan import Budget, ConfigurationName, Decision
+from selfseg.records.names import ConfigurationName
+from selfseg.records.plan import Budget, Decision
 
 from .spacing import Grid
 

@@ -8,18 +8,14 @@ from math import prod
 
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.dataset import Dataset, Splits
+from selfseg.records.estimate import Estimate
 from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.loss import Loss
-from selfseg.records.plan import (
-    Budget,
-    Configuration,
-    ConfigurationName,
-    Decision,
-    Plan,
-)
+from selfseg.records.names import ConfigurationName
+from selfseg.records.plan import Budget, Configuration, Decision, Plan
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.run import Schedule, Speed, Training
-from selfseg.records.selection import CandidateScore, Estimate, SelectionRules
+from selfseg.records.selection import CandidateScore, SelectionRules
 from selfseg.records.serial import Triple
 
 from .configurations import choose_configurations, gather_evidence, wants_slab

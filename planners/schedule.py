@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfseg.records.plan import ConfigurationName, Decision
+from selfseg.records.names import ConfigurationName
+from selfseg.records.plan import Decision
 from selfseg.records.run import Schedule, Speed, Training
 
 # Fewer steps than this lose more than one more fold or configuration gains: on hippocampus MR one

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from selfseg.records.estimate import Estimate
 from selfseg.records.plan import Decision
-from selfseg.records.selection import CandidateScore, Estimate, SelectionRules
+from selfseg.records.selection import CandidateScore, SelectionRules
 
 # A difference that no user would notice: half a Dice point.
 MARGIN = 0.005

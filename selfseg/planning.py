@@ -11,10 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 from selfseg.errors import PlanError, PlannerError, RecordError
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
+from selfseg.records.estimate import Estimate
 from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.plan import Budget, Configuration, Decision, Plan
 from selfseg.records.run import Schedule, Speed, Training
-from selfseg.records.selection import CandidateScore, Estimate, SelectionRules
+from selfseg.records.selection import CandidateScore, SelectionRules
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from selfseg.records.plan import ConfigurationName
+from selfseg.records.names import ConfigurationName
 from selfseg.records.serial import Record
 
 

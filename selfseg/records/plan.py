@@ -6,13 +6,13 @@ from typing import Literal
 
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.dataset import Label, Region, Targets
+from selfseg.records.ideas import Idea
 from selfseg.records.loss import Loss
+from selfseg.records.names import ConfigurationName
 from selfseg.records.network import ContextUNet, Network
 from selfseg.records.optimization import Optimization
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.serial import Record, Triple
-
-ConfigurationName = Literal["2d", "2.5d", "3d_fullres", "3d_lowres", "3d_cascade"]
 
 
 class Budget(Record):
@@ -83,6 +83,7 @@ class Plan(Record):
     Attributes:
         configurations: All that can be trained.
         proposed: Those worth training, the one to train first in front; empty means all.
+        nominated: What the shapes in the data suggest for the loss, to be tried in a race.
         decisions: Why.
     """
 
@@ -97,6 +98,7 @@ class Plan(Record):
     budget: Budget
     configurations: tuple[Configuration, ...]
     proposed: tuple[ConfigurationName, ...] = ()
+    nominated: tuple[Idea, ...] = ()
     decisions: tuple[Decision, ...]
 
     @property

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from selfseg.records.plan import ConfigurationName, Decision
+from selfseg.records.names import ConfigurationName
+from selfseg.records.plan import Decision
 from selfseg.records.serial import Record
 
 

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from selfseg.records.plan import ConfigurationName, Decision
+from selfseg.records.estimate import Estimate
+from selfseg.records.names import ConfigurationName
+from selfseg.records.plan import Decision
 from selfseg.records.postprocessing import Step
 from selfseg.records.serial import Record
 
 SelectionMetric = Literal["dice", "nsd"]
-
-
-class Estimate(Record):
-    """A mean and its bootstrap interval."""
-
-    value: float
-    lower: float
-    upper: float
 
 
 class Member(Record):

@@ -12,7 +12,8 @@ from selfseg.errors import ModelError
 from selfseg.inference.trained import Workspace, model_digest, trained_folds
 from selfseg.records import serial
 from selfseg.records.model import TrainedFold
-from selfseg.records.plan import Configuration, ConfigurationName
+from selfseg.records.names import ConfigurationName
+from selfseg.records.plan import Configuration
 from selfseg.records.selection import Member, SelectionRules, ValidationTiming
 from selfseg.selection.scoring import HeldOut
 from selfseg.workspace import DatasetFolder

@@ -14,8 +14,10 @@ from selfseg.execution.processes import map_parallel
 from selfseg.planning import Selector
 from selfseg.records import serial
 from selfseg.records.dataset import Targets
-from selfseg.records.plan import ConfigurationName, Decision
-from selfseg.records.selection import CandidateScore, Estimate, Selection
+from selfseg.records.estimate import Estimate
+from selfseg.records.names import ConfigurationName
+from selfseg.records.plan import Decision
+from selfseg.records.selection import CandidateScore, Selection
 from selfseg.selection.candidates import Comparison
 from selfseg.selection.scoring import (
     HeldOut,

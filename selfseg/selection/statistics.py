@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from selfseg.records.selection import Estimate
+from selfseg.records.estimate import Estimate
 
 Floats = npt.NDArray[np.float64]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from selfseg.planners.schedule import FEWEST_STEPS, decide_schedule, time_each
 
-from selfseg.records.plan import ConfigurationName
+from selfseg.records.names import ConfigurationName
 from selfseg.records.run import Speed, Training
 
 HELD_OUT = (8, 8, 8, 8, 8)

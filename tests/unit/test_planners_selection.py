@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from selfseg.planners.selection import accept_step
 
-from selfseg.records.selection import Estimate
+from selfseg.records.estimate import Estimate
 
 
 def accepted(

@@ -83,6 +83,8 @@ class Plan(Record):
     Attributes:
         configurations: All that can be trained.
         proposed: Those worth training, the one to train first in front; empty means all.
+        tubular: Labels that consist of tubes: their center lines are judged, and no component of
+            them is ever removed.
         nominated: What the shapes in the data suggest for the loss, to be tried in a race.
         decisions: Why.
     """
@@ -98,6 +100,7 @@ class Plan(Record):
     budget: Budget
     configurations: tuple[Configuration, ...]
     proposed: tuple[ConfigurationName, ...] = ()
+    tubular: tuple[str, ...] = ()
     nominated: tuple[Idea, ...] = ()
     decisions: tuple[Decision, ...]
 

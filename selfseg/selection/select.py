@@ -56,6 +56,7 @@ def select(
     comparison: Comparison,
     targets: Targets,
     *,
+    tubular: tuple[str, ...] = (),
     measure: Measure,
     selector: Selector,
     cache: Path,
@@ -66,6 +67,7 @@ def select(
     Args:
         comparison: From `compare`.
         targets: What is segmented.
+        tubular: Labels whose small components stay.
         measure: What is compared.
         selector: Rules of the choice.
         cache: Folder of scores that were measured before an interruption.
@@ -82,7 +84,9 @@ def select(
         notes.append("post-processing needs two folds, to tune on one and judge on the other")
         cleaning = None
     else:
-        setting = Setting(comparison.cases, chosen.members, targets, measure, selector, workers)
+        setting = Setting(
+            comparison.cases, chosen.members, targets, measure, selector, workers, tubular
+        )
         cleaning = find_steps(setting)
         decisions += [
             Decision(

@@ -220,6 +220,7 @@ def _request(facts: Facts) -> Request:
         classes=facts.dataset.targets.outputs,
         channels=len(facts.dataset.channels),
         memory_gb=facts.budget.memory_gib,
+        device=facts.budget.device,
     )
 
 

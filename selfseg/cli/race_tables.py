@@ -8,7 +8,7 @@ from rich.table import Table
 
 from selfseg.cli.tables import console
 from selfseg.racing.race import RaceResult
-from selfseg.records.race import PLAIN, RaceRecord, RaceTrial
+from selfseg.records.race import RaceRecord, RaceTrial
 
 
 def race_json(result: RaceResult) -> str:
@@ -71,5 +71,5 @@ def _table(record: RaceRecord) -> Table:
 
 
 def _raced(trial: RaceTrial) -> str:
-    on = trial.against.removeprefix(PLAIN).removeprefix("+")
+    on = ", ".join(trial.trial.on_top_of)
     return trial.idea + (f" on top of {on}" if on else "")

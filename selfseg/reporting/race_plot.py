@@ -34,9 +34,8 @@ def save_differences(record: RaceRecord, path: Path) -> None:
     for column, trial in enumerate(shown):
         gains = 100 * np.array([gain for gain in trial.gains if gain is not None])
         color = ACCEPTED if trial.trial.accepted else REJECTED
-        axes.plot(
-            column + _offsets(gains), np.sort(gains), "o", color=color, markersize=4, alpha=0.6
-        )
+        places = column + _offsets(gains)
+        axes.plot(places, np.sort(gains), "o", color=color, markersize=4, alpha=0.6)
         gain = trial.trial.gains[0].gain
         value, lower, upper = (100 * part for part in (gain.value, gain.lower, gain.upper))
         axes.plot([column + 0.38] * 2, [lower, upper], color="black", linewidth=1.5)
@@ -44,9 +43,8 @@ def save_differences(record: RaceRecord, path: Path) -> None:
     axes.set_xticks(range(len(shown)), [_title(trial) for trial in shown])
     axes.set_xlim(-0.6, len(shown) - 0.3)
     axes.set_ylabel("gain of a held-out case, points")
-    axes.set_title(
-        f"{record.dataset} {record.basis.configuration.name}: {record.length.steps} steps"
-    )
+    name = record.basis.configuration.name
+    axes.set_title(f"{record.dataset} {name}: {record.length.steps} steps")
     axes.spines[["top", "right"]].set_visible(False)
     with arriving(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")

@@ -42,7 +42,7 @@ def save_differences(record: RaceRecord, path: Path) -> None:
         axes.plot(column + 0.38, value, "D", color="black", markersize=5)
     axes.set_xticks(range(len(shown)), [_title(trial) for trial in shown])
     axes.set_xlim(-0.6, len(shown) - 0.3)
-    axes.set_ylabel("gain of a held-out case, points")
+    axes.set_ylabel("gain of a held-out case, points\n(diamond: mean and interval)")
     name = record.basis.configuration.name
     axes.set_title(f"{record.dataset} {name}: {record.length.steps} steps")
     axes.spines[["top", "right"]].set_visible(False)

@@ -239,13 +239,16 @@ def _tube_ideas(configuration: Configuration, shapes: Shapes) -> tuple[Idea, ...
     if not thin:
         return ()
     because = "; ".join(_tube_evidence(item, finest) for item in thin)
+    names = tuple(item.name for item in thin)
     radius = max(item.shape.median_r95_mm for item in thin) / finest
-    ideas = [Idea(name="segments", configuration=name, terms=(SegmentTerm(),), because=because)]
+    found: list[tuple[str, LossTerm]] = [("segments", SegmentTerm())]
     if flat or radius <= THICK_3D_VOXELS:
         erosions = min(ceil(radius) + 1, MOST_EROSIONS)
-        term = ClDiceTerm(iterations=erosions)
-        ideas.append(Idea(name="cl_dice", configuration=name, terms=(term,), because=because))
-    return tuple(ideas)
+        found.append(("cl_dice", ClDiceTerm(iterations=erosions)))
+    return tuple(
+        Idea(name=idea, configuration=name, terms=(term,), labels=names, because=because)
+        for idea, term in found
+    )
 
 
 def _class_weights(configuration: Configuration, shapes: Shapes) -> Idea | None:

@@ -37,7 +37,10 @@ STAGE_EDGES = {
     ("selection", "postprocessing"),
     ("selection", "planning"),
 }
-TOP = {"pipeline", "folds", "requests", "running", "status", "demonstration", "phantoms"}
+TOP = {
+    "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
+    "phantoms",
+}  # fmt: skip
 
 
 def name_of(path: Path) -> str:

@@ -110,6 +110,7 @@ def test_soft_skeletons_are_for_planes_and_for_tubes_thin_in_space() -> None:
     assert "cl_dice" not in names(nominate(configuration("3d_fullres"), thick))
     (idea,) = (i for i in nominate(configuration("2d"), thick) if i.name == "cl_dice")
     assert idea.terms[0].model_dump()["iterations"] == 6  # the radius, rounded up, and one
+    assert idea.labels == ("label 1",)
 
 
 def test_errors_weigh_more_with_few_cases_or_faint_borders() -> None:

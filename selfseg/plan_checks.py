@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from selfseg.errors import PlanError
-from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm
+from selfseg.loss_checks import loss_complaints
 from selfseg.records.network import DSN3D, ContextUNet, UNet
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
@@ -90,7 +90,7 @@ def _complaints(item: Configuration, channels: int) -> list[str]:
 
 
 def _target_complaints(plan: Plan) -> Iterator[str]:
-    """Yield labels, regions and losses that do not go together."""
+    """Yield labels and regions that do not go together, and what losses ask of them."""
     values = [label.value for label in plan.labels]
     if not values or min(values) < 1 or len(set(values)) < len(values):
         yield f"labels: values {values}, must be different and positive"
@@ -101,13 +101,8 @@ def _target_complaints(plan: Plan) -> Iterator[str]:
         if unknown or not region.values:
             yield f"regions.{index}: values {unknown or 'none'}, must be values of labels"
     for item in plan.configurations:
-        wrong = CrossEntropyTerm if plan.regions else BinaryCrossEntropyTerm
-        for index, term in enumerate(item.loss.terms):
-            if isinstance(term, wrong):
-                yield (
-                    f"configurations.{item.name}.loss.terms.{index}: {term.kind} is for "
-                    f"{'labels that exclude each other' if plan.regions else 'regions'}"
-                )
+        for complaint in loss_complaints(item, plan.targets):
+            yield f"configurations.{item.name}.loss.{complaint}"
 
 
 def _stage_complaints(plan: Plan) -> Iterator[str]:

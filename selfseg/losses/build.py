@@ -17,7 +17,7 @@ from selfseg.losses.cross_entropy import (
     Focal,
     TopK,
 )
-from selfseg.losses.maps import Maps, needed_maps, unpack_maps
+from selfseg.losses.maps import Maps, unpack_maps
 from selfseg.losses.overlap import GeneralizedDice, SoftDice, Tversky
 from selfseg.losses.pieces import BlobDice, SegmentLoss
 from selfseg.losses.skeleton import SkeletonRecall, SoftClDice
@@ -43,6 +43,7 @@ from selfseg.records.loss import (
     TopKTerm,
     TverskyTerm,
 )
+from selfseg.records.loss_maps import needed_maps
 
 
 def build_loss(options: Loss, targets: Targets) -> DeeplySupervisedSum:
@@ -75,7 +76,7 @@ class DeeplySupervisedSum(nn.Module):
         super().__init__()
         self.options = options
         self.targets = targets
-        self.kinds = needed_maps(options)
+        self.maps = needed_maps(options)
         self.terms = nn.ModuleList(_build_term(term) for term in options.terms)
 
     def shares(self, count: int) -> tuple[float, ...]:
@@ -94,9 +95,9 @@ class DeeplySupervisedSum(nn.Module):
         Args:
             outputs: Logits (b, k, *D), full resolution first.
             target: Label indices ≥ 0 (b, *D) at full resolution.
-            stacked: The `needed_maps` (b, kinds · n, *D) int16, if there are any.
+            stacked: The `needed_maps` (b, maps · n, *D) int16, if there are any.
         """
-        maps = unpack_maps(stacked, self.kinds)
+        maps = unpack_maps(stacked, self.maps)
         total = outputs[0].new_zeros((), dtype=torch.float32)
         for depth, share in enumerate(self.shares(len(outputs))):
             if not share:
@@ -156,8 +157,8 @@ def _build_term(options: LossTerm) -> nn.Module:  # noqa: C901, PLR0912 (one lin
         case BlobDiceTerm():
             return BlobDice(options)
         case BoundaryTerm():
-            return Boundary()
+            return Boundary(options)
         case SegmentTerm():
-            return SegmentLoss()
+            return SegmentLoss(options)
         case _:
             assert_never(options)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selfseg.losses.maps import required
 from selfseg.losses.view import View
 from selfseg.records.loss import ClDiceTerm, SkeletonRecallTerm
 
@@ -19,11 +20,12 @@ class SoftClDice(nn.Module):
 
     def __init__(self, options: ClDiceTerm) -> None:
         super().__init__()
-        self.iterations = options.iterations
+        self.iterations, self.labels = options.iterations, options.labels
 
     def forward(self, view: View) -> Tensor:
         """Return the scalar loss."""
-        predicted, reference = view.foreground, view.reference
+        predicted = view.of(self.labels, view.foreground)
+        reference = view.of(self.labels, view.reference)
         precision = _share(soft_skeleton(predicted, self.iterations), reference)
         recall = _share(soft_skeleton(reference, self.iterations), predicted)
         return (1 - 2 * precision * recall / (precision + recall)).mean()
@@ -37,14 +39,14 @@ class SkeletonRecall(nn.Module):
 
     def __init__(self, options: SkeletonRecallTerm) -> None:
         super().__init__()
-        self.smooth = options.smooth
+        self.smooth, self.labels = options.smooth, options.labels
 
     def forward(self, view: View) -> Tensor:
         """Return the scalar loss."""
-        if view.maps.tube is None:
-            raise ValueError("the loss needs a map that the batch does not have")
+        tube = view.of(self.labels, required(view.maps.tube))
         axes = (0, *range(2, view.logits.ndim))
-        found, whole = (view.foreground * view.maps.tube).sum(axes), view.maps.tube.sum(axes)
+        found = (view.of(self.labels, view.foreground) * tube).sum(axes)
+        whole = tube.sum(axes)
         return -((found + self.smooth) / (whole + self.smooth)).mean()
 
 

@@ -76,6 +76,12 @@ class View:
         )
         return loss[:, None]
 
+    def of(self, labels: Sequence[str] | None, values: Tensor) -> Tensor:
+        """Return maps (b, n, *D) of the named labels or regions only; None keeps all."""
+        if labels is None:
+            return values
+        return values[:, [self.targets.names.index(name) for name in labels]]
+
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of (b, m, *D) over annotated voxels; 0 without any."""
         if self.known is None:

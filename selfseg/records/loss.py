@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -23,6 +21,16 @@ class Term(Record):
     weight: float = 1.0
     start: float = Field(default=0.0, ge=0.0, lt=1.0)
     ramp: float = Field(default=0.0, ge=0.0, le=1.0)
+
+
+class LabelTerm(Term):
+    """A term that may be for some labels only, such as those that are tubes.
+
+    Attributes:
+        labels: Names of labels or regions; None stands for all.
+    """
+
+    labels: tuple[str, ...] | None = None
 
 
 class DiceTerm(Term):
@@ -105,7 +113,7 @@ class SmoothnessTerm(Term):
     margin: float = 1.0
 
 
-class ClDiceTerm(Term):
+class ClDiceTerm(LabelTerm):
     """Soft clDice at full resolution; `iterations` is at least the largest radius in voxels."""
 
     kind: Literal["cl_dice"] = "cl_dice"
@@ -119,7 +127,7 @@ class BlobDiceTerm(Term):
     smooth: float = 1e-5
 
 
-class BoundaryTerm(Term):
+class BoundaryTerm(LabelTerm):
     """Mean of probability times signed distance to the true surface, in voxels of the finest axis.
 
     It can be negative; alone it has no use, so it is added to a region term.
@@ -129,18 +137,42 @@ class BoundaryTerm(Term):
     weight: float = 0.01
 
 
-class SkeletonRecallTerm(Term):
-    """Recall on the widened center line, at full resolution; keep a region term beside it."""
+class SkeletonRecallTerm(LabelTerm):
+    """Recall on the center line, widened by `widening` voxels, at full resolution.
+
+    Keep a region term beside it.
+    """
 
     kind: Literal["skeleton_recall"] = "skeleton_recall"
     smooth: float = 1e-5
+    widening: int = Field(default=2, ge=0)
 
 
-class SegmentTerm(Term):
-    """Thickness and presence of every short piece of a tube, at full resolution, differentiable."""
+class PiecesTerm(LabelTerm):
+    """A term on short pieces of tubes.
+
+    Attributes:
+        shortest: Curves of fewer voxels of center line are dropped.
+        length: Voxels of center line of a piece, about.
+        length_radii: The same in radii of the tube, where that is more.
+        range_margin: Voxels around a tube that still belong to its piece.
+    """
+
+    shortest: int = Field(default=4, ge=1)
+    length: int = Field(default=8, ge=1)
+    length_radii: float = Field(default=4.0, ge=0.0)
+    range_margin: float = Field(default=2.0, ge=0.0)
+
+
+class SegmentTerm(PiecesTerm):
+    """Thickness and presence of every short piece of a tube, at full resolution, differentiable.
+
+    Errors of thickness relative to the true one cost their square up to `huber_delta`.
+    """
 
     kind: Literal["segments"] = "segments"
     weight: float = 0.5
+    huber_delta: float = Field(default=0.5, gt=0.0)
 
 
 LossTerm = Annotated[
@@ -162,19 +194,8 @@ LossTerm = Annotated[
 ]
 
 
-MapKind = Literal["components", "distance", "segments", "tube"]
-
-# What a term needs besides the label map, made from the reference before training.
-MAP_OF_TERM: Mapping[str, MapKind] = MappingProxyType(
-    {
-        "blob_dice": "components",
-        "boundary": "distance",
-        "segments": "segments",
-        "skeleton_recall": "tube",
-    }
-)
 # Terms on thin structures see the full resolution only; so do all that need a map.
-FULL_RESOLUTION = ("cl_dice", *MAP_OF_TERM)
+FULL_RESOLUTION = ("blob_dice", "boundary", "cl_dice", "segments", "skeleton_recall")
 
 
 class Loss(Record):

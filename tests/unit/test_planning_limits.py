@@ -157,3 +157,26 @@ def test_any_network_is_accepted_or_complained_about(
     else:
         with pytest.raises(PlanError, match=FULL):
             check_plan(edited)
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        (
+            'loss.terms.1={"kind": "boundary", "labels": ["heart"]}',
+            "loss.terms.1.labels: heart, must be some of",
+        ),
+        ('loss.terms.1={"kind": "segments", "labels": []}', "loss.terms.1.labels: none, must be"),
+        (
+            'loss.terms=[{"kind": "segments"}, {"kind": "segments", "length": 12}]',
+            "loss.terms: two terms ask for different maps of kind 'segments': length 8 and 12",
+        ),
+    ],
+)
+def test_terms_that_cannot_work_together_or_name_no_label(
+    plan: Plan, setting: str, complaint: str
+) -> None:
+    edited = planning.edit_plan(plan, [f"{FULL}.{setting}"])
+    with pytest.raises(PlanError) as error:
+        check_plan(edited)
+    assert f"{FULL}.{complaint}" in error.value.message

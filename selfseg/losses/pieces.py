@@ -27,7 +27,7 @@ class BlobDice(nn.Module):
         """Return the scalar loss."""
         ids = required(view.maps.components).flatten(2).long()
         probabilities, reference = view.foreground.flatten(2), view.reference.flatten(2)
-        inside, size = _sums(ids, probabilities, reference)
+        inside, size = sums_by_piece(ids, probabilities, reference)
         outside = (probabilities * (ids == 0)).sum(dim=2, keepdim=True)
         total = inside + outside + size + self.smooth
         ratio = (2 * inside + self.smooth) / total.clamp_min(SMALLEST_DENOMINATOR)
@@ -59,7 +59,7 @@ class SegmentLoss(nn.Module):
         ids, on_line = segments.abs(), (segments < 0).to(view.logits.dtype)
         p = view.of(labels, view.foreground).flatten(2)
         y = view.of(labels, view.reference).flatten(2)
-        area, soft_area, found, length = _sums(ids, y, p, p * on_line, on_line)
+        area, soft_area, found, length = sums_by_piece(ids, y, p, p * on_line, on_line)
         counts = (length > 0) & (area > 0)
         length = length.clamp_min(1)
         thickness = torch.where(counts, area / length, 1.0)
@@ -77,7 +77,7 @@ class SegmentLoss(nn.Module):
         return pieces + stray
 
 
-def _sums(ids: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+def sums_by_piece(ids: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     """Sum values (b, n, voxels) by id; each (b, n, MOST_PIECES), id 1 first."""
     shape = (*ids.shape[:2], MOST_PIECES + 1)
     zeros = values[0].new_zeros(shape)

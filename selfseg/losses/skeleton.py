@@ -57,12 +57,23 @@ def soft_skeleton(masks: Tensor, iterations: int) -> Tensor:
         masks: (b, n, *D) in [0, 1], two or three axes of space.
         iterations: Erosions; the radius in voxels of what is to be thinned.
     """
+    return skeleton_and_depth(masks, iterations)[0]
+
+
+def skeleton_and_depth(masks: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Return the soft skeleton, and the sum of a soft mask and all its erosions.
+
+    On a mask of 0 and 1 the latter is the distance to the outside in steps from face to face, at
+    most `iterations` + 1.
+    """
     skeleton = F.relu(masks - _opened(masks))
+    depth = masks
     for _ in range(iterations):
         masks = _eroded(masks)
+        depth = depth + masks
         rest = F.relu(masks - _opened(masks))
         skeleton = skeleton + F.relu(rest - skeleton * rest)
-    return skeleton
+    return skeleton, depth
 
 
 def _share(weights: Tensor, values: Tensor) -> Tensor:

@@ -9,9 +9,12 @@ from pydantic import Field
 from selfseg.records.loss import (
     BlobDiceTerm,
     BoundaryTerm,
+    CbDiceTerm,
     Loss,
     LossTerm,
     SegmentTerm,
+    SegmentWeightsTerm,
+    SignedDistanceTerm,
     SkeletonRecallTerm,
 )
 from selfseg.records.serial import Record
@@ -41,7 +44,7 @@ class DistanceMap(LabelMap):
 
 
 class SegmentsMap(LabelMap):
-    """Short pieces of tubes; the options are those of `SegmentTerm`."""
+    """Short pieces of tubes; the options are those of `PiecesTerm`."""
 
     kind: Literal["segments"] = "segments"
     shortest: int = Field(default=4, ge=1)
@@ -65,9 +68,9 @@ def map_of(term: LossTerm) -> LossMap | None:
     match term:
         case BlobDiceTerm():
             return ComponentsMap()
-        case BoundaryTerm():
+        case BoundaryTerm() | CbDiceTerm() | SignedDistanceTerm():
             return DistanceMap(labels=term.labels)
-        case SegmentTerm():
+        case SegmentTerm() | SegmentWeightsTerm():
             return SegmentsMap(
                 labels=term.labels,
                 shortest=term.shortest,

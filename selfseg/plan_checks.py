@@ -8,7 +8,7 @@ from typing import Any
 
 from selfseg.errors import PlanError
 from selfseg.loss_checks import loss_complaints
-from selfseg.records.network import DSN3D, ContextUNet, UNet
+from selfseg.records.network import DSN3D, ContextUNet, TwoBranch, UNet
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
 
@@ -167,6 +167,8 @@ def _network_complaints(item: Configuration) -> list[str]:
         return _context_complaints(item.network, item.patch)
     if isinstance(item.network, DSN3D):
         return _dsn3d_complaints(item.network, item.patch)
+    if isinstance(item.network, TwoBranch):
+        return _two_branch_complaints(item.network, item.patch)
     network, dims = item.network, len(item.patch)
     blocks = network.convs_encoder if isinstance(network, UNet) else network.blocks_encoder
     stages = len(network.features)
@@ -229,6 +231,19 @@ def _dsn3d_complaints(network: DSN3D, patch: Sequence[int]) -> list[str]:
     if len(patch) != 3:
         return [f"network: dsn3d is for patches of three axes, not {list(patch)}"]
     return _stride_complaints(((1, 1, 1), *((2, 2, 2),) * (stages - 1)), patch)
+
+
+def _two_branch_complaints(network: TwoBranch, patch: Sequence[int]) -> list[str]:
+    stages = (*network.encoder, *network.decoder, network.branch)
+    layers = [layer for stage in stages for layer in stage]
+    ups = len(network.ups)
+    if ups < 1 or ups != len(network.encoder) - 1 or ups != len(network.decoder) + 1:
+        return ["network: must have one of ups less than encoder stages, and one of decoder less"]
+    if not all(stages) or any(size < 1 or not size % 2 or width < 1 for size, width in layers):
+        return ["network: every stage must have layers, with odd kernels and widths of at least 1"]
+    if len(patch) != 2:
+        return [f"network: two_branch is for patches of two axes, not {list(patch)}"]
+    return _stride_complaints(network.strides, patch)
 
 
 def _stride_complaints(strides: Sequence[Sequence[int]], patch: Sequence[int]) -> list[str]:

@@ -16,7 +16,14 @@ from selfseg.networks.build import build_network, build_training_network
 from selfseg.networks.training_heads import HeadCounts, exported, needed_heads
 from selfseg.networks.weights import load_weights
 from selfseg.preprocessing.loss_maps import prepare_maps
-from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss, SignedDistanceTerm
+from selfseg.records.augmentation import Augmentation
+from selfseg.records.loss import (
+    CrossEntropyTerm,
+    DiceTerm,
+    Loss,
+    SegmentWeightsTerm,
+    SignedDistanceTerm,
+)
 from selfseg.records.loss_maps import needed_maps
 from selfseg.records.network import DSN3D, ContextUNet, Network, ResidualUNet, UNet
 from selfseg.training.checkpoints import read_position
@@ -135,7 +142,7 @@ def job_with_heads(tmp_path: Path, *, short: bool) -> TrainingJob:
         convs_decoder=(1,) * 2,
     )
     loss = Loss(
-        terms=(DiceTerm(), SignedDistanceTerm(start=0.2)),
+        terms=(DiceTerm(), SignedDistanceTerm(start=0.2), SegmentWeightsTerm(every=3)),
         output_weights=(1.0, 0.5, 0.2),
         encoder_heads=1,
     )
@@ -183,17 +190,40 @@ def test_the_head_learns_distances(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     errors: list[float] = []
 
     def spy(state, batch, loss, **options):  # type: ignore[no-untyped-def]
+        assert loss.step == state.step
         value = train_step(state, batch, loss, **options)
         errors.append(float(value))
         assert not any(name.startswith("training_heads") for name in final_weights(state))
         return value
 
     monkeypatch.setattr(training, "train_step", spy)
-    job = replace(
-        job,
-        configuration=job.configuration.model_copy(
-            update={"loss": Loss(terms=(SignedDistanceTerm(consistency=0.0),))}
-        ),
-    )
+    terms = (SignedDistanceTerm(consistency=0.0), SegmentWeightsTerm(weight=0.0))
+    configuration = job.configuration.model_copy(update={"loss": Loss(terms=terms)})
+    job = replace(job, configuration=configuration)
     train(job)
     assert sum(errors[-8:]) / 8 < sum(errors[:8]) / 8 - 0.1
+
+
+@pytest.mark.parametrize(
+    ("network", "patch"),
+    [(FLAT, (12, 12)), (CONTEXT, (3, 16, 16)), (SMALL_DSN, (8, 8, 8))],
+    ids=lambda value: getattr(value, "kind", None),
+)
+def test_every_network_trains_with_a_head_for_distances(
+    tmp_path: Path, network: Network, patch: tuple[int, ...]
+) -> None:
+    loss = Loss(terms=(CrossEntropyTerm(), SignedDistanceTerm(labels=("rim",))))
+    job = replace(make_job(tmp_path), epochs=1)
+    changes = {"loss": loss, "network": network, "patch": patch}
+    configuration = job.configuration.model_copy(
+        update={**changes, "augmentation": Augmentation(mirror_axes=(0, 1))}
+    )
+    maps = tmp_path / "maps"
+    prepare_maps(
+        (*job.train_cases, *job.validation_cases), job.data, maps, maps=needed_maps(loss),
+        targets=job.plan.targets, flat=len(patch) == 2, patch=patch, workers=1,
+    )  # fmt: skip
+    job = replace(job, configuration=configuration, loss_maps=maps)
+    assert train(job).steps == 4
+    plainly = build_network(network, channels=1, outputs=job.outputs)
+    plainly.load_state_dict(load_weights(job.output.weights))

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from selfseg.planners.memory import count_features, count_parameters
 from targets import plain
 from torch import nn
+from trainingjobs import make_job
 
 from selfseg.losses.build import build_loss
 from selfseg.networks.build import build_network
 from selfseg.networks.two_branch import merged
-from selfseg.records.loss import CrossEntropyTerm, Loss, TopKTerm
+from selfseg.networks.weights import load_weights
+from selfseg.preprocessing.loss_maps import prepare_maps
+from selfseg.records.augmentation import Augmentation
+from selfseg.records.loss import CrossEntropyTerm, Loss, SegmentWeightsTerm, TopKTerm
+from selfseg.records.loss_maps import needed_maps
 from selfseg.records.network import TwoBranch
+from selfseg.training.train import train
 
 SMALL = TwoBranch(
     encoder=(((3, 4), (5, 6)), ((3, 8),), ((3, 10), (3, 12))),
@@ -108,3 +117,32 @@ def test_counts_are_those_of_the_built_network() -> None:
             module.register_forward_hook(add)
     network(torch.zeros(1, 2, 16, 24))
     assert count_features(SMALL, (16, 24), 3) == total
+
+
+def test_both_branches_train_on_maps_and_predict(tmp_path: Path) -> None:
+    loss = Loss(
+        terms=(
+            SegmentWeightsTerm(labels=("core",)),
+            CrossEntropyTerm(outputs=(1,), class_weights=(0.1, 0.9, 0.9)),
+        ),
+        output_weights=(1.0, 1.0),
+    )
+    job = replace(make_job(tmp_path), epochs=1)
+    configuration = job.configuration.model_copy(
+        update={
+            "loss": loss,
+            "network": SMALL,
+            "patch": (12, 12),
+            "augmentation": Augmentation(mirror_axes=(0, 1)),
+        }
+    )
+    maps = tmp_path / "maps"
+    prepare_maps(
+        (*job.train_cases, *job.validation_cases), job.data, maps, maps=needed_maps(loss),
+        targets=job.plan.targets, flat=True, patch=(12, 12), workers=1,
+    )  # fmt: skip
+    job = replace(job, configuration=configuration, loss_maps=maps)
+    assert train(job).steps == 4
+    network = build_network(SMALL, channels=1, outputs=3)
+    network.load_state_dict(load_weights(job.output.weights))
+    assert len(network.eval()(torch.zeros(1, 1, 12, 12))) == 1

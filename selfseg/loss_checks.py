@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from selfseg.records.dataset import Targets
 from selfseg.records.loss import (
+    FULL_RESOLUTION,
     BinaryCrossEntropyTerm,
     CrossEntropyTerm,
     LabelTerm,
@@ -21,6 +22,7 @@ def loss_complaints(item: Configuration, targets: Targets) -> Iterator[str]:
     """Yield what is wrong with a configuration's loss, each with its place below `loss`."""
     yield from _kind_complaints(item.loss, targets)
     yield from _label_complaints(item.loss, targets)
+    yield from _output_complaints(item.loss)
     yield from _head_complaints(item, targets)
     try:
         needed_maps(item.loss)
@@ -46,6 +48,16 @@ def _label_complaints(loss: Loss, targets: Targets) -> Iterator[str]:
         if unknown or len(set(term.labels)) < len(term.labels) or not term.labels:
             found = ", ".join(unknown or term.labels) or "none"
             yield f"terms.{index}.labels: {found}, must be some of {', '.join(targets.names)}"
+
+
+def _output_complaints(loss: Loss) -> Iterator[str]:
+    for index, term in enumerate(loss.terms):
+        if term.outputs is None:
+            continue
+        if not term.outputs or min(term.outputs) < 0:
+            yield f"terms.{index}.outputs: {list(term.outputs)}, must be numbers of outputs"
+        elif term.kind in FULL_RESOLUTION and 0 not in term.outputs:
+            yield f"terms.{index}.outputs: {term.kind} judges output 0 only"
 
 
 def _head_complaints(item: Configuration, targets: Targets) -> Iterator[str]:

@@ -175,6 +175,14 @@ def test_any_network_is_accepted_or_complained_about(
             'loss.terms=[{"kind": "signed_distance"}, {"kind": "signed_distance"}]',
             "loss.terms: signed_distance stands there twice",
         ),
+        (
+            'loss.terms.1={"kind": "boundary", "outputs": [1]}',
+            "loss.terms.1.outputs: boundary judges output 0 only",
+        ),
+        (
+            'loss.terms.1={"kind": "cross_entropy", "outputs": [-1]}',
+            "loss.terms.1.outputs: [-1], must be numbers of outputs",
+        ),
         ("loss.encoder_heads=2", "loss.output_weights: 0 given, must be"),
         ("loss.encoder_heads=9", "loss.encoder_heads: 9, there are"),
         ('network={"kind": "two_branch"}', "network: two_branch is for patches of two axes"),

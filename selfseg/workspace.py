@@ -15,6 +15,7 @@ from pathlib import Path
 from selfseg.errors import NoPlanError, RecordError, SelfSegError
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset
+from selfseg.records.loss_maps import LossMap
 from selfseg.records.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -166,9 +167,15 @@ class DatasetFolder:
         """Folder of a stage's segmentations, brought to the grid of the arrays of `options`."""
         return self.preprocessed(options) / f"previous_{stage}"
 
-    def loss_maps(self, options: Preprocessing, kinds: Sequence[str], *, flat: bool) -> Path:
-        """Folder of maps that a loss needs, on the grid of the arrays of `options`."""
-        return self.preprocessed(options) / f"maps_{'2d' if flat else '3d'}_{'_'.join(kinds)}"
+    def loss_maps(self, options: Preprocessing, maps: Sequence[LossMap], *, flat: bool) -> Path:
+        """Folder of maps that a loss needs, on the grid of the arrays of `options`.
+
+        The name tells maps with other options apart, so that one training does not take them from
+        another.
+        """
+        kinds = "_".join(item.kind for item in maps)
+        digest = hashlib.sha256(repr(tuple(maps)).encode()).hexdigest()[:8]
+        return self.preprocessed(options) / f"maps_{'2d' if flat else '3d'}_{kinds}_{digest}"
 
     def fold(self, configuration: str, fold: str) -> FoldFolder:
         """Folder of one fold; `fold` is `0`, `1`, … or `all`."""

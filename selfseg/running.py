@@ -173,7 +173,7 @@ def _refuse_other_plan(folder: DatasetFolder, request: RunRequest) -> None:
     differing = []
     if wanted is not None and set(wanted) != {case.id for case in dataset.cases}:
         differing.append(f"--cases {request.cases}")
-    if request.memory is not None and abs(parse_gib(request.memory) - plan.budget.memory_gib) > 0.1:
+    if request.memory is not None and parse_gib(request.memory) != plan.budget.memory_gib:
         differing.append(f"--memory {request.memory}")
     if request.planner not in (RunRequest.planner, plan.planner):
         differing.append(f"--planner {request.planner}")

@@ -14,7 +14,11 @@ SelectionMetric = Literal["dice", "nsd"]
 
 
 class Member(Record):
-    """A configuration whose folds are averaged; `weights` has a digest of each fold's file."""
+    """A configuration whose folds are averaged.
+
+    `weights` has a digest of all that each fold predicts with: its own weights, in a cascade those
+    of the stage before as well.
+    """
 
     configuration: ConfigurationName
     folds: tuple[str, ...]

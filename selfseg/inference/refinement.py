@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,16 +50,14 @@ def refine_sum(
     Raises:
         DeviceError: That is not enough.
     """
-    image, crop = normalized_crop(read_image([Path(f.path) for f in case.images]), preprocessing)
+    paths = [Path(file.path) for file in case.images]
     spacing_mm = canonical_geometry(record.native, record.orientation).spacing_mm
-    place = refined_place(total.label_map(), spacing_mm, crop)
-    if place is None:
+    found = image_around(paths, preprocessing, total.label_map(), spacing_mm)
+    if found is None:
         return
-    part, targets = image_part(image, crop, place), total.targets
-    del image
-    shape = part.shape[1:]
-    labels = field_labels(targets)
-    method, needed = fitting_method(math.prod(shape), labels, len(part), room_bytes)
+    (place, image), targets = found, total.targets
+    shape, labels = image.shape[1:], field_labels(targets)
+    method, needed = fitting_method(math.prod(shape), labels, len(image), room_bytes)
     if method is None:
         raise DeviceError(
             f"{case.id}: the dense CRF needs {needed / 2**30:.2g} GiB for a box of "
@@ -69,13 +68,38 @@ def refine_sum(
         )
     refined = refine_foreground(
         total.part(place),
-        torch.from_numpy(part),
+        torch.from_numpy(image),
         spacing_mm,
         options,
         exclusive=not targets.regions,
         method=method,
     )
     total.replace(place, refined)
+
+
+def image_around(
+    paths: Sequence[Path], preprocessing: Preprocessing, indices: Indices, spacing_mm: Triple
+) -> tuple[Place, Floats] | None:
+    """Return the box that a CRF refines around label indices (Z, Y, X), and the image in it.
+
+    Args:
+        paths: Files of the image's channels.
+        preprocessing: How they are normalized.
+        indices: Label indices on the canonical grid of the image.
+        spacing_mm: Its voxel size.
+
+    Returns:
+        The box, and the normalized image (c, z, y, x) on its own grid; None without foreground.
+    """
+    image, crop = normalized_crop(read_image(paths), preprocessing)
+    place = refined_place(indices, spacing_mm, crop)
+    if place is None:
+        return None
+    z, y, x = (
+        slice(part.start - lower, part.stop - lower)
+        for part, lower in zip(place, crop.lower, strict=True)
+    )
+    return place, image[:, z, y, x].copy()
 
 
 def refined_place(indices: Indices, spacing_mm: Triple, crop: Box) -> Place | None:
@@ -98,15 +122,6 @@ def refined_place(indices: Indices, spacing_mm: Triple, crop: Box) -> Place | No
         for part, outer, margin in zip(bounding_box(mask).slices, crop.slices, margins, strict=True)
     )
     return (z, y, x) if all(part.start < part.stop for part in (z, y, x)) else None
-
-
-def image_part(image: Floats, crop: Box, place: Place) -> Floats:
-    """Return a copy of the part (c, z, y, x) of a cropped image at a place of the whole grid."""
-    z, y, x = (
-        slice(part.start - lower, part.stop - lower)
-        for part, lower in zip(place, crop.lower, strict=True)
-    )
-    return image[:, z, y, x].copy()
 
 
 def field_labels(targets: Targets) -> int:

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from selfseg.inference.decode import Indices
 from selfseg.inference.probability_sum import STORED_CERTAIN
-from selfseg.inference.refinement import Place, image_part, refined_place
-from selfseg.io.images import read_image
+from selfseg.inference.refinement import Place, image_around
 from selfseg.postprocessing.crf_tuning import Volumes
-from selfseg.preprocessing.case import normalized_crop
 from selfseg.records.dataset import Targets
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.selection.scoring import HeldOut, Reference, predicted, read_reference, stored
@@ -61,17 +59,16 @@ class Field:
 
     def parts(self, indices: Indices, reference: Reference) -> tuple[Place, Tensor, Tensor] | None:
         """Return the box around label indices, mean probabilities and normalized image in it."""
-        image, crop = normalized_crop(read_image(self.case.images), self.preprocessing)
-        place = refined_place(indices, reference.spacing_mm, crop)
-        if place is None:
+        found = image_around(self.case.images, self.preprocessing, indices, reference.spacing_mm)
+        if found is None:
             return None
+        place, image = found
         sources = [source[(slice(None), *place)] for source in stored(self.case, self.members)]
         foreground = np.zeros(sources[0].shape, np.float32)
         for values in sources:
             foreground += values
         foreground /= STORED_CERTAIN * len(sources)
-        part = image_part(image, crop, place)
-        return place, torch.from_numpy(foreground), torch.from_numpy(part)
+        return place, torch.from_numpy(foreground), torch.from_numpy(image)
 
 
 def thinned(volumes: Volumes, most_voxels: int) -> Volumes:

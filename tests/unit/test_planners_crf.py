@@ -9,7 +9,7 @@ from plannerfacts import INTENSITIES, make_dataset, make_fingerprint
 from selfseg.planners.crf import decide_crf, intensity_grid
 from selfseg.planners.default import DefaultPlanner
 
-from selfseg.planning import edit_plan
+from selfseg.planning import Planner, edit_plan
 from selfseg.records.fingerprint import Fingerprint, LabelSummary
 from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Budget, Plan
@@ -126,11 +126,12 @@ def test_units_are_those_of_the_channel_with_the_most_contrast() -> None:
 
 
 def test_a_user_turns_it_off_and_on() -> None:
+    planner: Planner = DefaultPlanner()
+
     def plan(cases: int) -> Plan:
         budget = Budget(memory_gib=8.0, device="cpu")
-        return DefaultPlanner().plan(
-            make_dataset(cases, labels=1), facts(label(), cases=cases), budget
-        )
+        dataset = make_dataset(cases, labels=1)
+        return planner.plan(dataset, facts(label(), cases=cases), budget)
 
     nominated, other = plan(20), plan(40)
     assert nominated.crf is not None

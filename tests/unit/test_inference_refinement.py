@@ -121,8 +121,9 @@ def by_hand(members: tuple[Model, ...], case: Case) -> Tensor:
 
 
 def values_of(indices: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    values: npt.NDArray[np.int64] = np.array([0, *(label.value for label in LABELS)])
-    return values[indices]
+    values = np.array([0, *(label.value for label in LABELS)])
+    found: npt.NDArray[np.int64] = values[indices]
+    return found
 
 
 @pytest.mark.parametrize("count", [1, 2])

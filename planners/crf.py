@@ -50,7 +50,7 @@ def decide_crf(
         missing = vetoes or [text for _, _, text in found if not fitting]
         if not weak:
             count = len(fingerprint.cases)
-            missing.append(f"{count} cases and no low resolution: networks need no help")
+            missing.append(f"{count} cases (at most {WEAK_CASES}) and no low resolution")
         return None, _decision("not tried", "; ".join(missing) or "no label", "tuned by select")
     contrast, channel, _ = max(fitting)
     facts = fingerprint.intensities[channel]

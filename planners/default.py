@@ -22,6 +22,7 @@ from .configurations import choose_configurations, gather_evidence, wants_slab
 from .context import decide_context_augmentation, decide_context_loss, decide_context_sizes
 from .crf import decide_crf
 from .families import Family, choose_family
+from .ideas import Shapes, decide_tube_term, decide_tubes, gather_shapes, nominate
 from .low_resolution import decide_low_resolution
 from .memory import estimate_gib
 from .mirroring import decide_mirroring
@@ -69,6 +70,7 @@ class Facts:
     grid: Grid
     preprocessing: Preprocessing
     mirror_axes: tuple[int, ...]
+    shapes: Shapes
 
 
 class DefaultPlanner:
@@ -91,7 +93,9 @@ class DefaultPlanner:
             normalization=normalization,
             resampling=resampling,
         )
-        facts = Facts(dataset, fingerprint, budget, grid, common, mirror_axes)
+        shapes = gather_shapes(dataset, fingerprint)
+        tubular, tube_decisions = decide_tubes(shapes)
+        facts = Facts(dataset, fingerprint, budget, grid, common, mirror_axes, shapes)
         proposals, proposed, chosen = _proposals(facts, family)
         made = [_configuration(proposal, facts, proposals) for proposal in proposals]
         crf, crf_decision = decide_crf(fingerprint, normalization, proposed)
@@ -107,6 +111,10 @@ class DefaultPlanner:
             configurations=tuple(configuration for configuration, _ in made),
             proposed=proposed,
             crf=crf,
+            tubular=tubular,
+            nominated=tuple(
+                idea for configuration, _ in made for idea in nominate(configuration, shapes)
+            ),
             decisions=(
                 *chosen,
                 *decisions,
@@ -115,6 +123,7 @@ class DefaultPlanner:
                 family_decision,
                 mirroring,
                 crf_decision,
+                *tube_decisions,
                 *(decision for _, reasons in made for decision in reasons),
             ),
         )
@@ -215,6 +224,7 @@ def _request(facts: Facts) -> Request:
         classes=facts.dataset.targets.outputs,
         channels=len(facts.dataset.channels),
         memory_gb=facts.budget.memory_gib,
+        device=facts.budget.device,
     )
 
 
@@ -226,6 +236,7 @@ def _configuration(
     network, width_decision = decide_width(name, sizes.network, facts.budget.device)
     has_coarser = any(other.name == "3d_lowres" for other in proposals)
     loss, loss_decision = _loss(name, facts, has_coarser=has_coarser)
+    loss, tube_decisions = decide_tube_term(name, loss, facts.shapes, min(proposal.spacing_mm[1:]))
     augmentation, augmentation_decision = _augmentation(name, sizes.patch, facts)
     optimization, optimization_decision = decide_optimization(name)
     inference, inference_decision = decide_inference(name, augmentation.mirror_axes)
@@ -256,6 +267,7 @@ def _configuration(
         *sizes.decisions,
         width_decision,
         loss_decision,
+        *tube_decisions,
         augmentation_decision,
         optimization_decision,
         inference_decision,

@@ -188,6 +188,7 @@ def select_models(dataset: str, workspace: Path, request: SelectRequest) -> Sele
     selection = select(
         comparison,
         known.plan.targets,
+        tubular=known.plan.tubular,
         measure=Measure(request.metric, request.tolerance_mm),
         selector=selector,
         cache=known.folder.selection_scores,

@@ -100,6 +100,9 @@ def _target_complaints(plan: Plan) -> Iterator[str]:
         unknown = sorted({*region.values, region.value} - set(values))
         if unknown or not region.values:
             yield f"regions.{index}: values {unknown or 'none'}, must be values of labels"
+    unknown_names = sorted(set(plan.tubular) - set(plan.targets.names))
+    if unknown_names:
+        yield f"tubular: {', '.join(unknown_names)} is no label of this plan"
     for item in plan.configurations:
         wrong = CrossEntropyTerm if plan.regions else BinaryCrossEntropyTerm
         for index, term in enumerate(item.loss.terms):

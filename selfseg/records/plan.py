@@ -85,6 +85,8 @@ class Plan(Record):
         configurations: All that can be trained.
         proposed: Those worth training, the one to train first in front; empty means all.
         crf: What `select` tunes a dense CRF over; None: it tries none.
+        tubular: Labels that consist of tubes: their center lines are judged, and no component of
+            them is ever removed.
         nominated: What the shapes in the data suggest for the loss, to be tried in a race.
         decisions: Why.
     """
@@ -101,6 +103,7 @@ class Plan(Record):
     configurations: tuple[Configuration, ...]
     proposed: tuple[ConfigurationName, ...] = ()
     crf: CrfGrid | None = None
+    tubular: tuple[str, ...] = ()
     nominated: tuple[Idea, ...] = ()
     decisions: tuple[Decision, ...]
 

@@ -21,7 +21,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Setting:
-    """What stays the same in all trials."""
+    """What stays the same in all trials; of the `tubular` labels no component is removed."""
 
     cases: tuple[HeldOut, ...]
     members: tuple[str, ...]
@@ -29,6 +29,7 @@ class Setting:
     measure: Measure
     selector: Selector
     workers: int
+    tubular: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

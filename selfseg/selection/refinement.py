@@ -114,13 +114,16 @@ def try_crf(
     judgement = judge(setting, before, after, slice(None))
     if judgement is None:
         return Refinement(None, None, setting, ("a dense CRF was not tried: nothing to score",))
+    because = judgement.decision.because
+    if tuned.options is None:
+        because += "; on all cases, no combination that was tried is better than no CRF"
     trial = CrfTrial(
         options=tuned.options,
         folds=tuned.folds,
         gain=judgement.gain,
         worst_change=judgement.worst_change,
         accepted=False,
-        because=judgement.decision.because,
+        because=because,
     )
     if tuned.options is None or judgement.decision.value != "accepted":
         return Refinement(None, trial, setting)

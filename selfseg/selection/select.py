@@ -57,10 +57,11 @@ class _Job:
     cache: Path
 
 
-def select(
+def select(  # noqa: PLR0913 (what the plan says, what the user asks for)
     comparison: Comparison,
     targets: Targets,
     *,
+    tubular: tuple[str, ...] = (),
     measure: Measure,
     selector: Selector,
     cache: Path,
@@ -72,6 +73,7 @@ def select(
     Args:
         comparison: From `compare`.
         targets: What is segmented.
+        tubular: Labels whose small components stay.
         measure: What is compared.
         selector: Rules of the choice.
         cache: Folder of scores that were measured before an interruption.
@@ -90,7 +92,9 @@ def select(
     if len(comparison.folds) < selector.selection_rules().fewest_folds:
         notes.append("post-processing needs two folds, to tune on one and judge on the other")
     else:
-        setting = Setting(comparison.cases, chosen.members, targets, measure, selector, workers)
+        setting = Setting(
+            comparison.cases, chosen.members, targets, measure, selector, workers, tubular
+        )
         if crf is not None:
             preprocessing = by_name[chosen.members[0]].configuration.preprocessing
             refinement = try_crf(setting, crf, preprocessing, cache / "crf")

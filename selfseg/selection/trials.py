@@ -68,10 +68,11 @@ def find_steps(setting: Setting) -> Cleaning:
 
     In this order, each on top of what was accepted before: the largest component of all
     foreground; for each label or region the largest component or a minimum volume; its holes.
+    Components of tubes are not removed: what a scan interrupts is still there.
     """
     targets = setting.targets
     names, rules = targets.names, setting.selector.selection_rules()
-    whole = (LargestComponent(),) if len(targets.labels) > 1 else ()
+    whole = (LargestComponent(),) if len(targets.labels) > 1 and not setting.tubular else ()
     tried = _try(setting, (), whole)
     before = score_table([case.base for case in tried])
     trials = _judge(setting, tried, whole, None, "largest_component") if whole else []
@@ -81,6 +82,7 @@ def find_steps(setting: Setting) -> Cleaning:
     options = {
         name: _component_options(name, [case.small_ml[index] for case in tried], rules)
         for index, name in enumerate(names)
+        if name not in setting.tubular
     }
     trials += _try_each(setting, steps, options, "components")
     steps = _accepted(trials)

@@ -71,7 +71,7 @@ def test_a_compact_label_with_contrast_and_few_cases_is_nominated() -> None:
         ((label(median_contrast=(0.99,)),), 20, "asked: at least 1"),
         ((label(median_contrast=(None,)),), 20, "asked: at least 1"),
         ((label(aligned_dice=0.3),), 20, "not compact"),
-        ((label(),), 31, "31 cases and no low resolution"),
+        ((label(),), 31, "31 cases (at most 30) and no low"),
         ((label(), label("spot", 999)), 20, "spot has 999 voxels"),
         ((label(), label("veins", **VESSEL)), 20, "veins is tubular"),
         ((), 20, "no label"),

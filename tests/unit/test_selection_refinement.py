@@ -14,8 +14,8 @@ from tinymodel import LABELS
 
 from selfseg.inference.trained import Workspace
 from selfseg.planning import find_selector
-from selfseg.postprocessing.crf_tuning import Volumes, tune_folds
-from selfseg.records.crf import CrfGrid
+from selfseg.postprocessing.crf_tuning import FoldChoice, Tuning, Volumes, tune_folds
+from selfseg.records.crf import CrfGrid, DenseCrf
 from selfseg.records.dataset import Region, Targets
 from selfseg.records.selection import Selection
 from selfseg.selection import refinement
@@ -104,6 +104,7 @@ def test_what_is_right_already_is_left_alone(tmp_path: Path) -> None:
     assert not trial.accepted
     assert trial.options is None
     assert trial.gain.value == 0
+    assert "better than no CRF" in trial.because
     assert selection.score_postprocessed == selection.score
 
 
@@ -121,6 +122,22 @@ def test_an_image_that_misleads_in_the_judged_folds_is_refused(tmp_path: Path) -
     assert not trial.accepted
     assert any(trial.folds.values()), "where it was tuned it helped"
     assert "worse in 0" not in trial.because
+
+
+def test_cases_are_judged_by_what_their_own_fold_had_no_part_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = DenseCrf(theta_intensity=0.3, iterations=3, theta_space_mm=5.0, theta_smooth_mm=1.0)
+
+    def tuned(*_: object, **__: object) -> Tuning:
+        """Good options on all cases and in all folds but one."""
+        options = {"0": None, "1": good, "2": good, "3": good}
+        return Tuning(good, tuple(FoldChoice(f, o, 0.5, 0.6) for f, o in options.items()))
+
+    monkeypatch.setattr(refinement, "tune_folds", tuned)
+    trial = run(known_of(tmp_path, weak)).crf_trial
+    assert trial is not None
+    assert "better in 12 of 16 cases" in trial.because
 
 
 def test_regions_are_refined_and_scored_as_they_are_decoded(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from .memory import estimate_gib
 from .mirroring import decide_mirroring
 from .normalization import decide_normalization
 from .patch import Request, Sizes, decide_sizes
+from .race import DefaultRacer
 from .resampling import decide_resampling
 from .schedule import decide_schedule, time_each
 from .selection import accept_step, choose_candidate, selection_rules
@@ -171,6 +172,10 @@ class DefaultPlanner:
         return accept_step(
             gain, worst_change, cases=cases, cases_better=cases_better, cases_worse=cases_worse
         )
+
+    def racer(self) -> DefaultRacer:
+        """Return the rules of a race."""
+        return DefaultRacer()
 
     def memory_gib(self, plan: Plan, configuration: Configuration) -> float:
         """Estimate the memory of a training step, also of a configuration that a user edited."""

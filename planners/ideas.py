@@ -12,11 +12,13 @@ from selfseg.records.loss import (
     AdaptiveCrossEntropyTerm,
     BlobDiceTerm,
     BoundaryTerm,
+    CbDiceTerm,
     ClDiceTerm,
     CrossEntropyTerm,
     Loss,
     LossTerm,
     SegmentTerm,
+    SignedDistanceTerm,
     SkeletonRecallTerm,
     SmoothnessTerm,
 )
@@ -30,7 +32,11 @@ from .shapes import is_compact, is_tubular
 # Thin tubes lose branches to losses of volume; thick ones do not (Kirchhoff et al. 2024).
 THIN_SHARE, THICK_VOXELS = 0.3, 6.0
 # Soft skeletons in space cost as many erosions as the thickest tube has voxels of radius.
+# Where the thickest branches are so many times wider than most, thin ones hardly count.
+UNEVEN_RADII = 2.0
 THICK_3D_VOXELS, MOST_EROSIONS = 4.0, 10
+# A head for distances pays while there are few cases to learn a form from.
+DISTANCE_CASES = 60
 # Errors weigh more while there is little to learn from, or where borders are faint.
 FEW_CASES, FAINT_CONTRAST = 50, 1.0
 SMALL_VOXELS = 1000
@@ -124,11 +130,11 @@ def decide_tube_term(
     thin = [item for item in shapes.labels if _thin_tubes(item, shapes, spacing_mm)]
     if not thin:
         return loss, ()
-    term = SkeletonRecallTerm()
+    term = SkeletonRecallTerm(labels=tuple(item.name for item in thin))
     decision = Decision(
         rule="tube_loss",
         subject=f"configurations.{name}.loss.terms",
-        value=f"+ {term.weight:g} {term.kind}",
+        value=f"+ {term.weight:g} {term.kind} of {', '.join(item.name for item in thin)}",
         because="; ".join(_tube_evidence(item, spacing_mm) for item in thin)
         + "; a volume term hardly notices a lost branch of one or two voxels",
         alternatives=("without it", "cl_dice", "segments"),
@@ -144,6 +150,7 @@ def nominate(configuration: Configuration, shapes: Shapes) -> tuple[Idea, ...]:
     ideas = (
         _adaptive(configuration, shapes),
         _smoothness(configuration, shapes),
+        _distances(configuration, shapes),
         _boundary(configuration, shapes),
         _blobs(configuration, shapes),
         *_tube_ideas(configuration, shapes),
@@ -194,6 +201,20 @@ def _smoothness(configuration: Configuration, shapes: Shapes) -> Idea | None:
     )
 
 
+def _distances(configuration: Configuration, shapes: Shapes) -> Idea | None:
+    compact = [item for item in shapes.labels if is_compact(item.shape).holds]
+    if not compact or shapes.cases > DISTANCE_CASES:
+        return None
+    names = tuple(item.name for item in compact)
+    return Idea(
+        name="signed_distance",
+        configuration=configuration.name,
+        terms=(SignedDistanceTerm(labels=names),),
+        because=f"{', '.join(names)}: compact; {shapes.cases} cases (at most {DISTANCE_CASES}): "
+        "the distance to the surface tells of the form everywhere",
+    )
+
+
 def _boundary(configuration: Configuration, shapes: Shapes) -> Idea | None:
     if shapes.rarity is None or not shapes.rarity[1:] or shapes.tubular:
         return None
@@ -239,13 +260,19 @@ def _tube_ideas(configuration: Configuration, shapes: Shapes) -> tuple[Idea, ...
     if not thin:
         return ()
     because = "; ".join(_tube_evidence(item, finest) for item in thin)
+    names = tuple(item.name for item in thin)
     radius = max(item.shape.median_r95_mm for item in thin) / finest
-    ideas = [Idea(name="segments", configuration=name, terms=(SegmentTerm(),), because=because)]
+    found: list[tuple[str, LossTerm]] = [("segments", SegmentTerm(labels=names))]
     if flat or radius <= THICK_3D_VOXELS:
         erosions = min(ceil(radius) + 1, MOST_EROSIONS)
-        term = ClDiceTerm(iterations=erosions)
-        ideas.append(Idea(name="cl_dice", configuration=name, terms=(term,), because=because))
-    return tuple(ideas)
+        uneven = max(item.shape.median_r95_mm / item.shape.median_r50_mm for item in thin)
+        if uneven >= UNEVEN_RADII:
+            found.append(("cb_dice", CbDiceTerm(labels=names, iterations=erosions)))
+        found.append(("cl_dice", ClDiceTerm(labels=names, iterations=erosions)))
+    return tuple(
+        Idea(name=idea, configuration=name, terms=(term,), labels=names, because=because)
+        for idea, term in found
+    )
 
 
 def _class_weights(configuration: Configuration, shapes: Shapes) -> Idea | None:

@@ -17,9 +17,12 @@ from selfseg.losses.cross_entropy import (
     Focal,
     TopK,
 )
-from selfseg.losses.maps import Maps, needed_maps, unpack_maps
+from selfseg.losses.maps import unpack_maps
 from selfseg.losses.overlap import GeneralizedDice, SoftDice, Tversky
 from selfseg.losses.pieces import BlobDice, SegmentLoss
+from selfseg.losses.radii import CenterlineBoundaryDice
+from selfseg.losses.segment_weights import SegmentWeights
+from selfseg.losses.signed_distance import SignedDistance
 from selfseg.losses.skeleton import SkeletonRecall, SoftClDice
 from selfseg.losses.smoothness import EdgePreservingSmoothness
 from selfseg.losses.view import View
@@ -30,6 +33,7 @@ from selfseg.records.loss import (
     BinaryCrossEntropyTerm,
     BlobDiceTerm,
     BoundaryTerm,
+    CbDiceTerm,
     ClDiceTerm,
     CrossEntropyTerm,
     DiceTerm,
@@ -38,11 +42,14 @@ from selfseg.records.loss import (
     Loss,
     LossTerm,
     SegmentTerm,
+    SegmentWeightsTerm,
+    SignedDistanceTerm,
     SkeletonRecallTerm,
     SmoothnessTerm,
     TopKTerm,
     TverskyTerm,
 )
+from selfseg.records.loss_maps import needed_maps
 
 
 def build_loss(options: Loss, targets: Targets) -> DeeplySupervisedSum:
@@ -65,17 +72,19 @@ class DeeplySupervisedSum(nn.Module):
     """Σ over outputs and terms of weight · term(logits, labels at that resolution).
 
     Terms on thin structures and those that need maps see the full resolution only, with their whole
-    weight. `progress` is
-    the share of the run that is over; the schedules of the terms follow it.
+    weight. `progress` is the share of the run that is over, which the schedules of the terms
+    follow; `step` the step that is made.
     """
 
     progress: float = 0.0
+    step: int = 0
 
     def __init__(self, options: Loss, targets: Targets) -> None:
         super().__init__()
         self.options = options
         self.targets = targets
-        self.kinds = needed_maps(options)
+        self.maps = needed_maps(options)
+        self.has_distances = any(term.kind == "signed_distance" for term in options.terms)
         self.terms = nn.ModuleList(_build_term(term) for term in options.terms)
 
     def shares(self, count: int) -> tuple[float, ...]:
@@ -92,25 +101,37 @@ class DeeplySupervisedSum(nn.Module):
         """Return the scalar loss.
 
         Args:
-            outputs: Logits (b, k, *D), full resolution first.
+            outputs: Logits (b, k, *D), full resolution first; in training predicted distances may
+                follow the logits of the first as further channels.
             target: Label indices ≥ 0 (b, *D) at full resolution.
-            stacked: The `needed_maps` (b, kinds · n, *D) int16, if there are any.
+            stacked: The `needed_maps` (b, maps · n, *D) int16, if there are any.
         """
-        maps = unpack_maps(stacked, self.kinds)
-        total = outputs[0].new_zeros((), dtype=torch.float32)
+        maps = unpack_maps(stacked, self.maps)
+        first, distances = self._parted(outputs[0])
+        total = first.new_zeros((), dtype=torch.float32)
         for depth, share in enumerate(self.shares(len(outputs))):
             if not share:
                 continue
-            logits = outputs[depth]
+            logits = outputs[depth] if depth else first
             labels = _at_shape(target, logits.shape[2:])
-            view = View(logits, labels, self.targets, maps if depth == 0 else Maps())
+            view = View(logits, labels, self.targets, maps, distances=distances, step=self.step)
             for options, term in zip(self.options.terms, self.terms, strict=True):
+                if options.outputs is not None and depth not in options.outputs:
+                    continue
                 weight = scheduled_weight(options, self.progress)
                 if options.kind in FULL_RESOLUTION:
                     weight *= float(depth == 0) / share
                 if weight:
                     total = total + share * weight * term(view)
         return total
+
+    def _parted(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return logits and predicted distances in (−1, 1) of the main output."""
+        count = self.targets.outputs
+        if not self.has_distances or output.shape[1] == count:
+            return output, None
+        precise = torch.promote_types(output.dtype, torch.float32)
+        return output[:, :count], output[:, count:].to(precise).tanh()
 
 
 def scheduled_weight(term: LossTerm, progress: float) -> float:
@@ -156,8 +177,14 @@ def _build_term(options: LossTerm) -> nn.Module:  # noqa: C901, PLR0912 (one lin
         case BlobDiceTerm():
             return BlobDice(options)
         case BoundaryTerm():
-            return Boundary()
+            return Boundary(options)
         case SegmentTerm():
-            return SegmentLoss()
+            return SegmentLoss(options)
+        case SegmentWeightsTerm():
+            return SegmentWeights(options)
+        case CbDiceTerm():
+            return CenterlineBoundaryDice(options)
+        case SignedDistanceTerm():
+            return SignedDistance(options)
         case _:
             assert_never(options)

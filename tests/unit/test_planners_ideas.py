@@ -19,11 +19,12 @@ from selfseg.planners.rarity import class_voxels
 
 from selfseg import planning
 from selfseg.losses.build import build_loss
-from selfseg.losses.maps import needed_maps
+from selfseg.networks.training_heads import needed_heads
 from selfseg.records.dataset import Dataset, Label, Region, Targets
 from selfseg.records.fingerprint import Fingerprint, LabelFacts, LabelSummary
 from selfseg.records.ideas import Idea
 from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss, SmoothnessTerm
+from selfseg.records.loss_maps import needed_maps
 from selfseg.records.plan import Budget, Configuration, Plan
 from selfseg.records.shapes import ShapeSummary
 
@@ -110,6 +111,7 @@ def test_soft_skeletons_are_for_planes_and_for_tubes_thin_in_space() -> None:
     assert "cl_dice" not in names(nominate(configuration("3d_fullres"), thick))
     (idea,) = (i for i in nominate(configuration("2d"), thick) if i.name == "cl_dice")
     assert idea.terms[0].model_dump()["iterations"] == 6  # the radius, rounded up, and one
+    assert idea.labels == ("label 1",)
 
 
 def test_errors_weigh_more_with_few_cases_or_faint_borders() -> None:
@@ -135,6 +137,21 @@ def test_smoothness_is_for_faint_organs_and_never_beside_thin_or_small_labels() 
         shapes(VESSELS.model_copy(update={"median_contrast": (0.4,)})),
     ):
         assert "smoothness" not in names(nominate(item, other))
+
+
+def test_distances_are_for_few_cases_of_compact_labels() -> None:
+    item = configuration()
+    (idea,) = (i for i in nominate(item, shapes(ORGAN, VESSELS, cases=60)) if "dist" in i.name)
+    assert idea.terms[0].model_dump()["labels"] == ("label 1",)
+    assert "signed_distance" not in names(nominate(item, shapes(ORGAN, cases=61)))
+    assert "signed_distance" not in names(nominate(item, shapes(VESSELS, cases=10)))
+
+
+def test_radii_weigh_where_they_differ() -> None:
+    item = configuration("2d")
+    even = VESSELS.model_copy(update={"median_r95_mm": 2.9})  # of 1.5
+    assert "cb_dice" in names(nominate(item, shapes(VESSELS)))
+    assert "cb_dice" not in names(nominate(item, shapes(even)))
 
 
 def test_rare_labels_nominate_distances_and_class_weights() -> None:
@@ -177,13 +194,14 @@ def test_every_idea_can_be_trained_on_its_configuration(name: str, shape: ShapeS
     item = configuration(name)
     found = replace(shapes(shape, cases=10), rarity=(0.9995, 0.0005))
     ideas = nominate(item, found)
-    assert len(ideas) >= 3
+    assert len(ideas) >= 4
     space = (1, 16, 16) if name == "2.5d" else item.patch and (8, 16, 16)[-len(item.patch) :]
     targets = Targets(labels=(Label(name="label 1", value=1),))
     for idea in ideas:
         kept = [term for term in item.loss.terms if term.kind not in idea.replaces]
         loss = Loss(terms=(*kept, *idea.terms))
-        logits = torch.randn((2, 2, *space), requires_grad=True)
+        channels = 2 + needed_heads(loss, targets).distances
+        logits = torch.randn((2, channels, *space), requires_grad=True)
         label = torch.zeros((2, *space), dtype=torch.long)
         label[..., 4:8, 4:12] = 1
         maps = torch.zeros((2, len(needed_maps(loss)), *space), dtype=torch.int16)

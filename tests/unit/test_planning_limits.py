@@ -157,3 +157,72 @@ def test_any_network_is_accepted_or_complained_about(
     else:
         with pytest.raises(PlanError, match=FULL):
             check_plan(edited)
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        (
+            'loss.terms.1={"kind": "boundary", "labels": ["heart"]}',
+            "loss.terms.1.labels: heart, must be some of",
+        ),
+        ('loss.terms.1={"kind": "segments", "labels": []}', "loss.terms.1.labels: none, must be"),
+        (
+            'loss.terms=[{"kind": "segments"}, {"kind": "segments", "length": 12}]',
+            "loss.terms: two terms ask for different maps of kind 'segments': length 8 and 12",
+        ),
+        (
+            'loss.terms=[{"kind": "signed_distance"}, {"kind": "signed_distance"}]',
+            "loss.terms: signed_distance stands there twice",
+        ),
+        (
+            'loss.terms.1={"kind": "boundary", "outputs": [1]}',
+            "loss.terms.1.outputs: boundary judges output 0 only",
+        ),
+        (
+            'loss.terms.1={"kind": "cross_entropy", "outputs": [-1]}',
+            "loss.terms.1.outputs: [-1], must be numbers of outputs",
+        ),
+        ("loss.encoder_heads=2", "loss.output_weights: 0 given, must be"),
+        ("loss.encoder_heads=9", "loss.encoder_heads: 9, there are"),
+        ('network={"kind": "two_branch"}', "network: two_branch is for patches of two axes"),
+        (
+            'network={"kind": "two_branch", "ups": [8]}',
+            "network: must have one of ups less than encoder stages",
+        ),
+        (
+            'network={"kind": "two_branch", "branch": [[4, 8]]}',
+            "network: every stage must have layers, with odd kernels",
+        ),
+    ],
+)
+def test_terms_that_cannot_work_together_or_name_no_label(
+    plan: Plan, setting: str, complaint: str
+) -> None:
+    edited = planning.edit_plan(plan, [f"{FULL}.{setting}"])
+    with pytest.raises(PlanError) as error:
+        check_plan(edited)
+    assert f"{FULL}.{complaint}" in error.value.message
+
+
+def test_heads_that_a_network_cannot_have(plan: Plan) -> None:
+    flat = "configurations.2d"
+    edited = planning.edit_plan(
+        plan,
+        [
+            f'{flat}.network={{"kind": "two_branch"}}',
+            f'{flat}.loss.terms=[{{"kind": "signed_distance"}}]',
+            f"{flat}.loss.encoder_heads=1",
+        ],
+    )
+    with pytest.raises(PlanError) as error:
+        check_plan(edited)
+    assert f"{flat}.loss.terms: signed_distance has no head in two_branch" in error.value.message
+    assert f"{flat}.loss.encoder_heads: two_branch has none" in error.value.message
+    full = next(item for item in plan.configurations if item.name == "3d_fullres")
+    weights = [1.0] * (len(full.network.features) - 1 + 1)
+    check_plan(
+        planning.edit_plan(
+            plan, [f"{FULL}.loss.encoder_heads=1", f"{FULL}.loss.output_weights={weights}"]
+        )
+    )

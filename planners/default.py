@@ -20,6 +20,7 @@ from selfseg.records.serial import Triple
 
 from .configurations import choose_configurations, gather_evidence, wants_slab
 from .context import decide_context_augmentation, decide_context_loss, decide_context_sizes
+from .crf import decide_crf
 from .families import Family, choose_family
 from .ideas import Shapes, decide_tube_term, decide_tubes, gather_shapes, nominate
 from .low_resolution import decide_low_resolution
@@ -98,6 +99,7 @@ class DefaultPlanner:
         facts = Facts(dataset, fingerprint, budget, grid, common, mirror_axes, shapes)
         proposals, proposed, chosen = _proposals(facts, family)
         made = [_configuration(proposal, facts, proposals) for proposal in proposals]
+        crf, crf_decision = decide_crf(fingerprint, normalization, proposed)
         return Plan(
             planner=self.name,
             planner_version=self.version,
@@ -109,6 +111,7 @@ class DefaultPlanner:
             budget=budget,
             configurations=tuple(configuration for configuration, _ in made),
             proposed=proposed,
+            crf=crf,
             tubular=tubular,
             nominated=tuple(
                 idea for configuration, _ in made for idea in nominate(configuration, shapes)
@@ -120,6 +123,7 @@ class DefaultPlanner:
                 resampling_decision,
                 family_decision,
                 mirroring,
+                crf_decision,
                 *tube_decisions,
                 *(decision for _, reasons in made for decision in reasons),
             ),

@@ -192,6 +192,7 @@ def select_models(dataset: str, workspace: Path, request: SelectRequest) -> Sele
         selector=selector,
         cache=known.folder.selection_scores,
         workers=default_workers(request.workers),
+        crf=known.plan.crf,
     )
     serial.save(selection, known.folder.selection)
     return selection

@@ -18,6 +18,7 @@ from selfseg.networks.layout import CHANNELS_LAST, set_layout
 from selfseg.networks.one_hot import OneHotInput
 from selfseg.networks.weights import load_weights
 from selfseg.records import serial
+from selfseg.records.crf import DenseCrf
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.postprocessing import Step
@@ -95,10 +96,12 @@ class Ensemble:
     Attributes:
         members: At least one.
         steps: What is done to the label map.
+        crf: Refines the mean of their probabilities before; None: nothing does.
     """
 
     members: tuple[Model, ...]
     steps: tuple[Step, ...] = ()
+    crf: DenseCrf | None = None
 
     @property
     def weights_gib(self) -> float:
@@ -110,8 +113,10 @@ class Ensemble:
         """Which members and steps these are, in one line."""
         first = self.members[0]
         parts = (f"{m.configuration.name} (folds {', '.join(m.folds)})" for m in self.members)
-        steps = ", ".join(f"{step.kind} of {step.name or 'foreground'}" for step in self.steps)
-        cleaned = f", then {steps}" if steps else ""
+        steps = [f"{step.kind} of {step.name or 'foreground'}" for step in self.steps]
+        if self.crf is not None:
+            steps.insert(0, "dense CRF")
+        cleaned = f", then {', '.join(steps)}" if steps else ""
         return f"{first.plan.dataset} {' + '.join(parts)}{cleaned} ({first.folder})"
 
 
@@ -140,7 +145,7 @@ def load_ensemble(
         for member in selection.members
     )
     log.info("Using %s", dataset.selection)
-    return Ensemble(members, selection.postprocessing)
+    return Ensemble(members, selection.postprocessing, selection.crf)
 
 
 def _selected(folder: Path) -> tuple[DatasetFolder, Selection] | None:

@@ -13,9 +13,10 @@ from selfseg.planning import find_selector
 from selfseg.records.postprocessing import FillHoles, LargestComponent, MinimumVolume
 from selfseg.records.selection import StepTrial
 from selfseg.selection.candidates import compare
+from selfseg.selection.gate import Setting
 from selfseg.selection.scoring import Measure, Reference, score_masks, score_names
 from selfseg.selection.statistics import difference, draw_weights, estimate, mean_score
-from selfseg.selection.trials import Cleaning, Setting, find_steps
+from selfseg.selection.trials import Cleaning, find_steps
 
 Probabilities = npt.NDArray[np.float64]
 

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from selfseg.errors import ModelError
 from selfseg.inference.ensemble import MeanOfLogits, weights_bytes
-from selfseg.inference.trained import ALL_CASES, model_digest, trained_folds, weights_digest
+from selfseg.inference.trained import (
+    ALL_CASES,
+    changed_members,
+    trained_folds,
+    weights_digest,
+)
 from selfseg.networks.build import build_network
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
 from selfseg.networks.one_hot import OneHotInput
@@ -155,14 +160,7 @@ def _selected(folder: Path) -> tuple[DatasetFolder, Selection] | None:
         return None  # of several data sets, load_model lists what there is
     dataset = datasets[0]
     selection = serial.load(Selection, dataset.selection)
-    known = {item.name: item for item in serial.load(Plan, dataset.plan).configurations}
-    changed = [
-        f"{member.configuration} fold {fold}"
-        for member in selection.members
-        for fold, digest in zip(member.folds, member.weights, strict=True)
-        if member.configuration not in known
-        or model_digest(dataset, known[member.configuration], fold) != digest
-    ]
+    changed = changed_members(dataset, serial.load(Plan, dataset.plan), selection)
     if not changed:
         return dataset, selection
     log.warning(

@@ -22,7 +22,8 @@ from .configurations import choose_configurations, gather_evidence, wants_slab
 from .context import decide_context_augmentation, decide_context_loss, decide_context_sizes
 from .crf import decide_crf
 from .families import Family, choose_family
-from .ideas import Shapes, decide_tube_term, decide_tubes, gather_shapes, nominate
+from .ideas import nominate
+from .label_shapes import Shapes, gather_shapes
 from .low_resolution import decide_low_resolution
 from .memory import estimate_gib
 from .mirroring import decide_mirroring
@@ -40,6 +41,7 @@ from .training import (
     decide_loss,
     decide_optimization,
 )
+from .tubes import decide_tube_term, decide_tubes
 from .width import decide_batch, decide_width
 
 

@@ -7,15 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from plannerfacts import ORGAN, VESSELS, make_dataset, make_fingerprint
-from selfseg.planners.ideas import (
-    LabelShape,
-    Shapes,
-    decide_tube_term,
-    decide_tubes,
-    gather_shapes,
-    nominate,
-)
+from selfseg.planners.ideas import nominate
+from selfseg.planners.label_shapes import LabelShape, Shapes, gather_shapes
 from selfseg.planners.rarity import class_voxels
+from selfseg.planners.tubes import decide_tube_term, decide_tubes
 
 from selfseg import planning
 from selfseg.losses.build import build_loss

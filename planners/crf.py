@@ -20,9 +20,9 @@ from selfseg.records.preprocessing import (
     ZScore,
 )
 
+from .label_shapes import FAINT_CONTRAST
 from .shapes import is_compact, is_tubular
 
-LEAST_CONTRAST = 1.0  # median step of intensity at the border, over the spread inside
 WEAK_CASES = 30  # with so few, networks leave something to refine
 FEWEST_VOXELS = 1000  # smaller labels dissolve in their surroundings
 # Standard deviations of intensity in the appearance kernel.
@@ -36,12 +36,16 @@ def decide_crf(
     fingerprint: Fingerprint,
     normalization: Sequence[Normalization],
     proposed: Sequence[ConfigurationName],
+    *,
+    regions: bool = False,
 ) -> tuple[CrfGrid | None, Decision]:
     """Nominate a dense CRF where a compact label has contrast at its border and the plan is weak.
 
     The field refines all labels together, so a single tubular or tiny one vetoes it. Whether it
-    helps, `select` finds out.
+    helps, `select` finds out. Regions are not measured, so for them nothing is nominated.
     """
+    if regions:
+        return None, _decision("not tried", "shapes of regions are not known", "tuned by select")
     vetoes = [reason for label in fingerprint.labels for reason in _vetoes(label)]
     found = [_finding(label) for label in fingerprint.labels]
     fitting = [(contrast, channel, text) for contrast, channel, text in found if contrast]
@@ -112,8 +116,8 @@ def _finding(label: LabelSummary) -> tuple[float, int, str]:
     values = [value or 0.0 for value in shape.median_contrast]
     contrast = max(values, default=0.0)
     text = f"{label.name} is compact with a contrast of {contrast:.2g} at its border"
-    if contrast < LEAST_CONTRAST:
-        return 0.0, 0, f"{text} (asked: at least {LEAST_CONTRAST:g})"
+    if contrast < FAINT_CONTRAST:
+        return 0.0, 0, f"{text} (asked: at least {FAINT_CONTRAST:g})"
     return contrast, values.index(contrast), text
 
 

@@ -101,7 +101,9 @@ class DefaultPlanner:
         facts = Facts(dataset, fingerprint, budget, grid, common, mirror_axes, shapes)
         proposals, proposed, chosen = _proposals(facts, family)
         made = [_configuration(proposal, facts, proposals) for proposal in proposals]
-        crf, crf_decision = decide_crf(fingerprint, normalization, proposed)
+        crf, crf_decision = decide_crf(
+            fingerprint, normalization, proposed, regions=bool(dataset.regions)
+        )
         return Plan(
             planner=self.name,
             planner_version=self.version,

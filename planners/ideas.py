@@ -24,6 +24,7 @@ DISTANCE_CASES = 60
 FEW_CASES = 50
 SMALL_VOXELS = 1000
 # Small targets in a large image.
+MANY_CASES = 500  # with so many, borders are learned from examples
 RARE_SHARE, BOUNDARY_WEIGHT, BOUNDARY_RAMP = 1e-3, 0.01, 0.5
 # Lesions: several of them in most cases, and of different size.
 SEVERAL, SIZE_SPREAD = 3, 2.0
@@ -93,6 +94,7 @@ def _distances(configuration: Configuration, shapes: Shapes) -> Idea | None:
         name="signed_distance",
         configuration=configuration.name,
         terms=(SignedDistanceTerm(labels=names),),
+        labels=names,
         because=f"{', '.join(names)}: compact; {shapes.cases} cases (at most {DISTANCE_CASES}): "
         "the distance to the surface tells of the form everywhere",
     )
@@ -100,6 +102,8 @@ def _distances(configuration: Configuration, shapes: Shapes) -> Idea | None:
 
 def _boundary(configuration: Configuration, shapes: Shapes) -> Idea | None:
     if shapes.rarity is None or not shapes.rarity[1:] or shapes.tubular:
+        return None
+    if shapes.cases > MANY_CASES:
         return None
     share = sum(shapes.rarity[1:])
     if share >= RARE_SHARE:

@@ -12,6 +12,7 @@ from selfseg.records.shapes import ShapeSummary
 from .rarity import class_voxels
 from .shapes import is_tubular
 
+# Median step of intensity at the border over the spread inside, below which the border is faint.
 FAINT_CONTRAST = 1.0
 
 

@@ -56,6 +56,12 @@ def facts(*labels: LabelSummary, cases: int = 20, channels: int = 1) -> Fingerpr
     return made.model_copy(update={"labels": labels})
 
 
+def test_regions_are_not_measured() -> None:
+    grid, decision = decide_crf(facts(label()), (ZScore(),), ORGAN, regions=True)
+    assert grid is None
+    assert "regions" in decision.because
+
+
 def test_a_compact_label_with_contrast_and_few_cases_is_nominated() -> None:
     grid, decision = decide_crf(facts(label()), (ZScore(),), ORGAN)
     assert grid is not None

@@ -137,7 +137,7 @@ def test_smoothness_is_for_faint_organs_and_never_beside_thin_or_small_labels() 
 def test_distances_are_for_few_cases_of_compact_labels() -> None:
     item = configuration()
     (idea,) = (i for i in nominate(item, shapes(ORGAN, VESSELS, cases=60)) if "dist" in i.name)
-    assert idea.terms[0].model_dump()["labels"] == ("label 1",)
+    assert idea.terms[0].model_dump()["labels"] == idea.labels == ("label 1",)
     assert "signed_distance" not in names(nominate(item, shapes(ORGAN, cases=61)))
     assert "signed_distance" not in names(nominate(item, shapes(VESSELS, cases=10)))
 
@@ -156,6 +156,7 @@ def test_rare_labels_nominate_distances_and_class_weights() -> None:
     (weighted,) = ideas["class_weights"].terms
     assert isinstance(weighted, CrossEntropyTerm)
     assert weighted.class_weights == pytest.approx((0.707, 4.0))
+    assert "boundary" not in names(nominate(configuration(), replace(found, cases=501)))
     common = replace(found, rarity=(0.999, 0.001))
     assert not {"boundary", "class_weights"} & set(names(nominate(configuration(), common)))
     # The 2.5D network weighs its classes already.

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from selfseg.errors import PlanError
-from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm
+from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm, ShapeCodeTerm
 from selfseg.records.network import DSN3D, ContextUNet, UNet
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
@@ -100,7 +100,12 @@ def _target_complaints(plan: Plan) -> Iterator[str]:
         unknown = sorted({*region.values, region.value} - set(values))
         if unknown or not region.values:
             yield f"regions.{index}: values {unknown or 'none'}, must be values of labels"
+    known = plan.targets.names
+    strange = [name for name in plan.shapes.labels if name not in known]
+    if strange:
+        yield f"shapes.labels: {', '.join(strange)}, must be of {', '.join(known)}"
     for item in plan.configurations:
+        yield from _shape_complaints(item, known)
         wrong = CrossEntropyTerm if plan.regions else BinaryCrossEntropyTerm
         for index, term in enumerate(item.loss.terms):
             if isinstance(term, wrong):
@@ -108,6 +113,18 @@ def _target_complaints(plan: Plan) -> Iterator[str]:
                     f"configurations.{item.name}.loss.terms.{index}: {term.kind} is for "
                     f"{'labels that exclude each other' if plan.regions else 'regions'}"
                 )
+
+
+def _shape_complaints(item: Configuration, names: Sequence[str]) -> Iterator[str]:
+    """Yield shape constraints that cannot work."""
+    for index, term in enumerate(item.loss.terms):
+        if not isinstance(term, ShapeCodeTerm):
+            continue
+        place = f"configurations.{item.name}.loss.terms.{index}"
+        if unknown := [name for name in term.labels if name not in names]:
+            yield f"{place}.labels: {', '.join(unknown)}, must be of {', '.join(names)}"
+        if len(item.patch) != 3 or item.context:
+            yield f"{place}: shape_code needs a network of three axes, which sees whole organs"
 
 
 def _stage_complaints(plan: Plan) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 import torch
@@ -20,9 +20,11 @@ from selfseg.losses.cross_entropy import (
 from selfseg.losses.maps import Maps, needed_maps, unpack_maps
 from selfseg.losses.overlap import GeneralizedDice, SoftDice, Tversky
 from selfseg.losses.pieces import BlobDice, SegmentLoss
+from selfseg.losses.shape_code import NO_SHAPES, ShapeCode
 from selfseg.losses.skeleton import SkeletonRecall, SoftClDice
 from selfseg.losses.smoothness import EdgePreservingSmoothness
 from selfseg.losses.view import View
+from selfseg.networks.shape_autoencoder import ShapeModel
 from selfseg.records.dataset import Targets
 from selfseg.records.loss import (
     FULL_RESOLUTION,
@@ -38,6 +40,7 @@ from selfseg.records.loss import (
     Loss,
     LossTerm,
     SegmentTerm,
+    ShapeCodeTerm,
     SkeletonRecallTerm,
     SmoothnessTerm,
     TopKTerm,
@@ -45,9 +48,11 @@ from selfseg.records.loss import (
 )
 
 
-def build_loss(options: Loss, targets: Targets) -> DeeplySupervisedSum:
+def build_loss(
+    options: Loss, targets: Targets, shapes: Mapping[str, ShapeModel] = NO_SHAPES
+) -> DeeplySupervisedSum:
     """Return a module (outputs, target) → scalar; see `DeeplySupervisedSum`."""
-    return DeeplySupervisedSum(options, targets)
+    return DeeplySupervisedSum(options, targets, shapes)
 
 
 def depth_weights(count: int, decay: float) -> tuple[float, ...]:
@@ -65,18 +70,21 @@ class DeeplySupervisedSum(nn.Module):
     """Σ over outputs and terms of weight · term(logits, labels at that resolution).
 
     Terms on thin structures and those that need maps see the full resolution only, with their whole
-    weight. `progress` is
-    the share of the run that is over; the schedules of the terms follow it.
+    weight. `progress` is the share of the run that is over; the schedules of the terms follow it.
+    `memory` holds what terms remember from step to step, and belongs into a checkpoint.
     """
 
     progress: float = 0.0
 
-    def __init__(self, options: Loss, targets: Targets) -> None:
+    def __init__(
+        self, options: Loss, targets: Targets, shapes: Mapping[str, ShapeModel] = NO_SHAPES
+    ) -> None:
         super().__init__()
         self.options = options
         self.targets = targets
         self.kinds = needed_maps(options)
-        self.terms = nn.ModuleList(_build_term(term) for term in options.terms)
+        self.terms = nn.ModuleList(_build_term(term, targets, shapes) for term in options.terms)
+        self.memory: dict[str, Tensor] = {}
 
     def shares(self, count: int) -> tuple[float, ...]:
         """Return the weight of each of so many outputs at this point of the run."""
@@ -98,6 +106,7 @@ class DeeplySupervisedSum(nn.Module):
         """
         maps = unpack_maps(stacked, self.kinds)
         total = outputs[0].new_zeros((), dtype=torch.float32)
+        last: list[tuple[float, ShapeCode, View]] = []
         for depth, share in enumerate(self.shares(len(outputs))):
             if not share:
                 continue
@@ -108,8 +117,16 @@ class DeeplySupervisedSum(nn.Module):
                 weight = scheduled_weight(options, self.progress)
                 if options.kind in FULL_RESOLUTION:
                     weight *= float(depth == 0) / share
-                if weight:
+                if not weight:
+                    continue
+                if isinstance(term, ShapeCode):  # weighed against all others, so it comes last
+                    last.append((weight * share, term, view))
+                else:
                     total = total + share * weight * term(view)
+        for number, (weight, term, view) in enumerate(last):
+            value = term(view)
+            weight *= term.balance(total, value, view, self.memory, f"shape_{number}")
+            total = total + weight * value
         return total
 
 
@@ -129,7 +146,9 @@ def _at_shape(target: Tensor, shape: torch.Size) -> Tensor:
     return F.interpolate(target[:, None].float(), shape, mode="nearest-exact")[:, 0].long()
 
 
-def _build_term(options: LossTerm) -> nn.Module:  # noqa: C901, PLR0912 (one line a kind)
+def _build_term(  # noqa: C901, PLR0912 (one line a kind)
+    options: LossTerm, targets: Targets, shapes: Mapping[str, ShapeModel]
+) -> nn.Module:
     match options:
         case DiceTerm():
             return SoftDice(options)
@@ -159,5 +178,7 @@ def _build_term(options: LossTerm) -> nn.Module:  # noqa: C901, PLR0912 (one lin
             return Boundary()
         case SegmentTerm():
             return SegmentLoss()
+        case ShapeCodeTerm():
+            return ShapeCode(options, targets, shapes)
         case _:
             assert_never(options)

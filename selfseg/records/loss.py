@@ -143,6 +143,33 @@ class SegmentTerm(Term):
     weight: float = 0.5
 
 
+class ShapeCodeTerm(Term):
+    """Distance between the codes of predicted and true shape, under a frozen shape model.
+
+    Only samples that show a whole organ count, at full resolution.
+
+    Attributes:
+        labels: Labels or regions.
+        features: Weight of the model's feature maps beside its code.
+        jitter: Most that a side of the box moves at random, as a share of the box.
+        gradient_share: The term is weighed so that its gradient is this share of the others'.
+        refresh: Steps after which that weight is measured again.
+        average: Decay of the running averages of both gradients.
+        most: Largest such weight.
+    """
+
+    kind: Literal["shape_code"] = "shape_code"
+    start: float = Field(default=0.2, ge=0.0, lt=1.0)
+    ramp: float = Field(default=0.2, ge=0.0, le=1.0)
+    labels: tuple[str, ...] = Field(min_length=1)
+    features: float = Field(default=0.25, ge=0.0)
+    jitter: float = Field(default=0.05, ge=0.0, lt=0.5)
+    gradient_share: float = Field(default=0.1, gt=0.0)
+    refresh: int = Field(default=100, ge=1)
+    average: float = Field(default=0.5, ge=0.0, lt=1.0)
+    most: float = Field(default=10.0, gt=0.0)
+
+
 LossTerm = Annotated[
     DiceTerm
     | TverskyTerm
@@ -157,7 +184,8 @@ LossTerm = Annotated[
     | BlobDiceTerm
     | BoundaryTerm
     | SkeletonRecallTerm
-    | SegmentTerm,
+    | SegmentTerm
+    | ShapeCodeTerm,
     Field(discriminator="kind"),
 ]
 
@@ -174,7 +202,7 @@ MAP_OF_TERM: Mapping[str, MapKind] = MappingProxyType(
     }
 )
 # Terms on thin structures see the full resolution only; so do all that need a map.
-FULL_RESOLUTION = ("cl_dice", *MAP_OF_TERM)
+FULL_RESOLUTION = ("cl_dice", "shape_code", *MAP_OF_TERM)
 
 
 class Loss(Record):

@@ -7,12 +7,13 @@ from typing import Literal
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import Loss
+from selfseg.records.loss import Loss, ShapeCodeTerm
 from selfseg.records.names import ConfigurationName
 from selfseg.records.network import ContextUNet, Network
 from selfseg.records.optimization import Optimization
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.serial import Record, Triple
+from selfseg.records.shape_model import ShapeOptions
 
 
 class Budget(Record):
@@ -83,6 +84,7 @@ class Plan(Record):
     Attributes:
         configurations: All that can be trained.
         proposed: Those worth training, the one to train first in front; empty means all.
+        shapes: Which labels' predicted shapes get a quality score, and how shape models are made.
         nominated: What the shapes in the data suggest for the loss, to be tried in a race.
         decisions: Why.
     """
@@ -99,12 +101,25 @@ class Plan(Record):
     configurations: tuple[Configuration, ...]
     proposed: tuple[ConfigurationName, ...] = ()
     nominated: tuple[Idea, ...] = ()
+    shapes: ShapeOptions = ShapeOptions()
     decisions: tuple[Decision, ...]
 
     @property
     def targets(self) -> Targets:
         """What is to be segmented."""
         return Targets(labels=self.labels, regions=self.regions, ignore=self.ignore)
+
+    def shape_labels(self, configuration: Configuration) -> tuple[str, ...]:
+        """Return the labels that a configuration needs shape models of, in their order."""
+        if len(configuration.patch) != 3 or configuration.context:
+            return ()
+        wanted = {
+            name
+            for term in configuration.loss.terms
+            if isinstance(term, ShapeCodeTerm)
+            for name in term.labels
+        }
+        return tuple(n for n in self.targets.names if n in wanted | set(self.shapes.labels))
 
     def input_channels(self, configuration: Configuration) -> int:
         """Return a network's input channels: the image's, in a cascade also one a label."""

@@ -20,7 +20,12 @@ from shapedata import (
 )
 
 from selfseg.errors import ModelError
-from selfseg.networks.shape_autoencoder import code_length, fit_linear
+from selfseg.networks.shape_autoencoder import (
+    LinearShape,
+    ShapeAutoencoder,
+    code_length,
+    fit_linear,
+)
 from selfseg.networks.shape_files import load_accepted, save_tensors
 from selfseg.networks.shape_grid import ShapeBox, bounds, dice, sample_box, soft_distance
 from selfseg.records.shape_model import ShapeModelRecord, ShapeModels
@@ -153,7 +158,10 @@ def record(*accepted: bool) -> ShapeModels:
 
 def test_models_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:
     path, maps = tmp_path / "shapes.safetensors", organ_maps(2, seed=5)
-    models = {0: linear_model(), 1: untrained_autoencoder()}
+    models: dict[int, LinearShape | ShapeAutoencoder] = {
+        0: linear_model(),
+        1: untrained_autoencoder(),
+    }
     save_tensors(models, path)
     cpu = torch.device("cpu")
     found = load_accepted(record(True, True), path, cpu)

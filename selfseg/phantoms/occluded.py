@@ -19,14 +19,14 @@ LABELS = (Label(name="organ", value=ORGAN),)
 SHAPE: Shape3 = (32, 48, 48)
 SPACING_MM: Triple = (2.0, 2.0, 2.0)
 
-BACKGROUND, ORGAN_VALUE, NOISE = 40.0, 100.0, 25.0
+BACKGROUND, ORGAN_VALUE, NOISE = 40.0, 100.0, 12.0
 # The organ: an ellipsoid that is bent and sheared; all of it varies a little.
 RADII_PX = (8.0, 13.0, 11.0)
 RADII_SPREAD, PLACE_PX = 0.1, 3.0
 BEND, BEND_SPREAD, SHEAR_SPREAD = 0.3, 0.1, 0.12
 # The veil: a slab across the organ in which it looks like its surroundings, and so do impostors,
 # balls as bright as the organ that touch its surface.
-VEIL_SHARE = (0.35, 0.5)  # of the organ's diameter
+VEIL_SHARE = (0.4, 0.6)  # of the organ's diameter
 IMPOSTORS, IMPOSTOR_PX = (3, 5), (2.5, 4.5)
 # Blobs: smooth noise above a threshold.
 BLOB_WIDTH_PX, BLOB_SHARE = (2.0, 5.0), (0.02, 0.12)

@@ -14,6 +14,7 @@ from selfseg.records.plan import Decision
 
 from .families import context_family
 from .patch import Request, Sizes, decide_sizes
+from .rarity import class_voxels
 from .training import DEGREES_ELONGATED, DEGREES_PLANE, ELONGATED_2D, REGIONS_REASON
 
 NAME = "2.5d"
@@ -92,12 +93,7 @@ def decide_context_loss(
 
 def class_weights(fingerprint: Fingerprint) -> tuple[float, ...] | None:
     """Return `(median frequency / frequency)^½`, clipped, background first; None if unknown."""
-    voxels = sum(
-        float(np.prod(case.shape_after_crop, dtype=float)) * case.annotated_share
-        for case in fingerprint.cases
-    )
-    labels = np.sum([[fact.voxels for fact in case.labels] for case in fingerprint.cases], axis=0)
-    counts = np.array([voxels - np.sum(labels), *np.atleast_1d(labels)], float)
+    counts = np.array(class_voxels(fingerprint))
     if len(counts) < 2 or not (counts > 0).all():
         return None
     weights = (np.median(counts) / counts) ** WEIGHT_EXPONENT

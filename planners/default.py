@@ -20,12 +20,16 @@ from selfseg.records.serial import Triple
 
 from .configurations import choose_configurations, gather_evidence, wants_slab
 from .context import decide_context_augmentation, decide_context_loss, decide_context_sizes
+from .crf import decide_crf
 from .families import Family, choose_family
+from .ideas import nominate
+from .label_shapes import Shapes, gather_shapes
 from .low_resolution import decide_low_resolution
 from .memory import estimate_gib
 from .mirroring import decide_mirroring
 from .normalization import decide_normalization
 from .patch import Request, Sizes, decide_sizes
+from .race import DefaultRacer
 from .resampling import decide_resampling
 from .schedule import decide_schedule, time_each
 from .selection import accept_step, choose_candidate, selection_rules
@@ -37,6 +41,7 @@ from .training import (
     decide_loss,
     decide_optimization,
 )
+from .tubes import decide_tube_term, decide_tubes
 from .width import decide_batch, decide_width
 
 
@@ -68,6 +73,7 @@ class Facts:
     grid: Grid
     preprocessing: Preprocessing
     mirror_axes: tuple[int, ...]
+    shapes: Shapes
 
 
 class DefaultPlanner:
@@ -90,9 +96,12 @@ class DefaultPlanner:
             normalization=normalization,
             resampling=resampling,
         )
-        facts = Facts(dataset, fingerprint, budget, grid, common, mirror_axes)
+        shapes = gather_shapes(dataset, fingerprint)
+        tubular, tube_decisions = decide_tubes(shapes)
+        facts = Facts(dataset, fingerprint, budget, grid, common, mirror_axes, shapes)
         proposals, proposed, chosen = _proposals(facts, family)
         made = [_configuration(proposal, facts, proposals) for proposal in proposals]
+        crf, crf_decision = decide_crf(fingerprint, normalization, proposed)
         return Plan(
             planner=self.name,
             planner_version=self.version,
@@ -104,6 +113,11 @@ class DefaultPlanner:
             budget=budget,
             configurations=tuple(configuration for configuration, _ in made),
             proposed=proposed,
+            crf=crf,
+            tubular=tubular,
+            nominated=tuple(
+                idea for configuration, _ in made for idea in nominate(configuration, shapes)
+            ),
             decisions=(
                 *chosen,
                 *decisions,
@@ -111,6 +125,8 @@ class DefaultPlanner:
                 resampling_decision,
                 family_decision,
                 mirroring,
+                crf_decision,
+                *tube_decisions,
                 *(decision for _, reasons in made for decision in reasons),
             ),
         )
@@ -158,6 +174,10 @@ class DefaultPlanner:
         return accept_step(
             gain, worst_change, cases=cases, cases_better=cases_better, cases_worse=cases_worse
         )
+
+    def racer(self) -> DefaultRacer:
+        """Return the rules of a race."""
+        return DefaultRacer()
 
     def memory_gib(self, plan: Plan, configuration: Configuration) -> float:
         """Estimate the memory of a training step, also of a configuration that a user edited."""
@@ -211,6 +231,7 @@ def _request(facts: Facts) -> Request:
         classes=facts.dataset.targets.outputs,
         channels=len(facts.dataset.channels),
         memory_gb=facts.budget.memory_gib,
+        device=facts.budget.device,
     )
 
 
@@ -222,6 +243,7 @@ def _configuration(
     network, width_decision = decide_width(name, sizes.network, facts.budget.device)
     has_coarser = any(other.name == "3d_lowres" for other in proposals)
     loss, loss_decision = _loss(name, facts, has_coarser=has_coarser)
+    loss, tube_decisions = decide_tube_term(name, loss, facts.shapes, min(proposal.spacing_mm[1:]))
     augmentation, augmentation_decision = _augmentation(name, sizes.patch, facts)
     optimization, optimization_decision = decide_optimization(name)
     inference, inference_decision = decide_inference(name, augmentation.mirror_axes)
@@ -252,6 +274,7 @@ def _configuration(
         *sizes.decisions,
         width_decision,
         loss_decision,
+        *tube_decisions,
         augmentation_decision,
         optimization_decision,
         inference_decision,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
-from selfseg.records.network import DSN3D, ContextUNet, Network, UNet
+from selfseg.records.network import DSN3D, ContextUNet, Network, PlainNetwork, TwoBranch, UNet
 
 # A training step keeps, for each convolution output, the output itself and its activation, and
 # needs about a tenth more for gradients in flight.
@@ -45,6 +45,8 @@ def count_features(network: Network, patch: Sequence[int], classes: int) -> int:
         return _count_context_features(network, patch, classes)
     if isinstance(network, DSN3D):
         return _count_dsn3d_features(network, patch, classes)
+    if isinstance(network, TwoBranch):
+        return _count_two_branch_features(network, patch, classes)
     voxels = stage_voxels(patch, network.strides)
     sizes = [f * v for f, v in zip(network.features, voxels, strict=True)]
     decoder = sum((n + 1) * s for n, s in zip(network.convs_decoder, sizes[:-1], strict=True))
@@ -141,6 +143,41 @@ def _count_dsn3d_parameters(network: DSN3D, channels: int, classes: int) -> int:
     return total
 
 
+def _count_two_branch_features(network: TwoBranch, patch: Sequence[int], classes: int) -> int:
+    voxels = stage_voxels(patch, network.strides)
+    total = sum(
+        width * size
+        for layers, size in zip(network.encoder, voxels, strict=True)
+        for _, width in layers
+    )
+    upward = voxels[-2::-1]
+    total += sum(width * size for width, size in zip(network.ups, upward, strict=True))
+    for layers, size in zip(network.decoder, upward[:-1], strict=True):
+        total += sum(width for _, width in layers) * size
+    return total + 2 * (sum(width for _, width in network.branch) + classes) * voxels[0]
+
+
+def _count_two_branch_parameters(network: TwoBranch, channels: int, classes: int) -> int:
+    def chain(before: int, layers: Sequence[tuple[int, int]]) -> int:
+        total = 0
+        for kernel, width in layers:
+            total += before * width * kernel**2 + width
+            before = width
+        return total
+
+    features = network.features
+    befores = (channels, *features[:-1])
+    total = sum(chain(n, layers) for n, layers in zip(befores, network.encoder, strict=True))
+    before = features[-1]
+    for number, (width, skip) in enumerate(zip(network.ups, features[-2::-1], strict=True)):
+        total += chain(before, ((2, width),))
+        before = width + skip
+        if number < len(network.decoder):
+            total += chain(before, network.decoder[number])
+            before = network.decoder[number][-1][1]
+    return total + 2 * chain(before, (*network.branch, (1, classes)))
+
+
 def count_extra_features(voxels: int, classes: int, channels: int) -> int:
     """Return what many classes and channels add to the count (nothing for ordinary data)."""
     return voxels * (
@@ -154,6 +191,12 @@ def count_parameters(network: Network, channels: int, classes: int) -> int:
         return _count_context_parameters(network, channels, classes)
     if isinstance(network, DSN3D):
         return _count_dsn3d_parameters(network, channels, classes)
+    if isinstance(network, TwoBranch):
+        return _count_two_branch_parameters(network, channels, classes)
+    return _count_plain_parameters(network, channels, classes)
+
+
+def _count_plain_parameters(network: PlainNetwork, channels: int, classes: int) -> int:
     features, last = network.features, len(network.features) - 1
     volumes = [prod(kernel) for kernel in network.kernels]
     total = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from .memory import count_extra_features, count_features
 from .topology import LONE_AXIS_EDGE, Topology, decide_topology
 
 START_VOXELS = {2: 2048**2, 3: 256**3}
+# On a CPU a step of two patches of 1024² takes half a minute: a day has few of them. Two of 256²
+# take about a second and a half; what is learned from pixels needs steps rather than large views.
+CPU_START_PIXELS = 256**2
 SMALLEST_BATCH = 2
 
 
@@ -31,6 +35,7 @@ class Request:
         channels: Input channels.
         memory_gb: Target.
         count_extras: Count many classes and channels (off reproduces nnU-Net exactly).
+        device: `cpu` starts planes from smaller patches.
     """
 
     spacing: tuple[float, ...]
@@ -40,6 +45,13 @@ class Request:
     channels: int
     memory_gb: float
     count_extras: bool = True
+    device: Literal["cpu", "cuda"] = "cuda"
+
+    @property
+    def start_voxels(self) -> int:
+        """Voxels of the largest patch that is considered."""
+        dims = len(self.spacing)
+        return CPU_START_PIXELS if self.device == "cpu" and dims == 2 else START_VOXELS[dims]
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ def decide_sizes(request: Request, family: Family, *, name: str) -> Sizes:
     reference_batch = REFERENCE_BATCH_2D if dims == 2 else REFERENCE_BATCH_3D
     reference = family.features_2d if dims == 2 else family.features_3d
     reference *= request.memory_gb / family.memory_gb
-    start = start_patch(request.spacing, request.median_shape)
+    start = start_patch(request.spacing, request.median_shape, request.start_voxels)
     topology = decide_topology(request.spacing, start)
     features = _count(family, topology, request)
     scale = SMALLEST_BATCH / reference_batch if family.shrink_at_batch_2 else 1.0
@@ -77,6 +89,7 @@ def decide_sizes(request: Request, family: Family, *, name: str) -> Sizes:
         topology = smaller
         features = _count(family, topology, request)
         steps += 1
+    is_slow = request.start_voxels < START_VOXELS[dims]
     fits = features * scale <= reference
     fitting = round(reference / features * reference_batch)
     patch = family.full_patch(topology.patch)
@@ -87,8 +100,9 @@ def decide_sizes(request: Request, family: Family, *, name: str) -> Sizes:
             rule="patch",
             subject=f"configurations.{name}.patch",
             value=_joined(patch),
-            because=f"started at {_joined(start)} (aspect of the spacing, within the median image "
-            f"{_joined(request.median_shape)}); after {steps} reductions "
+            because=f"started at {_joined(start)} (aspect of the spacing, at most "
+            f"{request.start_voxels:,} voxels{' on a CPU' if is_slow else ''}, within the median "
+            f"image {_joined(request.median_shape)}); after {steps} reductions "
             f"{features / 1e6:,.1f} M feature-map voxels "
             f"{'fit' if fits else 'still exceed'} the {reference / scale / 1e6:,.1f} M of "
             f"{request.memory_gb:g} GB; padded to the total stride {_joined(topology.divisors)}",
@@ -120,14 +134,16 @@ def decide_sizes(request: Request, family: Family, *, name: str) -> Sizes:
     )
 
 
-def start_patch(spacing: Sequence[float], median_shape: Sequence[float]) -> tuple[float, ...]:
-    """Return the patch of 256³ (2048²) voxels with equal mm per axis, not beyond the image.
+def start_patch(
+    spacing: Sequence[float], median_shape: Sequence[float], voxels: int
+) -> tuple[float, ...]:
+    """Return the patch of so many voxels with equal mm per axis, not beyond the image.
 
     An image too small to be pooled even once gets a patch that can be; it is padded then.
     """
     dims = len(spacing)
     inverse = 1 / np.asarray(spacing)
-    scale = (START_VOXELS[dims] / inverse.prod()) ** (1 / dims)
+    scale = (voxels / inverse.prod()) ** (1 / dims)
     patch = tuple(
         float(min(max(1, round(side * scale)), limit))
         for side, limit in zip(inverse, median_shape, strict=True)

@@ -11,6 +11,7 @@ from selfseg.execution.processes import default_workers
 from selfseg.inference.trained import Workspace, files_digest, previous_digest
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
+from selfseg.records.loss_maps import needed_maps
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
@@ -165,19 +166,18 @@ def _prepare_loss_maps(
     known: Workspace, configuration: Configuration, *, workers: int
 ) -> Path | None:
     """Make what the terms of the loss need besides the labels, where that is not done."""
-    from selfseg.losses.maps import needed_maps
     from selfseg.preprocessing.loss_maps import prepare_maps
 
-    kinds = needed_maps(configuration.loss)
-    if not kinds:
+    maps = needed_maps(configuration.loss)
+    if not maps:
         return None
     flat = len(configuration.patch) == 2
-    target = known.folder.loss_maps(configuration.preprocessing, kinds, flat=flat)
+    target = known.folder.loss_maps(configuration.preprocessing, maps, flat=flat)
     prepare_maps(
         [case.id for case in known.dataset.cases],
         known.folder.preprocessed(configuration.preprocessing),
         target,
-        kinds=kinds,
+        maps=maps,
         targets=known.plan.targets,
         flat=flat,
         patch=configuration.patch,

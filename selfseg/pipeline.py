@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,7 @@ from selfseg.requests import (
     parse_tolerances,
     read_case_list,
 )
-from selfseg.workspace import DatasetFolder, dataset_folder, planned_folder
+from selfseg.workspace import DatasetFolder, dataset_folder, keep_former, planned_folder
 
 if TYPE_CHECKING:
     from selfseg.evaluation.further import Further
@@ -89,8 +88,8 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     check_plan(plan, remedy=given if request.settings else MEND_PLAN)
     plan = planning.update_memory(plan, made, planner=request.planner)
     splits = _splits(folder, dataset, fingerprint, request)
-    _keep_former(folder.plan, serial.text(plan))
-    _keep_former(folder.splits, serial.text(splits))
+    keep_former(folder.plan, serial.text(plan))
+    keep_former(folder.splits, serial.text(splits))
     serial.save(dataset, folder.dataset)
     serial.save(fingerprint, folder.fingerprint)
     serial.save(splits, folder.splits)
@@ -188,10 +187,12 @@ def select_models(dataset: str, workspace: Path, request: SelectRequest) -> Sele
     selection = select(
         comparison,
         known.plan.targets,
+        tubular=known.plan.tubular,
         measure=Measure(request.metric, request.tolerance_mm),
         selector=selector,
         cache=known.folder.selection_scores,
         workers=default_workers(request.workers),
+        crf=known.plan.crf,
     )
     serial.save(selection, known.folder.selection)
     return selection
@@ -273,19 +274,6 @@ def _fitting_splits(folder: DatasetFolder, dataset: Dataset) -> Splits | None:
         return splits
     log.warning("The cases have changed: new folds are made. Models of old folds do not compare.")
     return None
-
-
-def _keep_former(path: Path, text: str) -> None:
-    """Keep a file that is about to be replaced by a different one: it may hold edits by hand."""
-    if not path.is_file():
-        return
-    former = path.read_text(encoding="utf-8")
-    if former == text:
-        return
-    names = (path.with_name(f"{path.stem}.former-{n}{path.suffix}") for n in count(1))
-    kept = next(name for name in names if not name.exists())
-    serial.write_text(former, kept)
-    log.warning("%s differs from the one that stood there, which is now %s", path, kept)
 
 
 def _distinct_preprocessing(configurations: Sequence[Configuration]) -> Iterator[Configuration]:

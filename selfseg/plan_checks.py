@@ -7,8 +7,8 @@ from math import prod
 from typing import Any
 
 from selfseg.errors import PlanError
-from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm, ShapeCodeTerm
-from selfseg.records.network import DSN3D, ContextUNet, UNet
+from selfseg.loss_checks import loss_complaints
+from selfseg.records.network import DSN3D, ContextUNet, TwoBranch, UNet
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
 
@@ -90,7 +90,7 @@ def _complaints(item: Configuration, channels: int) -> list[str]:
 
 
 def _target_complaints(plan: Plan) -> Iterator[str]:
-    """Yield labels, regions and losses that do not go together."""
+    """Yield labels and regions that do not go together, and what losses ask of them."""
     values = [label.value for label in plan.labels]
     if not values or min(values) < 1 or len(set(values)) < len(values):
         yield f"labels: values {values}, must be different and positive"
@@ -100,31 +100,15 @@ def _target_complaints(plan: Plan) -> Iterator[str]:
         unknown = sorted({*region.values, region.value} - set(values))
         if unknown or not region.values:
             yield f"regions.{index}: values {unknown or 'none'}, must be values of labels"
-    known = plan.targets.names
-    strange = [name for name in plan.shapes.labels if name not in known]
-    if strange:
-        yield f"shapes.labels: {', '.join(strange)}, must be of {', '.join(known)}"
+    unknown_names = sorted(set(plan.tubular) - set(plan.targets.names))
+    if unknown_names:
+        yield f"tubular: {', '.join(unknown_names)} is no label of this plan"
+    unknown_names = sorted(set(plan.shapes.labels) - set(plan.targets.names))
+    if unknown_names:
+        yield f"shapes.labels: {', '.join(unknown_names)} is no label of this plan"
     for item in plan.configurations:
-        yield from _shape_complaints(item, known)
-        wrong = CrossEntropyTerm if plan.regions else BinaryCrossEntropyTerm
-        for index, term in enumerate(item.loss.terms):
-            if isinstance(term, wrong):
-                yield (
-                    f"configurations.{item.name}.loss.terms.{index}: {term.kind} is for "
-                    f"{'labels that exclude each other' if plan.regions else 'regions'}"
-                )
-
-
-def _shape_complaints(item: Configuration, names: Sequence[str]) -> Iterator[str]:
-    """Yield shape constraints that cannot work."""
-    for index, term in enumerate(item.loss.terms):
-        if not isinstance(term, ShapeCodeTerm):
-            continue
-        place = f"configurations.{item.name}.loss.terms.{index}"
-        if unknown := [name for name in term.labels if name not in names]:
-            yield f"{place}.labels: {', '.join(unknown)}, must be of {', '.join(names)}"
-        if len(item.patch) != 3 or item.context:
-            yield f"{place}: shape_code needs a network of three axes, which sees whole organs"
+        for complaint in loss_complaints(item, plan.targets):
+            yield f"configurations.{item.name}.loss.{complaint}"
 
 
 def _stage_complaints(plan: Plan) -> Iterator[str]:
@@ -189,6 +173,8 @@ def _network_complaints(item: Configuration) -> list[str]:
         return _context_complaints(item.network, item.patch)
     if isinstance(item.network, DSN3D):
         return _dsn3d_complaints(item.network, item.patch)
+    if isinstance(item.network, TwoBranch):
+        return _two_branch_complaints(item.network, item.patch)
     network, dims = item.network, len(item.patch)
     blocks = network.convs_encoder if isinstance(network, UNet) else network.blocks_encoder
     stages = len(network.features)
@@ -251,6 +237,19 @@ def _dsn3d_complaints(network: DSN3D, patch: Sequence[int]) -> list[str]:
     if len(patch) != 3:
         return [f"network: dsn3d is for patches of three axes, not {list(patch)}"]
     return _stride_complaints(((1, 1, 1), *((2, 2, 2),) * (stages - 1)), patch)
+
+
+def _two_branch_complaints(network: TwoBranch, patch: Sequence[int]) -> list[str]:
+    stages = (*network.encoder, *network.decoder, network.branch)
+    layers = [layer for stage in stages for layer in stage]
+    ups = len(network.ups)
+    if ups < 1 or ups != len(network.encoder) - 1 or ups != len(network.decoder) + 1:
+        return ["network: must have one of ups less than encoder stages, and one of decoder less"]
+    if not all(stages) or any(size < 1 or not size % 2 or width < 1 for size, width in layers):
+        return ["network: every stage must have layers, with odd kernels and widths of at least 1"]
+    if len(patch) != 2:
+        return [f"network: two_branch is for patches of two axes, not {list(patch)}"]
+    return _stride_complaints(network.strides, patch)
 
 
 def _stride_complaints(strides: Sequence[Sequence[int]], patch: Sequence[int]) -> list[str]:

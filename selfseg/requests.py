@@ -90,6 +90,19 @@ class SelectRequest:
     workers: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class RaceRequest:
+    """Options of `race`; None: the first proposed configuration, untried ideas, all folds."""
+
+    configuration: str | None = None
+    ideas: tuple[str, ...] | None = None
+    folds: tuple[str, ...] | None = None
+    time_s: float | None = None
+    device: str = "auto"
+    workers: int | None = None
+    seed: int = 0
+
+
 def parse_duration_s(text: str) -> float:
     """Return seconds for `90s`, `15m`, `1h30m` (a bare number is seconds)."""
     written = text.strip().lower()

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import ceil, prod
 from pathlib import Path
 
 from selfseg import pipeline, planning
@@ -19,7 +18,7 @@ from selfseg.folds import find_configuration, open_workspace
 from selfseg.inference.trained import Workspace
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
-from selfseg.records.plan import Configuration, Plan
+from selfseg.records.plan import Plan
 from selfseg.records.run import RunRecord, Schedule, Speed, Training
 from selfseg.records.selection import Selection, ValidationTiming
 from selfseg.requests import (
@@ -29,13 +28,13 @@ from selfseg.requests import (
     TrainRequest,
     read_case_list,
 )
+from selfseg.speeds import case_seconds
 from selfseg.workspace import DatasetFolder, planned_folder
 
 log = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 3.0  # so much of the elapsed time may be forgotten by a kill
 MEASURING_SHARE = 0.01  # of the time limit, for each configuration
-FORWARD_SHARE = 1 / 3  # of a training step is the forward pass
 SHORTEST_TRAINING_S = 5.0
 
 
@@ -174,7 +173,7 @@ def _refuse_other_plan(folder: DatasetFolder, request: RunRequest) -> None:
     differing = []
     if wanted is not None and set(wanted) != {case.id for case in dataset.cases}:
         differing.append(f"--cases {request.cases}")
-    if request.memory is not None and abs(parse_gib(request.memory) - plan.budget.memory_gib) > 0.1:
+    if request.memory is not None and parse_gib(request.memory) != plan.budget.memory_gib:
         differing.append(f"--memory {request.memory}")
     if request.planner not in (RunRequest.planner, plan.planner):
         differing.append(f"--planner {request.planner}")
@@ -212,37 +211,23 @@ def _speeds(plan: Plan, request: RunRequest, *, trainings_each: int) -> tuple[Sp
     speeds = []
     for name in names:
         item = find_configuration(plan, name)
-        step_s, views = 0.0, 1
+        step_s, mirrored = 0.0, False
         if request.time_s is not None:
             limit_s = MEASURING_SHARE * request.time_s
             step_s = measure_step_s(plan, item, device, limit_s=limit_s)
             log.info("%s: %.2f s a step", name, step_s)
             steps = request.time_s / step_s / (trainings_each * len(names))
             recipe, _ = choose_recipe(item.optimization, steps)
-            views = 2 ** len(item.inference.mirror_axes) if recipe.mirror else 1
+            mirrored = recipe.mirror
         speeds.append(
             Speed(
                 configuration=name,
                 previous_stage=item.previous_stage,
                 step_s=step_s,
-                case_s=step_s * FORWARD_SHARE / item.batch * _windows(item) * views,
+                case_s=case_seconds(item, step_s, mirrored=mirrored),
             )
         )
     return tuple(speeds)
-
-
-def _windows(item: Configuration) -> int:
-    """Return about how many windows the median image takes."""
-    patch = (1,) * (3 - len(item.patch)) + item.patch
-    sizes = (patch[0] - 2 * item.context, *patch[1:])
-    step = item.inference.step
-    counts = [
-        max(ceil((n - p) / (step * p)), 0) + 1
-        for n, p in zip(item.median_shape, sizes, strict=True)
-    ]
-    if len(item.patch) == 2:
-        counts[0] = round(item.median_shape[0])
-    return prod(counts)
 
 
 def _train_all(known: Workspace, clock: Clock, workspace: Path, request: RunRequest) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.locks import is_held
-from selfseg.inference.trained import ALL_CASES, Workspace, model_digest
+from selfseg.inference.trained import ALL_CASES, Workspace, changed_members
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.metrics import MetricsTable
@@ -134,13 +134,7 @@ def _selected(known: Workspace, folds: Sequence[FoldStatus]) -> Literal["yes", "
     selection = serial.load(Selection, known.folder.selection)
     compared = {name for item in selection.candidates for name in item.members}
     done = {f.configuration for f in folds if f.state == "done" and f.fold != ALL_CASES}
-    configurations = {item.name: item for item in known.plan.configurations}
-    fits = all(
-        member.configuration in configurations
-        and model_digest(known.folder, configurations[member.configuration], fold) == digest
-        for member in selection.members
-        for fold, digest in zip(member.folds, member.weights, strict=True)
-    )
+    fits = not changed_members(known.folder, known.plan, selection)
     more = any(
         fold.state == "done" and fold.configuration == member.configuration
         and fold.fold not in (*member.folds, ALL_CASES)

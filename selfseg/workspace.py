@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from selfseg.errors import NoPlanError, RecordError, SelfSegError
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset
+from selfseg.records.loss_maps import LossMap
 from selfseg.records.preprocessing import Preprocessing
+
+log = logging.getLogger(__name__)
 
 DEFAULT_WORKSPACE = "selfseg_workspace"
 ENVIRONMENT_VARIABLE = "SELFSEG_WORKSPACE"
@@ -81,6 +88,11 @@ class FoldFolder:
     def scores(self) -> Path:
         """Scores of the held-out cases; written last."""
         return self.validation / "scores.json"
+
+    @property
+    def topology(self) -> Path:
+        """Scores of the held-out cases with those of their topology, where a race asked for it."""
+        return self.validation / "topology.json"
 
     @property
     def timing(self) -> Path:
@@ -165,13 +177,89 @@ class DatasetFolder:
         """Folder of a stage's segmentations, brought to the grid of the arrays of `options`."""
         return self.preprocessed(options) / f"previous_{stage}"
 
-    def loss_maps(self, options: Preprocessing, kinds: Sequence[str], *, flat: bool) -> Path:
-        """Folder of maps that a loss needs, on the grid of the arrays of `options`."""
-        return self.preprocessed(options) / f"maps_{'2d' if flat else '3d'}_{'_'.join(kinds)}"
+    def loss_maps(self, options: Preprocessing, maps: Sequence[LossMap], *, flat: bool) -> Path:
+        """Folder of maps that a loss needs, on the grid of the arrays of `options`.
+
+        The name tells maps with other options apart, so that one training does not take them from
+        another.
+        """
+        kinds = "_".join(item.kind for item in maps)
+        digest = hashlib.sha256(repr(tuple(maps)).encode()).hexdigest()[:8]
+        return self.preprocessed(options) / f"maps_{'2d' if flat else '3d'}_{kinds}_{digest}"
 
     def fold(self, configuration: str, fold: str) -> FoldFolder:
         """Folder of one fold; `fold` is `0`, `1`, … or `all`."""
         return FoldFolder(self.models / configuration / f"fold_{fold}")
+
+    def race(self, configuration: str, key: str) -> RaceFolder:
+        """Folder of one race; `key` tells races of a configuration apart."""
+        return RaceFolder(self.path / "race" / f"{configuration}_{key}", self)
+
+
+@dataclass(frozen=True)
+class ArmFolder(DatasetFolder):
+    """An arm of a race: only the models of `raced` are its own, the rest is the data set's."""
+
+    home: DatasetFolder
+    raced: str
+
+    @property
+    def splits(self) -> Path:
+        """Folds."""
+        return self.home.splits
+
+    def preprocessed(self, options: Preprocessing) -> Path:
+        """Folder of the arrays made with these options."""
+        return self.home.preprocessed(options)
+
+    def fold(self, configuration: str, fold: str) -> FoldFolder:
+        """Folder of one fold."""
+        if configuration != self.raced:
+            return self.home.fold(configuration, fold)
+        return super().fold(configuration, fold)
+
+
+@dataclass(frozen=True)
+class RaceFolder:
+    """Files of one race: `race/CONFIG_KEY`."""
+
+    path: Path
+    home: DatasetFolder
+
+    @property
+    def record(self) -> Path:
+        """What is raced, how far it is, and its outcome."""
+        return self.path / "race.json"
+
+    @property
+    def differences(self) -> Path:
+        """Picture of the paired differences of all cases."""
+        return self.path / "differences.png"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that races."""
+        return self.path.with_name(f".{self.path.name}.lock")
+
+    def arm(self, name: str, configuration: str) -> ArmFolder:
+        """Folder of the models of one arm; `name` may hold any character."""
+        safe = re.sub(r"[^\w+-]", "_", name)
+        if safe != name:  # two names may look alike now
+            safe += f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return ArmFolder(self.path / safe, self.home, configuration)
+
+
+def keep_former(path: Path, text: str) -> None:
+    """Keep a file that is about to be replaced by a different one: it may hold edits by hand."""
+    if not path.is_file():
+        return
+    former = path.read_text(encoding="utf-8")
+    if former == text:
+        return
+    names = (path.with_name(f"{path.stem}.former-{n}{path.suffix}") for n in count(1))
+    kept = next(name for name in names if not name.exists())
+    serial.write_text(former, kept)
+    log.warning("%s differs from the one that stood there, which is now %s", path, kept)
 
 
 def dataset_folder(root: Path, name: str) -> DatasetFolder:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from selfseg.records.dataset import Case, Dataset, File, Label
 from selfseg.records.fingerprint import CaseFacts, Fingerprint, IntensityFacts
 from selfseg.records.serial import Shape3, Triple
+from selfseg.records.shapes import ShapeSummary
 
 INTENSITIES = IntensityFacts(
     mean=90.0,
@@ -17,6 +18,20 @@ INTENSITIES = IntensityFacts(
     percentile_00_5=-30.0,
     percentile_99_5=210.0,
 )
+
+VESSELS = ShapeSummary(
+    share_of_cases=1.0, components_mode=3, median_largest_share=0.9, median_size_spread=5.0,
+    median_sphericity=0.1, median_r50_mm=1.5, median_r95_mm=4.0, median_length_mm=900.0,
+    median_elongation=120.0, median_branch_elongation=15.0, median_tube_ratio=1.1,
+    median_thin_share=0.5, median_contrast=(2.0,), volume_cv=0.3, aligned_dice=0.3,
+    position_spread=0.05,
+)  # fmt: skip
+ORGAN = VESSELS.model_copy(
+    update={
+        "components_mode": 1, "median_largest_share": 1.0, "median_sphericity": 0.65,
+        "median_elongation": 25.0, "median_branch_elongation": 1.5, "aligned_dice": 0.75,
+    }
+)  # fmt: skip
 
 
 def case_facts(index: int, spacing: Triple, shape: Shape3, *, integers: bool = True) -> CaseFacts:

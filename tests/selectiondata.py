@@ -14,7 +14,7 @@ from selfseg.evaluation.table import metrics_table
 from selfseg.inference.trained import Workspace, files_digest, weights_digest
 from selfseg.io.store import save_slabs
 from selfseg.records import serial
-from selfseg.records.dataset import Case, Dataset, File
+from selfseg.records.dataset import Case, Dataset, File, Region
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration
 from selfseg.records.selection import ValidationTiming
@@ -25,6 +25,8 @@ SHAPE = (8, 16, 20)
 SPACING_MM = (2.0, 1.0, 1.0)
 # From a reference and a case's number to the probabilities (labels, z, y, x) of a member.
 Simulated = Callable[[Indices, int], npt.NDArray[np.float64]]
+# From a reference and a case's number to an image (z, y, x).
+Painted = Callable[[Indices, int], npt.NDArray[np.float64]]
 
 
 def reference(index: int) -> Indices:
@@ -48,10 +50,16 @@ def write_members(
     cases: int = 8,
     folds: Mapping[str, tuple[str, ...]] | None = None,
     seconds: Mapping[str, float] | None = None,
+    paint: Painted | None = None,
+    regions: tuple[Region, ...] = (),
 ) -> Workspace:
-    """Write everything that a selection reads; case i is held out by fold i modulo 4."""
+    """Write everything that a selection reads; case i is held out by fold i modulo 4.
+
+    Images are written with `paint` only. With `regions` members give their probabilities.
+    """
     dataset = DatasetFolder(folder / "phantom")
     plan = tiny_plan(*(_configuration(name) for name in members))
+    plan = plan.model_copy(update={"regions": regions})
     serial.save(plan, dataset.plan)
     ids = [f"case_{i}" for i in range(cases)]
     data = Dataset(
@@ -61,13 +69,21 @@ def write_members(
         channels=("channel 0",),
         labels=LABELS,
         cases=tuple(
-            Case(id=name, images=(), reference=File(path=f"{name}.nii.gz")) for name in ids
+            Case(
+                id=name,
+                images=() if paint is None else (File(path=f"{name}_0000.nii.gz"),),
+                reference=File(path=f"{name}.nii.gz"),
+            )
+            for name in ids
         ),
+        regions=regions,
     )
     known = Workspace(dataset, plan, data)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(ids):
         _write_reference(reference(index), folder / "data" / f"{name}.nii.gz")
+        if paint is not None:
+            _write(paint(reference(index), index), folder / "data" / f"{name}_0000.nii.gz")
     for configuration in plan.configurations:
         simulate = members[configuration.name]
         for fold in (folds or {}).get(configuration.name, ("0", "1", "2", "3")):
@@ -92,7 +108,11 @@ def _configuration(name: str) -> Configuration:
 
 def _write_reference(label: Indices, path: Path) -> None:
     values = np.array([0, *(item.value for item in LABELS)], np.uint8)
-    image = sitk.GetImageFromArray(values[label])
+    _write(values[label], path)
+
+
+def _write(array: npt.NDArray[np.generic], path: Path) -> None:
+    image = sitk.GetImageFromArray(array)
     image.SetSpacing(SPACING_MM[::-1])
     sitk.WriteImage(image, str(path))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 
 from selfseg.cli.tables import console
+from selfseg.records.ideas import Idea
 from selfseg.records.plan import Decision, Plan
 
 PREFIX = "configurations."
@@ -36,6 +37,8 @@ def print_decisions(plan: Plan) -> None:
     out.print(_decision_table("What all configurations share", (*common, *shared)))
     for name, found in own.items():
         out.print(_decision_table(name, [d for d in found if d not in shared]))
+    if plan.nominated:
+        out.print(_nominations(plan.nominated))
 
 
 def _ordered_names(plan: Plan) -> list[str]:
@@ -73,4 +76,17 @@ def _decision_table(title: str, decisions: Sequence[Decision]) -> Table:
         if item.alternatives:
             reason += f"\n(instead: {'; '.join(item.alternatives)})"
         table.add_row(item.subject, item.value, reason)
+    return table
+
+
+def _nominations(ideas: Sequence[Idea]) -> Table:
+    table = Table(title="Nominated: 'selfseg race' tries these", show_lines=True)
+    for column in ("idea", "for", "loss", "because"):
+        table.add_column(column, overflow="fold")
+    for name in dict.fromkeys(idea.name for idea in ideas):
+        alike = [idea for idea in ideas if idea.name == name]
+        change = [f"− {kind}" for kind in alike[0].replaces]
+        change += [f"+ {term.weight:g} {term.kind}" for term in alike[0].terms]
+        configurations = ", ".join(idea.configuration for idea in alike)
+        table.add_row(name, configurations, "\n".join(change), alike[0].because)
     return table

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from selfseg.cli import demo, evaluate, plan, predict, run, select, status, train
+from selfseg.cli import demo, evaluate, plan, predict, race, run, select, status, train
 from selfseg.errors import SelfSegError
 
 EXIT_USER_ERROR = 2
@@ -20,7 +20,7 @@ INTERRUPTED = "\nInterrupted; the same command goes on where it stopped.\n"
 
 app = typer.Typer(
     name="selfseg",
-    help="Self-configuring medical image segmentation: plan, train, select, predict, evaluate.",
+    help="Self-configuring medical image segmentation: plan, train, select, predict, race.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,6 +48,7 @@ def _options(
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("select")(select.select)
+app.command("race")(race.race)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("run")(run.run)

@@ -114,10 +114,17 @@ def print_selection(selection: Selection, path: Path) -> None:
             "selected" if item.members == chosen else "",
         )
     out.print(table)
-    if selection.trials:
+    if selection.trials or selection.crf_trial:
         trials = Table(title="Post-processing, judged on folds it was not tuned on")
         for name in ("of", "step", "gain", ""):
             trials.add_column(name)
+        if (crf := selection.crf_trial) is not None:
+            trials.add_row(
+                "foreground",
+                "dense_crf",
+                f"{crf.gain.value:+.4f}",
+                "accepted" if crf.accepted else "rejected",
+            )
         for trial in selection.trials:
             step = trial.step or trial
             trials.add_row(
@@ -130,7 +137,7 @@ def print_selection(selection: Selection, path: Path) -> None:
     for note in selection.notes:
         out.print(f"Note: {note}")
     out.print(f"Selected: {selection.decisions[0].value}, because {selection.decisions[0].because}")
-    if selection.postprocessing:
+    if selection.crf or selection.postprocessing:
         after = selection.score_postprocessed
         out.print(
             f"With post-processing: {after.value:.4f} ({after.lower:.4f} to {after.upper:.4f})"

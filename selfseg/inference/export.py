@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from selfseg.errors import ImageError
@@ -16,10 +17,12 @@ from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.model import Model
 from selfseg.inference.probability_sum import ProbabilitySum
 from selfseg.inference.quality import QualityMeter
+from selfseg.inference.refinement import refine_sum
 from selfseg.io.geometry import canonical_geometry, to_native
 from selfseg.io.images import image_ending, write_label_map
 from selfseg.postprocessing.apply import apply_steps
 from selfseg.preprocessing.invert import label_map_from_logits, probabilities_from_logits
+from selfseg.records.crf import DenseCrf
 from selfseg.records.dataset import Case
 from selfseg.records.geometry import PreprocessedCase
 from selfseg.records.postprocessing import Step
@@ -43,6 +46,7 @@ class Export:
         folder: Where files go.
         store: Where the logits lie, and the memory that prediction may take.
         probabilities: Write probabilities as well.
+        crf: Refines the probabilities before they are decoded; None: nothing does.
         steps: Post-processing of the label maps.
         compact: Folder for probabilities in the compact form that selection reads; None for none.
         quality: Scores the shapes in the label maps.
@@ -52,6 +56,7 @@ class Export:
     folder: Path
     store: LogitStore
     probabilities: bool = False
+    crf: DenseCrf | None = None
     steps: tuple[Step, ...] = ()
     compact: Path | None = None
     quality: QualityMeter | None = None
@@ -70,9 +75,18 @@ class Export:
             )
 
     def write(self, case: Case, record: PreprocessedCase, logits: Tensor) -> None:
-        """Bring logits (k, z, y, x) back to the image's grid and write the files."""
+        """Bring logits (k, z, y, x) back to the image's grid and write the files.
+
+        Raises:
+            DeviceError: A CRF is asked for and its memory is not there.
+        """
         resampling = self.model.configuration.preprocessing.resampling
         targets = self.model.plan.targets
+        if self.crf is not None:
+            total = ProbabilitySum(targets, record, self.store)
+            total.add(logits, record, resampling, share=1.0)
+            self.write_sum(case, record, total)
+            return
         limit = self.store.budget.export_gib()
         with self.store.releasing(logits):
             indices = label_map_from_logits(
@@ -88,6 +102,20 @@ class Export:
                 logits, record, resampling, targets=targets, max_gib=limit
             )
             self.write_probabilities(case, record, canonical)
+
+    def write_sum(self, case: Case, record: PreprocessedCase, total: ProbabilitySum) -> None:
+        """Refine the mean probabilities of a case if asked for, and write the files.
+
+        Raises:
+            DeviceError: A CRF is asked for and its memory is not there.
+        """
+        if self.crf is not None:
+            preprocessing = self.model.configuration.preprocessing
+            room = self.store.budget.logits_bytes(torch.device("cpu"))
+            refine_sum(total, case, record, preprocessing, self.crf, room_bytes=room)
+        self.write_indices(case, record, total.label_map())
+        if self.probabilities:
+            self.write_probabilities(case, record, total.with_background())
 
     def write_indices(self, case: Case, record: PreprocessedCase, indices: Indices) -> None:
         """Clean canonical label indices (Z, Y, X) and write them as the case's label map."""

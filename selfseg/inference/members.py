@@ -61,7 +61,8 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
 
     One member is predicted as always. Several: the mean of their probabilities on the image's own
     grid decides; a case for which one member fails has failed. Where a member is a cascade, its
-    previous stage goes over all cases first. With shape models, `quality.json` is written as well.
+    previous stage goes over all cases first. A CRF refines the probabilities before they decide.
+    With shape models, `quality.json` is written as well.
     """
     meter = QualityMeter(
         tuple(shape for member in ensemble.members for shape in member.shapes),
@@ -88,6 +89,7 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
                 probabilities=probabilities,
                 workers=workers,
                 previous=maps.of(ensemble.members[0]),
+                crf=ensemble.crf,
                 steps=ensemble.steps,
                 quality=meter,
             )
@@ -95,7 +97,13 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
             budget = MemoryBudget(max_memory_gib, ensemble.weights_gib)
             store = LogitStore(budget, folder=output)
             export = Export(
-                ensemble.members[0], output, store, probabilities, ensemble.steps, quality=meter
+                ensemble.members[0],
+                output,
+                store,
+                probabilities,
+                ensemble.crf,
+                ensemble.steps,
+                quality=meter,
             )
             report = _predict_several(
                 ensemble, left, export, maps, tta=tta, step=step, workers=workers
@@ -179,14 +187,9 @@ class _Adder:
             total.add(logits, record, resampling, share=self.share)
             self._added += 1
             if turn.is_last and self._added == round(1 / self.share):
-                self._finish(turn.case, record, total)
+                self.export.write_sum(turn.case, record, total)
         except BaseException:
             self._sum = None
             raise
         if turn.is_last:
             self._sum = None
-
-    def _finish(self, case: Case, record: PreprocessedCase, total: ProbabilitySum) -> None:
-        self.export.write_indices(case, record, total.label_map())
-        if self.export.probabilities:
-            self.export.write_probabilities(case, record, total.with_background())

@@ -13,12 +13,18 @@ from torch import Tensor, nn
 from selfseg.errors import ModelError
 from selfseg.inference.ensemble import MeanOfLogits, weights_bytes
 from selfseg.inference.quality import LabelShape, load_shapes
-from selfseg.inference.trained import ALL_CASES, model_digest, trained_folds, weights_digest
+from selfseg.inference.trained import (
+    ALL_CASES,
+    changed_members,
+    trained_folds,
+    weights_digest,
+)
 from selfseg.networks.build import build_network
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
 from selfseg.networks.one_hot import OneHotInput
 from selfseg.networks.weights import load_weights
 from selfseg.records import serial
+from selfseg.records.crf import DenseCrf
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.postprocessing import Step
@@ -98,10 +104,12 @@ class Ensemble:
     Attributes:
         members: At least one.
         steps: What is done to the label map.
+        crf: Refines the mean of their probabilities before; None: nothing does.
     """
 
     members: tuple[Model, ...]
     steps: tuple[Step, ...] = ()
+    crf: DenseCrf | None = None
 
     @property
     def weights_gib(self) -> float:
@@ -113,8 +121,10 @@ class Ensemble:
         """Which members and steps these are, in one line."""
         first = self.members[0]
         parts = (f"{m.configuration.name} (folds {', '.join(m.folds)})" for m in self.members)
-        steps = ", ".join(f"{step.kind} of {step.name or 'foreground'}" for step in self.steps)
-        cleaned = f", then {steps}" if steps else ""
+        steps = [f"{step.kind} of {step.name or 'foreground'}" for step in self.steps]
+        if self.crf is not None:
+            steps.insert(0, "dense CRF")
+        cleaned = f", then {', '.join(steps)}" if steps else ""
         return f"{first.plan.dataset} {' + '.join(parts)}{cleaned} ({first.folder})"
 
 
@@ -143,7 +153,7 @@ def load_ensemble(
         for member in selection.members
     )
     log.info("Using %s", dataset.selection)
-    return Ensemble(members, selection.postprocessing)
+    return Ensemble(members, selection.postprocessing, selection.crf)
 
 
 def _selected(folder: Path) -> tuple[DatasetFolder, Selection] | None:
@@ -153,14 +163,7 @@ def _selected(folder: Path) -> tuple[DatasetFolder, Selection] | None:
         return None  # of several data sets, load_model lists what there is
     dataset = datasets[0]
     selection = serial.load(Selection, dataset.selection)
-    known = {item.name: item for item in serial.load(Plan, dataset.plan).configurations}
-    changed = [
-        f"{member.configuration} fold {fold}"
-        for member in selection.members
-        for fold, digest in zip(member.folds, member.weights, strict=True)
-        if member.configuration not in known
-        or model_digest(dataset, known[member.configuration], fold) != digest
-    ]
+    changed = changed_members(dataset, serial.load(Plan, dataset.plan), selection)
     if not changed:
         return dataset, selection
     log.warning(

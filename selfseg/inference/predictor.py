@@ -25,6 +25,7 @@ from selfseg.io.images import read_image
 from selfseg.preprocessing.case import PreparedCase, prepare_case
 from selfseg.preprocessing.previous import read_previous
 from selfseg.progress import ProgressBar
+from selfseg.records.crf import DenseCrf
 from selfseg.records.dataset import Case
 from selfseg.records.geometry import PreprocessedCase
 from selfseg.records.plan import Inference
@@ -73,6 +74,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
     probabilities: bool = False,
     workers: int = 1,
     previous: Mapping[str, Path] | None = None,
+    crf: DenseCrf | None = None,
     steps: Sequence[Step] = (),
     compact: Path | None = None,
     quality: QualityMeter | None = None,
@@ -93,6 +95,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
         workers: Threads that read and preprocess; two are enough, more are not used.
         previous: In a cascade, for each case its label map of the previous stage; see
             `selfseg.inference.cascade`, which makes them.
+        crf: Refines the probabilities on the image's own grid before they are decoded.
         steps: Post-processing of the label maps.
         compact: Folder that gets `CASE.b2nd`: probabilities in 8 bits, compressed, for selection.
         quality: Scores the shapes in the label maps.
@@ -102,7 +105,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
     output.mkdir(parents=True, exist_ok=True)
     options = inference_options(model, tta=tta, step=step)
     store = LogitStore(MemoryBudget(max_memory_gib, model.weights_gib), folder=output)
-    export = Export(model, output, store, probabilities, tuple(steps), compact, quality)
+    export = Export(model, output, store, probabilities, crf, tuple(steps), compact, quality)
 
     def prepare(case: Case) -> PreparedCase:
         export.check(case)

@@ -36,7 +36,7 @@ class ProbabilitySum:
     """
 
     def __init__(self, targets: Targets, record: PreprocessedCase, store: LogitStore) -> None:
-        self._targets = targets
+        self.targets = targets
         self._logits = store
         self._store = LogitStore(store.budget.part(SHARE_OF_LOGITS), folder=store.folder)
         shape = [record.shape_before_crop[axis] for axis in np.argsort(record.axes)]
@@ -49,7 +49,7 @@ class ProbabilitySum:
         limit = self._logits.budget.export_gib()
         with self._logits.releasing(logits):
             tiles = foreground_tiles(
-                logits, record, resampling, targets=self._targets, max_gib=limit
+                logits, record, resampling, targets=self.targets, max_gib=limit
             )
             for place, part in tiles:
                 self._store.add(self.values, place, torch.from_numpy(part).mul_(share))
@@ -57,7 +57,17 @@ class ProbabilitySum:
     def label_map(self) -> Indices:
         """Return label indices (Z, Y, X)."""
         with self._store.releasing(self.values):
-            return decode([self.values.numpy()], self._targets, full=1.0)
+            return decode([self.values.numpy()], self.targets, full=1.0)
+
+    def part(self, place: tuple[slice, slice, slice]) -> Tensor:
+        """Return the probabilities (c, z, y, x) of a box as float32."""
+        with self._store.releasing(self.values):
+            return self.values[(slice(None), *place)].to(torch.float32, copy=True)
+
+    def replace(self, place: tuple[slice, slice, slice], values: Tensor) -> None:
+        """Put other probabilities (c, z, y, x) into a box."""
+        with self._store.releasing(self.values):
+            self.values[(slice(None), *place)] = values.to(self.values.dtype)
 
     def save(self, path: Path) -> None:
         """Store the probabilities as 8-bit numbers, compressed; all or nothing."""
@@ -72,7 +82,7 @@ class ProbabilitySum:
     def with_background(self) -> npt.NDArray[np.float16]:
         """Return all probabilities in memory: of labels after background, or of regions."""
         values = self.values.to(torch.float16).numpy()
-        if self._targets.regions:
+        if self.targets.regions:
             return values
         background = (1 - self.values.float().sum(0)).clamp_(min=0).to(torch.float16).numpy()
         return np.concatenate([background[None], values])

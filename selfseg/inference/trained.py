@@ -15,6 +15,7 @@ from selfseg.records.model import TrainedFold
 from selfseg.records.network import Network
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import Preprocessing
+from selfseg.records.selection import Selection
 from selfseg.workspace import DatasetFolder
 
 ALL_CASES = "all"
@@ -77,6 +78,18 @@ def model_digest(folder: DatasetFolder, configuration: Configuration, fold: str)
     if not own or configuration.previous_stage is None:
         return own
     return _digest((own, previous_digest(folder, configuration)))
+
+
+def changed_members(folder: DatasetFolder, plan: Plan, selection: Selection) -> tuple[str, ...]:
+    """Return the folds of a selection whose weights have changed or gone since it was made."""
+    known = {item.name: item for item in plan.configurations}
+    return tuple(
+        f"{member.configuration} fold {fold}"
+        for member in selection.members
+        for fold, digest in zip(member.folds, member.weights, strict=True)
+        if member.configuration not in known
+        or model_digest(folder, known[member.configuration], fold) != digest
+    )
 
 
 @dataclass(frozen=True)

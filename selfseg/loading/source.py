@@ -21,8 +21,8 @@ from selfseg.augmentation.geometry import loaded_patch
 from selfseg.errors import SelfSegError
 from selfseg.loading.patches import CaseFolder, PreviousStage
 from selfseg.loading.sampling import corner_around, draw_center, is_forced, random_corner
-from selfseg.losses.maps import needed_maps
 from selfseg.networks.one_hot import one_hot
+from selfseg.records.loss_maps import needed_maps
 from selfseg.records.plan import Configuration
 from selfseg.records.preprocessing import ZScore
 
@@ -235,9 +235,9 @@ class BatchSource(Dataset[Item]):
         maps = self.cases.cut_maps(chosen, low, (loaded[0] + 2 * context, *loaded[1:]))
         if maps is None:
             return None
-        kinds = needed_maps(self.configuration.loss)
-        each = len(maps) // len(kinds)
-        linear = tuple(kind == "distance" for kind in kinds for _ in range(each))
+        wanted = needed_maps(self.configuration.loss)
+        each = len(maps) // len(wanted)
+        linear = tuple(item.kind == "distance" for item in wanted for _ in range(each))
         placed = place_maps(maps[:, 0] if len(patch) == 2 else maps, draw, patch, linear=linear)
         return placed[:, context : patch[0] - context] if context else placed
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from selfseg.losses.maps import required
 from selfseg.losses.view import View
+from selfseg.records.loss import BoundaryTerm
 
 
 class Boundary(nn.Module):
@@ -14,8 +16,10 @@ class Boundary(nn.Module):
     (Kervadec et al. 2019).
     """
 
+    def __init__(self, options: BoundaryTerm) -> None:
+        super().__init__()
+        self.labels = options.labels
+
     def forward(self, view: View) -> Tensor:
         """Return the scalar loss."""
-        if view.maps.distance is None:
-            raise ValueError("the loss needs a map that the batch does not have")
-        return view.mean(view.foreground * view.maps.distance)
+        return view.mean(view.of(self.labels, view.foreground * required(view.maps.distance)))

@@ -17,10 +17,13 @@ from selfseg.losses.cross_entropy import (
     Focal,
     TopK,
 )
-from selfseg.losses.maps import Maps, needed_maps, unpack_maps
+from selfseg.losses.maps import unpack_maps
 from selfseg.losses.overlap import GeneralizedDice, SoftDice, Tversky
 from selfseg.losses.pieces import BlobDice, SegmentLoss
+from selfseg.losses.radii import CenterlineBoundaryDice
+from selfseg.losses.segment_weights import SegmentWeights
 from selfseg.losses.shape_code import NO_SHAPES, ShapeCode
+from selfseg.losses.signed_distance import SignedDistance
 from selfseg.losses.skeleton import SkeletonRecall, SoftClDice
 from selfseg.losses.smoothness import EdgePreservingSmoothness
 from selfseg.losses.view import View
@@ -32,6 +35,7 @@ from selfseg.records.loss import (
     BinaryCrossEntropyTerm,
     BlobDiceTerm,
     BoundaryTerm,
+    CbDiceTerm,
     ClDiceTerm,
     CrossEntropyTerm,
     DiceTerm,
@@ -40,12 +44,15 @@ from selfseg.records.loss import (
     Loss,
     LossTerm,
     SegmentTerm,
+    SegmentWeightsTerm,
     ShapeCodeTerm,
+    SignedDistanceTerm,
     SkeletonRecallTerm,
     SmoothnessTerm,
     TopKTerm,
     TverskyTerm,
 )
+from selfseg.records.loss_maps import needed_maps
 
 
 def build_loss(
@@ -70,11 +77,13 @@ class DeeplySupervisedSum(nn.Module):
     """Σ over outputs and terms of weight · term(logits, labels at that resolution).
 
     Terms on thin structures and those that need maps see the full resolution only, with their whole
-    weight. `progress` is the share of the run that is over; the schedules of the terms follow it.
-    `memory` holds what terms remember from step to step, and belongs into a checkpoint.
+    weight. `progress` is the share of the run that is over, which the schedules of the terms
+    follow; `step` the step that is made. `memory` holds what terms remember from step to step, and
+    belongs into a checkpoint.
     """
 
     progress: float = 0.0
+    step: int = 0
 
     def __init__(
         self, options: Loss, targets: Targets, shapes: Mapping[str, ShapeModel] = NO_SHAPES
@@ -82,7 +91,8 @@ class DeeplySupervisedSum(nn.Module):
         super().__init__()
         self.options = options
         self.targets = targets
-        self.kinds = needed_maps(options)
+        self.maps = needed_maps(options)
+        self.has_distances = any(term.kind == "signed_distance" for term in options.terms)
         self.terms = nn.ModuleList(_build_term(term, targets, shapes) for term in options.terms)
         self.memory: dict[str, Tensor] = {}
 
@@ -100,34 +110,47 @@ class DeeplySupervisedSum(nn.Module):
         """Return the scalar loss.
 
         Args:
-            outputs: Logits (b, k, *D), full resolution first.
+            outputs: Logits (b, k, *D), full resolution first; in training predicted distances may
+                follow the logits of the first as further channels.
             target: Label indices ≥ 0 (b, *D) at full resolution.
-            stacked: The `needed_maps` (b, kinds · n, *D) int16, if there are any.
+            stacked: The `needed_maps` (b, maps · n, *D) int16, if there are any.
         """
-        maps = unpack_maps(stacked, self.kinds)
-        total = outputs[0].new_zeros((), dtype=torch.float32)
-        last: list[tuple[float, ShapeCode, View]] = []
+        maps = unpack_maps(stacked, self.maps)
+        first, distances = self._parted(outputs[0])
+        total = first.new_zeros((), dtype=torch.float32)
+        last: list[tuple[int, float, ShapeCode, View]] = []
         for depth, share in enumerate(self.shares(len(outputs))):
             if not share:
                 continue
-            logits = outputs[depth]
+            logits = outputs[depth] if depth else first
             labels = _at_shape(target, logits.shape[2:])
-            view = View(logits, labels, self.targets, maps if depth == 0 else Maps())
-            for options, term in zip(self.options.terms, self.terms, strict=True):
+            view = View(logits, labels, self.targets, maps, distances=distances, step=self.step)
+            for index, term in enumerate(self.terms):
+                options = self.options.terms[index]
+                if options.outputs is not None and depth not in options.outputs:
+                    continue
                 weight = scheduled_weight(options, self.progress)
                 if options.kind in FULL_RESOLUTION:
                     weight *= float(depth == 0) / share
                 if not weight:
                     continue
                 if isinstance(term, ShapeCode):  # weighed against all others, so it comes last
-                    last.append((weight * share, term, view))
+                    last.append((index, weight * share, term, view))
                 else:
                     total = total + share * weight * term(view)
-        for number, (weight, term, view) in enumerate(last):
+        for index, weight, term, view in last:
             value = term(view)
-            weight *= term.balance(total, value, view, self.memory, f"shape_{number}")
+            weight *= term.balance(total, value, view, self.memory, f"term_{index}")
             total = total + weight * value
         return total
+
+    def _parted(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return logits and predicted distances in (−1, 1) of the main output."""
+        count = self.targets.outputs
+        if not self.has_distances or output.shape[1] == count:
+            return output, None
+        precise = torch.promote_types(output.dtype, torch.float32)
+        return output[:, :count], output[:, count:].to(precise).tanh()
 
 
 def scheduled_weight(term: LossTerm, progress: float) -> float:
@@ -175,9 +198,15 @@ def _build_term(  # noqa: C901, PLR0912 (one line a kind)
         case BlobDiceTerm():
             return BlobDice(options)
         case BoundaryTerm():
-            return Boundary()
+            return Boundary(options)
         case SegmentTerm():
-            return SegmentLoss()
+            return SegmentLoss(options)
+        case SegmentWeightsTerm():
+            return SegmentWeights(options)
+        case CbDiceTerm():
+            return CenterlineBoundaryDice(options)
+        case SignedDistanceTerm():
+            return SignedDistance(options)
         case ShapeCodeTerm():
             return ShapeCode(options, targets, shapes)
         case _:

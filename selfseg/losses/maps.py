@@ -8,17 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from selfseg.records.loss import MAP_OF_TERM, Loss, MapKind
+from selfseg.records.loss_maps import LossMap
 
 # Maps are stored as int16: distances in these parts of a voxel of the finest axis.
 DISTANCE_PARTS = 64
 MOST_PIECES = 32_767  # components or segments of a case that an id can tell apart
-
-
-def needed_maps(loss: Loss) -> tuple[MapKind, ...]:
-    """Return the kinds of map that the terms of a loss need, each once, in a fixed order."""
-    kinds = {MAP_OF_TERM[term.kind] for term in loss.terms if term.kind in MAP_OF_TERM}
-    return tuple(sorted(kinds))
 
 
 @dataclass(frozen=True)
@@ -40,11 +34,12 @@ class Maps:
     segments: Tensor | None = None
 
 
-def unpack_maps(stacked: Tensor | None, kinds: Sequence[MapKind]) -> Maps:
-    """Return the maps of a stack (b, kinds · n, *D) int16."""
-    if stacked is None or not kinds:
+def unpack_maps(stacked: Tensor | None, made: Sequence[LossMap]) -> Maps:
+    """Return the maps of a stack (b, maps · n, *D) int16."""
+    if stacked is None or not made:
         return Maps()
-    parts = dict(zip(kinds, stacked.chunk(len(kinds), dim=1), strict=True))
+    chunks = stacked.chunk(len(made), dim=1)
+    parts = {options.kind: chunk for options, chunk in zip(made, chunks, strict=True)}
     distance, tube = parts.get("distance"), parts.get("tube")
     return Maps(
         distance=None if distance is None else distance.to(torch.float32) / DISTANCE_PARTS,
@@ -52,3 +47,14 @@ def unpack_maps(stacked: Tensor | None, kinds: Sequence[MapKind]) -> Maps:
         components=parts.get("components"),
         segments=parts.get("segments"),
     )
+
+
+def required(part: Tensor | None) -> Tensor:
+    """Return a map that a term cannot do without.
+
+    Raises:
+        ValueError: It is not there.
+    """
+    if part is None:
+        raise ValueError("the loss needs a map that the batch does not have")
+    return part

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selfseg.losses.maps import required
 from selfseg.losses.view import View
 from selfseg.records.loss import ClDiceTerm, SkeletonRecallTerm
 
@@ -19,11 +20,12 @@ class SoftClDice(nn.Module):
 
     def __init__(self, options: ClDiceTerm) -> None:
         super().__init__()
-        self.iterations = options.iterations
+        self.iterations, self.labels = options.iterations, options.labels
 
     def forward(self, view: View) -> Tensor:
         """Return the scalar loss."""
-        predicted, reference = view.foreground, view.reference
+        predicted = view.of(self.labels, view.foreground)
+        reference = view.of(self.labels, view.reference)
         precision = _share(soft_skeleton(predicted, self.iterations), reference)
         recall = _share(soft_skeleton(reference, self.iterations), predicted)
         return (1 - 2 * precision * recall / (precision + recall)).mean()
@@ -37,14 +39,14 @@ class SkeletonRecall(nn.Module):
 
     def __init__(self, options: SkeletonRecallTerm) -> None:
         super().__init__()
-        self.smooth = options.smooth
+        self.smooth, self.labels = options.smooth, options.labels
 
     def forward(self, view: View) -> Tensor:
         """Return the scalar loss."""
-        if view.maps.tube is None:
-            raise ValueError("the loss needs a map that the batch does not have")
+        tube = view.of(self.labels, required(view.maps.tube))
         axes = (0, *range(2, view.logits.ndim))
-        found, whole = (view.foreground * view.maps.tube).sum(axes), view.maps.tube.sum(axes)
+        found = (view.of(self.labels, view.foreground) * tube).sum(axes)
+        whole = tube.sum(axes)
         return -((found + self.smooth) / (whole + self.smooth)).mean()
 
 
@@ -55,12 +57,23 @@ def soft_skeleton(masks: Tensor, iterations: int) -> Tensor:
         masks: (b, n, *D) in [0, 1], two or three axes of space.
         iterations: Erosions; the radius in voxels of what is to be thinned.
     """
+    return skeleton_and_depth(masks, iterations)[0]
+
+
+def skeleton_and_depth(masks: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Return the soft skeleton, and the sum of a soft mask and all its erosions.
+
+    On a mask of 0 and 1 the latter is the distance to the outside in steps from face to face, at
+    most `iterations` + 1.
+    """
     skeleton = F.relu(masks - _opened(masks))
+    depth = masks
     for _ in range(iterations):
         masks = _eroded(masks)
+        depth = depth + masks
         rest = F.relu(masks - _opened(masks))
         skeleton = skeleton + F.relu(rest - skeleton * rest)
-    return skeleton
+    return skeleton, depth
 
 
 def _share(weights: Tensor, values: Tensor) -> Tensor:

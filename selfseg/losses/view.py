@@ -25,15 +25,26 @@ class View:
         labels: Label indices (b, *D).
         targets: What the labels mean.
         maps: What else was made of the reference; at full resolution only.
+        distances: Predicted signed distances (b, m, *D) in (−1, 1), where there is a head for them.
+        step: Of the training.
     """
 
     def __init__(
-        self, logits: Tensor, labels: Tensor, targets: Targets, maps: Maps = NO_MAPS
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        targets: Targets,
+        maps: Maps = NO_MAPS,
+        *,
+        distances: Tensor | None = None,
+        step: int = 0,
     ) -> None:
         self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         self.labels = labels
         self.targets = targets
         self.maps = maps
+        self.distances = distances
+        self.step = step
 
     @cached_property
     def known(self) -> Tensor | None:
@@ -75,6 +86,12 @@ class View:
             ignore_index=-100 if ignored is None else ignored,
         )
         return loss[:, None]
+
+    def of(self, labels: Sequence[str] | None, values: Tensor) -> Tensor:
+        """Return maps (b, n, *D) of the named labels or regions only; None keeps all."""
+        if labels is None:
+            return values
+        return values[:, [self.targets.names.index(name) for name in labels]]
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of (b, m, *D) over annotated voxels; 0 without any."""

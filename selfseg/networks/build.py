@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import assert_never
 
 from torch import nn
 
 from selfseg.networks.context25d import ContextNetwork
 from selfseg.networks.dsn3d import DeeplySupervised3D
+from selfseg.networks.training_heads import HeadCounts, TrainingHeads
+from selfseg.networks.two_branch import TwoBranchNetwork
 from selfseg.networks.unet import EncoderDecoder
-from selfseg.records.network import DSN3D, ContextUNet, Network, ResidualUNet, UNet
+from selfseg.records.network import DSN3D, ContextUNet, Network, ResidualUNet, TwoBranch, UNet
 
 
 def build_network(options: Network, *, channels: int, outputs: int) -> nn.Module:
@@ -24,5 +27,32 @@ def build_network(options: Network, *, channels: int, outputs: int) -> nn.Module
             return ContextNetwork(options, channels=channels, outputs=outputs)
         case DSN3D():
             return DeeplySupervised3D(options, channels=channels, outputs=outputs)
+        case TwoBranch():
+            return TwoBranchNetwork(options, channels=channels, outputs=outputs)
         case _:
             assert_never(options)
+
+
+def build_training_network(
+    options: Network, *, channels: int, outputs: int, heads: HeadCounts
+) -> nn.Module:
+    """Return a fresh network with the heads that only training uses.
+
+    The heads are drawn last: all other weights are those of a network without them.
+    """
+    network = build_network(options, channels=channels, outputs=outputs)
+    if heads == HeadCounts() or isinstance(options, TwoBranch):
+        return network
+    strides: Sequence[Sequence[int]] = ()
+    if isinstance(options, UNet | ResidualUNet):
+        strides = options.strides
+    dims = len(strides[0]) if strides else 2 if isinstance(options, ContextUNet) else 3
+    network.training_heads = TrainingHeads(
+        heads,
+        features=options.features,
+        strides=strides,
+        width=options.features[0],
+        dims=dims,
+        outputs=outputs,
+    )
+    return network

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from selfseg.networks.blocks import NEGATIVE_SLOPE, ConvBlock, convolution, initialize
 from selfseg.networks.norm_act import InstanceNormLeakyReLU
+from selfseg.networks.training_heads import TrainingHeads
 from selfseg.records.network import ContextUNet
 
 CENTER_BIAS = 2.0  # softmax weight of the middle slice at the start: e² times that of another
@@ -171,8 +172,11 @@ class ContextNetwork(nn.Module):
         outputs: Output channels.
     """
 
+    training_heads: TrainingHeads | None
+
     def __init__(self, options: ContextUNet, *, channels: int, outputs: int) -> None:
         super().__init__()
+        self.training_heads = None
         features, last = options.features, len(options.features) - 1
         self.encoder = nn.ModuleList(_encoder_stages(options, channels))
         self.collapse = nn.ModuleList(SliceAttention(n, options.slices) for n in features)
@@ -218,7 +222,10 @@ class ContextNetwork(nn.Module):
             depth = str(len(skips))
             if depth in self.heads and (self.training or depth == "0"):
                 logits.append(self.heads[depth](out).unsqueeze(2))
-        return tuple(reversed(logits))
+        outputs = tuple(reversed(logits))
+        if self.training and self.training_heads is not None:
+            outputs = self.training_heads(outputs, out, ())
+        return outputs
 
 
 def depth_kernel(stage: int, slices: int) -> int:

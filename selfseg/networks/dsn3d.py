@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from selfseg.networks.training_heads import TrainingHeads
 from selfseg.records.network import DSN3D
 
 INITIAL_STD = 0.01
@@ -23,8 +24,11 @@ class DeeplySupervised3D(nn.Module):
         outputs: Output channels (labels with background).
     """
 
+    training_heads: TrainingHeads | None
+
     def __init__(self, options: DSN3D, *, channels: int, outputs: int) -> None:
         super().__init__()
+        self.training_heads = None
         widths = options.features
         self.encoder = nn.ModuleList(
             _stage(before, width, convs)
@@ -55,11 +59,18 @@ class DeeplySupervised3D(nn.Module):
         for stage, block in enumerate(self.encoder):
             x = block(self.pool(x) if stage else x)
             maps.append(x)
-        main = self.head(self.decoder(x))
+        decoded = self.decoder(x)
+        main = self.head(decoded)
         if not self.training:
             return (main,)
         deep = reversed(maps[1:-1])
-        return (main, *(side(map_) for side, map_ in zip(self.sides, deep, strict=True)))
+        outputs: tuple[Tensor, ...] = (
+            main,
+            *(side(map_) for side, map_ in zip(self.sides, deep, strict=True)),
+        )
+        if self.training_heads is not None:
+            outputs = self.training_heads(outputs, decoded, ())
+        return outputs
 
 
 def _stage(before: int, width: int, convs: int) -> nn.Sequential:

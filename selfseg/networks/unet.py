@@ -15,6 +15,7 @@ from selfseg.networks.blocks import (
     initialize,
     transposed_convolution,
 )
+from selfseg.networks.training_heads import TrainingHeads
 from selfseg.records.network import PlainNetwork, ResidualUNet, UNet
 
 
@@ -53,8 +54,11 @@ class EncoderDecoder(nn.Module):
         outputs: Output channels (labels with background).
     """
 
+    training_heads: TrainingHeads | None
+
     def __init__(self, options: PlainNetwork, *, channels: int, outputs: int) -> None:
         super().__init__()
+        self.training_heads = None
         self.deep_supervision = options.deep_supervision
         features, ones = options.features, (1,) * len(options.strides[0])
         self.encoder = build_encoder(options, channels)
@@ -71,11 +75,15 @@ class EncoderDecoder(nn.Module):
         initialize(self)
 
     def forward(self, x_bcD: Tensor) -> tuple[Tensor, ...]:  # noqa: N803
-        """Return logits (b, k, D), full resolution first; one entry in evaluation mode."""
+        """Return logits (b, k, D), full resolution first; one entry in evaluation mode.
+
+        In training those of `training_heads` are added.
+        """
         skips = []
         for stage in self.encoder:
             x_bcD = stage(x_bcD)  # noqa: N806
             skips.append(x_bcD)
+        encoded = tuple(skips)
         out = skips.pop()
         every = self.training and self.deep_supervision
         logits: list[Tensor] = []
@@ -86,4 +94,7 @@ class EncoderDecoder(nn.Module):
             out = stage(torch.cat((up(out), skips.pop()), dim=1))
             if every or depth == last:
                 logits.append(head(out))
-        return tuple(reversed(logits))
+        outputs = tuple(reversed(logits))
+        if self.training and self.training_heads is not None:
+            outputs = self.training_heads(outputs, out, encoded)
+        return outputs

@@ -35,7 +35,7 @@ def make_phantom(
     The lesion has the gray value of muscle plus a little and lies inside the organ, so intensity
     alone does not find it.
     """
-    points = _voxel_centres_mm(shape, spacing_mm)
+    points = voxel_centers_mm(shape, spacing_mm)
     extent = np.asarray(shape) * np.asarray(spacing_mm)
     size = extent[1:].min()
     body = _ellipsoid(points, (0, 0, 0), (extent[0] * 2, 0.47 * extent[1], 0.47 * extent[2]))
@@ -45,7 +45,7 @@ def make_phantom(
     vessel = _ellipsoid(points, (0, 0.05 * size, vessel_x), (extent[0], 0.05 * size, 0.05 * size))
     centre = rng.uniform(-0.06, 0.06, 3) * size + (0, -0.05 * size, -0.1 * size)
     radii = rng.uniform(0.8, 1.2, 3) * np.array([0.24 * extent[0], 0.2 * size, 0.2 * size])
-    organ = _bumpy(points, centre, radii, rng)
+    organ = bumpy(points, centre, radii, rng)
     offset = rng.uniform(-0.35, 0.35, 3) * radii
     lesion = organ & _ellipsoid(points, centre + offset, radii * rng.uniform(0.3, 0.5))
     image = np.full(shape, AIR_HU, np.float32)
@@ -92,7 +92,7 @@ def write_dataset(
     write_cases(root, cases, name=name, channel="CT", labels=LABELS, train=train)
 
 
-def _voxel_centres_mm(shape: Shape3, spacing_mm: Triple) -> Floats:
+def voxel_centers_mm(shape: Shape3, spacing_mm: Triple) -> Floats:
     """Return (3, Z, Y, X) positions in mm about the middle of the grid."""
     axes = [
         (np.arange(n, dtype=np.float32) - (n - 1) / 2) * s
@@ -114,7 +114,7 @@ def _ellipsoid(
     return _squared_radius(points, centre, radii) <= 1
 
 
-def _bumpy(
+def bumpy(
     points: Floats, centre: npt.ArrayLike, radii: npt.ArrayLike, rng: np.random.Generator
 ) -> npt.NDArray[np.bool_]:
     """Return an ellipsoid whose radius swings by a tenth with three random plane waves."""

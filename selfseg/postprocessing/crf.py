@@ -22,6 +22,12 @@ Method = Literal["window", "lattice"]
 
 MARGIN_MM = 20.0  # around the foreground; farther away no label is near enough to come
 SMALLEST_PROBABILITY = 1e-5
+# Bytes that a voxel of the box takes, measured as peaks and rounded up: fixed, for each label with
+# background, for each channel of the image. The faster method stands first.
+METHOD_BYTES: dict[Method, tuple[int, int, int]] = {
+    "lattice": (300, 50, 200),
+    "window": (60, 50, 40),
+}
 
 
 @torch.no_grad()
@@ -66,6 +72,62 @@ def refine(
     refined = mean_field(unary, kernels, weights, iterations=options.iterations)
     result[(slice(None), *box)] = refined.to(result.dtype)
     return result
+
+
+@torch.no_grad()
+def refine_foreground(
+    foreground: Tensor,
+    image: Tensor,
+    spacing_mm: Sequence[float],
+    options: DenseCrf,
+    *,
+    exclusive: bool,
+    method: Method,
+) -> Tensor:
+    """Return refined probabilities of labels without background, or of regions.
+
+    A region is refined as two labels, it and the rest. A volume of a single slice is a picture.
+
+    Args:
+        foreground: (c, Z, Y, X) or (c, Y, X).
+        image: (channels, Z, Y, X) or (channels, Y, X), normalized as the plan says.
+        spacing_mm: Voxel size along each spatial axis.
+        options: Of the field.
+        exclusive: Labels exclude each other, and background is what they leave; else regions.
+        method: As in `refine`.
+    """
+    if foreground.ndim == 4 and foreground.shape[1] == 1:
+        flat = refine_foreground(
+            foreground[:, 0], image[:, 0], spacing_mm[1:], options,
+            exclusive=exclusive, method=method,
+        )  # fmt: skip
+        return flat[:, None]
+    groups = [foreground] if exclusive else [region[None] for region in foreground]
+    refined = []
+    for group in groups:
+        background = (1 - group.sum(0, keepdim=True)).clamp_(min=0)
+        both = torch.cat([background, group])
+        refined.append(refine(both, image, spacing_mm, options, method=method)[1:])
+    return torch.cat(refined)
+
+
+def fitting_method(
+    voxels: int, labels: int, channels: int, room_bytes: float
+) -> tuple[Method | None, float]:
+    """Return the fastest method that fits into memory, None without one, and the bytes it takes.
+
+    Args:
+        voxels: In the box of the foreground with its margin.
+        labels: Labels with background; 2 for regions, which come one by one.
+        channels: Of the image.
+        room_bytes: Memory that may be taken.
+    """
+    needed = 0.0
+    for method, (fixed, a_label, a_channel) in METHOD_BYTES.items():
+        needed = float(voxels * (fixed + a_label * labels + a_channel * channels))
+        if needed <= room_bytes:
+            return method, needed
+    return None, needed
 
 
 def unary_logits(probabilities: Tensor, *, confidence: float = 1.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tune the dense CRF on out-of-fold probabilities, and judge it on folds it was not tuned on.
+"""Tune the dense CRF on out-of-fold probabilities, on all folds and on all but each one.
 
 A seeded random part of the grid is tried progressively: all of it on a few cases, the best quarter
 on three times as many, and so on until all cases have a part. Scores of an option on a case are
@@ -8,7 +8,7 @@ computed once, however many folds ask for them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,10 +19,10 @@ from torch import Tensor
 from selfseg.evaluation.overlap import overlaps
 from selfseg.evaluation.surface import normalized_surface_dice, surface_distances
 from selfseg.execution.processes import map_parallel
-from selfseg.postprocessing.crf import Method, refine
+from selfseg.postprocessing.crf import Method, refine_foreground
 from selfseg.records.crf import CrfGrid, DenseCrf
+from selfseg.records.dataset import Targets
 
-TOLERANCE_MM = 2.0
 FIRST_CASES = 3
 MORE_CASES = 3  # times as many in each round
 KEPT = 0.25  # of the options, from one round to the next
@@ -35,17 +35,19 @@ class Volumes:
     """What a case is tuned with, all on one grid D, which is (Z, Y, X) or (Y, X).
 
     Attributes:
-        probabilities: (C, *D), out of fold, background first.
+        foreground: (c, *D) probabilities, out of fold, in the order of `targets.names`.
         image: (channels, *D), normalized as the plan says.
         reference: (*D) label indices.
         spacing_mm: Voxel size along each axis of D.
+        targets: What the probabilities mean.
         known: (*D) where there is annotation; None: everywhere.
     """
 
-    probabilities: Tensor
+    foreground: Tensor
     image: Tensor
     reference: npt.NDArray[np.integer]
     spacing_mm: tuple[float, ...]
+    targets: Targets
     known: npt.NDArray[np.bool_] | None = None
 
 
@@ -69,18 +71,32 @@ class TuningCase(Protocol):
 
 @dataclass(frozen=True)
 class FoldChoice:
-    """Options tuned on all folds but one, and the mean score of that fold without and with them."""
+    """Options tuned on all folds but one, None if none of them helps there.
+
+    Attributes:
+        fold: The one that had no part.
+        options: Tuned on the others.
+        before, after: Mean score of the fold without and with them.
+    """
 
     fold: str
-    options: DenseCrf
+    options: DenseCrf | None
     before: float
     after: float
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Options tuned on all cases, None if none of them helps, and what each fold would have got."""
+
+    options: DenseCrf | None
+    folds: tuple[FoldChoice, ...]
 
 
 def tune(
     cases: Sequence[TuningCase], grid: CrfGrid, *, method: Method = "window", workers: int = 1
 ) -> tuple[DenseCrf, float]:
-    """Return the options with the highest mean of Dice and NSD at 2 mm, and this score.
+    """Return the options with the highest mean of Dice and surface Dice, and this score.
 
     The score is the mean over labels of the mean over cases, on the very cases that the options
     were tuned on, so it is optimistic: `tune_folds` judges.
@@ -88,15 +104,15 @@ def tune(
     Raises:
         ValueError: There are no cases.
     """
-    table = _Table(cases, draw_options(grid), method, workers)
+    table = _Table(cases, grid, method, workers)
     best = _best(table, tuple(range(len(cases))), grid.seed)
     return table.options[best], table.mean(best, range(len(cases)))
 
 
 def tune_folds(
     cases: Sequence[TuningCase], grid: CrfGrid, *, method: Method = "window", workers: int = 1
-) -> tuple[FoldChoice, ...]:
-    """Return for each fold the options tuned on all others, judged on the cases it held out.
+) -> Tuning:
+    """Return options tuned on all cases, and for each fold those tuned on all others.
 
     Raises:
         ValueError: There are fewer than two folds.
@@ -104,15 +120,17 @@ def tune_folds(
     folds = sorted({case.fold for case in cases})
     if len(folds) < 2:
         raise ValueError(f"tuning by folds needs two folds or more, not {folds}")
-    table = _Table(cases, draw_options(grid), method, workers)
+    table = _Table(cases, grid, method, workers)
     choices = []
     for fold in folds:
         tuned = tuple(i for i, case in enumerate(cases) if case.fold != fold)
         judged = tuple(i for i, case in enumerate(cases) if case.fold == fold)
-        best = _best(table, tuned, grid.seed)
+        best = _helpful(table, tuned, grid.seed)
         before, after = table.mean(None, judged), table.mean(best, judged)
-        choices.append(FoldChoice(fold, table.options[best], before, after))
-    return tuple(choices)
+        options = None if best is None else table.options[best]
+        choices.append(FoldChoice(fold, options, before, after))
+    best = _helpful(table, tuple(range(len(cases))), grid.seed)
+    return Tuning(None if best is None else table.options[best], tuple(choices))
 
 
 def draw_options(grid: CrfGrid) -> tuple[DenseCrf, ...]:
@@ -143,26 +161,39 @@ def draw_options(grid: CrfGrid) -> tuple[DenseCrf, ...]:
     return tuple(options)
 
 
-def label_scores(probabilities: Tensor, volumes: Volumes) -> Floats:
-    """Return the mean of Dice and NSD at 2 mm of each label (C − 1); NaN where neither has it."""
-    predicted = probabilities.argmax(0).cpu().numpy()
-    labels = range(1, len(probabilities))
+def label_scores(foreground: Tensor, volumes: Volumes, tolerance_mm: float) -> Floats:
+    """Return the mean of Dice and surface Dice of each name of the targets.
+
+    NaN where neither map has it. Of regions each is taken where it is more probable than not.
+    """
+    values, targets = foreground.cpu().numpy(), volumes.targets
     reference, known, spacing = volumes.reference, volumes.known, volumes.spacing_mm
-    if predicted.ndim == 2:  # surfaces are measured in volumes; one slice is measured in its plane
-        predicted, reference = predicted[None], reference[None]
+    if values.ndim == 3:  # surfaces are measured in volumes; one slice is measured in its plane
+        values, reference = values[:, None], reference[None]
         known = None if known is None else known[None]
     z, y, x = spacing if len(spacing) == 3 else (1.0, *spacing)
     seen = slice(None) if known is None else known
-    counts = overlaps(predicted[seen], reference[seen], [(label,) for label in labels])
     scores = []
-    for label, count in zip(labels, counts, strict=True):
+    for mask, members in zip(_masks(values, targets), targets.members, strict=True):
+        truth = np.isin(reference, members)
+        (count,) = overlaps(mask[seen].view(np.uint8), truth[seen].view(np.uint8), [(1,)])
         if count.dice is None:
             scores.append(math.nan)
             continue
-        distances = surface_distances(predicted == label, reference == label, (z, y, x), known)
-        surface = normalized_surface_dice(distances, TOLERANCE_MM)
+        distances = surface_distances(mask, truth, (z, y, x), known)
+        surface = normalized_surface_dice(distances, tolerance_mm)
         scores.append(count.dice if surface is None else (count.dice + surface) / 2)
     return np.array(scores, np.float64)
+
+
+def _masks(values: npt.NDArray[np.floating], targets: Targets) -> Iterator[npt.NDArray[np.bool_]]:
+    """Yield where each label wins, or each region is more probable than not, of (c, Z, Y, X)."""
+    if targets.regions:
+        yield from values > 0.5
+        return
+    background = 1 - values.sum(0, keepdims=True)
+    winner = np.concatenate([background, values]).argmax(0)
+    yield from (winner == index for index in range(1, len(values) + 1))
 
 
 class _Table:
@@ -171,13 +202,14 @@ class _Table:
     def __init__(
         self,
         cases: Sequence[TuningCase],
-        options: tuple[DenseCrf, ...],
+        grid: CrfGrid,
         method: Method,
         workers: int,
     ) -> None:
         if not cases:
             raise ValueError("tuning needs cases")
-        self.cases, self.options, self.method, self.workers = cases, options, method, workers
+        self.cases, self.method, self.workers = cases, method, workers
+        self.options, self.tolerance_mm = draw_options(grid), grid.tolerance_mm
         self.known: dict[tuple[int | None, int], Floats] = {}
 
     def mean(self, option: int | None, cases: Sequence[int]) -> float:
@@ -201,6 +233,7 @@ class _Table:
                 self.cases[case],
                 tuple(None if o is None else self.options[o] for o in lacking),
                 self.method,
+                self.tolerance_mm,
             )
             for case, lacking in missing
         ]
@@ -219,33 +252,43 @@ class _Job:
     case: TuningCase
     options: tuple[DenseCrf | None, ...]
     method: Method
+    tolerance_mm: float
 
 
 def _score(job: _Job) -> list[Floats]:
     volumes = job.case.read()
     return [
         label_scores(
-            volumes.probabilities
+            volumes.foreground
             if options is None
-            else refine(
-                volumes.probabilities,
+            else refine_foreground(
+                volumes.foreground,
                 volumes.image,
                 volumes.spacing_mm,
                 options,
+                exclusive=not volumes.targets.regions,
                 method=job.method,
             ),
             volumes,
+            job.tolerance_mm,
         )
         for options in job.options
     ]
 
 
+def _helpful(table: _Table, cases: tuple[int, ...], seed: int) -> int | None:
+    """Return the best option on some cases; None if it is not better there than no CRF."""
+    best = _best(table, cases, seed)
+    return best if table.mean(best, cases) > table.mean(None, cases) else None
+
+
 def _best(table: _Table, cases: tuple[int, ...], seed: int) -> int:
     """Return the best option on some cases: fewer options and more cases in each round."""
-    order = [cases[place] for place in np.random.default_rng(seed).permutation(len(cases))]
+    # One order for all: so folds, which have most cases in common, ask for the same scores.
+    order = [c for c in np.random.default_rng(seed).permutation(len(table.cases)) if c in cases]
     left, size = list(range(len(table.options))), FIRST_CASES
     while True:
-        used = order[:size]
+        used = [int(case) for case in order[:size]]
         table.fill(left, used)
         # Stable: of equals the one that was drawn first.
         left.sort(key=lambda option: -table.mean(option, used))

@@ -114,6 +114,20 @@ def prepare_case(
     return PreparedCase(resampled, label, locations, record, annotated)
 
 
+def normalized_crop(image: Image, options: Preprocessing) -> tuple[npt.NDArray[np.float32], Box]:
+    """Return a canonical image normalized on its own grid, (c, z, y, x), and the box that it is.
+
+    As for prediction: cropped to what is not zero, without a reference, not resampled.
+    """
+    mask, box = nonzero_box(image.array)
+    inside = mask[box.slices]
+    result = np.empty((len(image.array), *inside.shape), np.float32)
+    for index, how in enumerate(options.normalization):
+        channel = np.ascontiguousarray(image.array[(index, *box.slices)], np.float32)
+        result[index] = normalize(channel, inside, how)
+    return result, box
+
+
 def find_locations(
     label: npt.NDArray[np.int16], members: Sequence[Sequence[int]]
 ) -> tuple[Rows, ...]:

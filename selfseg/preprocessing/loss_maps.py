@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +22,20 @@ from selfseg.preprocessing.previous import CompanionFiles
 from selfseg.records import serial
 from selfseg.records.dataset import Targets
 from selfseg.records.geometry import PreprocessedCase
-from selfseg.records.loss import MapKind
+from selfseg.records.loss_maps import (
+    ComponentsMap,
+    DistanceMap,
+    LossMap,
+    SegmentsMap,
+    TubeMap,
+)
 from selfseg.skeletons import thin
 
 Mask = npt.NDArray[np.bool_]
 Map = npt.NDArray[np.int16]
 
 # Goes into the digest that decides what is up to date: raise it when results change.
-MAPS_VERSION = 1
-TUBE_WIDENING = 2  # voxels by which the center line is widened (Kirchhoff et al. 2024)
-SHORTEST_SEGMENT = 4  # voxels of center line (Yan et al. 2018)
-SEGMENT_LENGTH = 8
-RANGE_MARGIN = 2.0  # voxels around a tube that still belong to its segment
+MAPS_VERSION = 2
 LARGEST = np.iinfo(np.int16).max
 
 
@@ -41,7 +44,7 @@ def prepare_maps(  # noqa: PLR0913 (what a map depends on)
     arrays: Path,
     folder: Path,
     *,
-    kinds: Sequence[MapKind],
+    maps: Sequence[LossMap],
     targets: Targets,
     flat: bool,
     patch: tuple[int, ...],
@@ -52,15 +55,15 @@ def prepare_maps(  # noqa: PLR0913 (what a map depends on)
     Args:
         cases: Ids.
         arrays: Folder of the preprocessed cases.
-        folder: Where the maps go, (kinds · n, z, y, x) int16 a case.
-        kinds: Which, in the order of `needed_maps`.
+        folder: Where the maps go, (maps · n, z, y, x) int16 a case.
+        maps: Which, in the order of `needed_maps`.
         targets: What the labels mean.
         flat: Every slice by itself, for networks of two axes.
         patch: Training patch; the arrays' chunks are sized for it.
         workers: Parallel processes.
     """
     work = partial(
-        _prepare_case, arrays=arrays, kinds=tuple(kinds), targets=targets, flat=flat, patch=patch
+        _prepare_case, arrays=arrays, maps=tuple(maps), targets=targets, flat=flat, patch=patch
     )
     with waited_for(folder.with_name(f".{folder.name}.lock")):
         files = [CompanionFiles(folder, case) for case in cases]
@@ -71,26 +74,26 @@ def _prepare_case(
     files: CompanionFiles,
     *,
     arrays: Path,
-    kinds: tuple[MapKind, ...],
+    maps: tuple[LossMap, ...],
     targets: Targets,
     flat: bool,
     patch: tuple[int, ...],
 ) -> bool:
     """Make the maps of one case, unless they are up to date; tell whether they were not."""
     record = serial.load(PreprocessedCase, CaseFiles(arrays, files.id).record)
-    content = (MAPS_VERSION, record.source, serial.digest(targets), kinds, flat)
+    content = (MAPS_VERSION, record.source, serial.digest(targets), maps, flat)
     source = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
     if files.is_up_to_date(source):
         return False
     label = open_array(CaseFiles(arrays, files.id).label)[:]
-    maps = [make_map(label, kind, targets, record.spacing_mm, flat=flat) for kind in kinds]
-    files.write(np.concatenate(maps), source, patch=patch)
+    made = [make_map(label, options, targets, record.spacing_mm, flat=flat) for options in maps]
+    files.write(np.concatenate(made), source, patch=patch)
     return True
 
 
 def make_map(
     label: npt.NDArray[np.integer],
-    kind: MapKind,
+    options: LossMap,
     targets: Targets,
     spacing_mm: Sequence[float],
     *,
@@ -100,7 +103,7 @@ def make_map(
 
     Args:
         label: Label indices (z, y, x); ignored voxels and those outside count as background.
-        kind: Which.
+        options: Which kind, of which labels, and how it is made.
         targets: What the labels mean.
         spacing_mm: Voxel size.
         flat: Every slice by itself, for networks of two axes.
@@ -109,17 +112,19 @@ def make_map(
         (n, z, y, x), n foreground labels or regions; see `selfseg.losses.maps.Maps`.
     """
     made = np.zeros((len(targets.members), *label.shape), np.int16)
-    for index, members in enumerate(targets.members):
+    for index, (name, members) in enumerate(zip(targets.names, targets.members, strict=True)):
+        if options.labels is not None and name not in options.labels:
+            continue
         mask = np.isin(label, members)
         if flat:
             used = 0
             for z in range(len(mask)):
-                part = _make(mask[z], kind, spacing_mm[1:])
-                if kind in ("components", "segments"):  # numbers go on from slice to slice
+                part = _make(mask[z], options, spacing_mm[1:])
+                if options.kind in ("components", "segments"):  # numbers go on from slice to slice
                     part, used = _renumbered(part, used)
                 made[index, z] = part
         else:
-            made[index] = _make(mask, kind, spacing_mm)
+            made[index] = _make(mask, options, spacing_mm)
     return made
 
 
@@ -139,20 +144,23 @@ def signed_distance(mask: Mask, spacing_mm: Sequence[float]) -> npt.NDArray[np.f
     return distance
 
 
-def tube_map(mask: Mask) -> Mask:
-    """Return the center line of a mask, widened by two voxels."""
+def tube_map(mask: Mask, options: TubeMap) -> Mask:
+    """Return the center line of a mask, widened (Kirchhoff et al. 2024)."""
+    line = thin(mask)
+    if not options.widening:
+        return line
     ball = ndimage.generate_binary_structure(mask.ndim, 1)
-    widened: Mask = ndimage.binary_dilation(thin(mask), ball, iterations=TUBE_WIDENING)
+    widened: Mask = ndimage.binary_dilation(line, ball, iterations=options.widening)
     return widened
 
 
-def segment_map(mask: Mask) -> npt.NDArray[np.int32]:
+def segment_map(mask: Mask, options: SegmentsMap) -> npt.NDArray[np.int32]:
     """Cut a tubular mask into short pieces (Yan et al. 2018, in two and three axes).
 
-    The center line is cut at its junctions, curves of fewer than four voxels are dropped, longer
-    ones cut into pieces of about eight voxels (about two diameters where that is more). A voxel
-    belongs to the piece whose center line is nearest, if that is no farther than the radius of the
-    tube there plus two voxels.
+    The center line is cut at its junctions, curves of fewer than `shortest` voxels are dropped,
+    longer ones cut into pieces of about `length` voxels (about `length_radii` radii where that is
+    more). A voxel belongs to the piece whose center line is nearest, if that is no farther than the
+    radius of the tube there plus `range_margin` voxels.
 
     Returns:
         0 outside all ranges, s in the range of piece s, −s on its center line.
@@ -168,10 +176,11 @@ def segment_map(mask: Mask) -> npt.NDArray[np.int32]:
     used = 0
     for number, box in enumerate(ndimage.find_objects(curves), start=1):
         points = np.argwhere(curves[box] == number)
-        if len(points) < SHORTEST_SEGMENT:
+        if len(points) < options.shortest:
             continue
         points = _walk(points) + [part.start for part in box]
-        length = max(SEGMENT_LENGTH, round(4 * float(np.median(radius[tuple(points.T)]))))
+        typical = float(np.median(radius[tuple(points.T)]))
+        length = max(options.length, round(options.length_radii * typical))
         pieces = max(len(points) // length, 1)
         for piece in np.array_split(points, pieces):
             used += 1
@@ -180,22 +189,24 @@ def segment_map(mask: Mask) -> npt.NDArray[np.int32]:
         return numbers
     away, nearest = ndimage.distance_transform_edt(numbers == 0, return_indices=True)
     owner = tuple(nearest)
-    ranges = np.where(np.floor(away) <= radius[owner] + RANGE_MARGIN, numbers[owner], 0)
+    ranges = np.where(np.floor(away) <= radius[owner] + options.range_margin, numbers[owner], 0)
     segments: npt.NDArray[np.int32] = np.where(numbers > 0, -numbers, ranges)
     return segments
 
 
-def _make(mask: Mask, kind: MapKind, spacing_mm: Sequence[float]) -> Map:
-    match kind:
-        case "components":
+def _make(mask: Mask, options: LossMap, spacing_mm: Sequence[float]) -> Map:
+    match options:
+        case ComponentsMap():
             return _numbered(ndimage.label(mask, np.ones((3,) * mask.ndim))[0])
-        case "distance":
+        case DistanceMap():
             parts = np.rint(signed_distance(mask, spacing_mm) * DISTANCE_PARTS)
             return np.clip(parts, -LARGEST, LARGEST).astype(np.int16)
-        case "segments":
-            return _numbered(segment_map(mask))
-        case "tube":
-            return (tube_map(mask)).astype(np.int16)
+        case SegmentsMap():
+            return _numbered(segment_map(mask, options))
+        case TubeMap():
+            return tube_map(mask, options).astype(np.int16)
+        case _:
+            assert_never(options)
 
 
 def _numbered(pieces: npt.NDArray[np.integer]) -> Map:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from selfseg.records.serial import Record
 
-CT_THETA_HU = 20.0
-CT_GRID_HU = (10.0, 20.0, 40.0)
-MR_THETA_SIGMA = 0.5
-MR_GRID_SIGMA = (0.25, 0.5, 1.0)
+Weights = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+Sizes = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+Counts = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class DenseCrf(Record):
@@ -40,38 +39,24 @@ class DenseCrf(Record):
 
 
 class CrfGrid(Record):
-    """Values of each option that tuning combines; `draws` seeded random combinations are tried."""
+    """Values of each option that tuning combines; `draws` seeded random combinations are tried.
+
+    Attributes:
+        w_appearance, theta_space_mm, theta_intensity, w_smooth, theta_smooth_mm, iterations: Values
+            of the options of `DenseCrf`.
+        draws, seed: How many combinations are tried, and which.
+        tolerance_mm: Of the surface Dice that is half of the score.
+        most_voxels: Of a case in tuning; larger ones are thinned out along their finest axes.
+    """
 
     kind: Literal["crf_grid"] = "crf_grid"
-    w_appearance: tuple[float, ...] = (1.0, 3.0, 5.0, 10.0)
-    theta_space_mm: tuple[float, ...] = (5.0, 10.0, 20.0, 40.0)
-    theta_intensity: tuple[float, ...]
-    w_smooth: tuple[float, ...] = (0.0, 1.0, 3.0)
-    theta_smooth_mm: tuple[float, ...] = (1.0, 2.0, 3.0)
-    iterations: tuple[int, ...] = (3, 5, 10)
+    w_appearance: Weights = (1.0, 3.0, 5.0, 10.0)
+    theta_space_mm: Sizes = (5.0, 10.0, 20.0, 40.0)
+    theta_intensity: Sizes
+    w_smooth: Weights = (0.0, 1.0, 3.0)
+    theta_smooth_mm: Sizes = (1.0, 2.0, 3.0)
+    iterations: Counts = (3, 5, 10)
     draws: PositiveInt = 40
     seed: int = 0
-
-
-def ct_start(std_hu: float) -> DenseCrf:
-    """Return the first guess for CT; `std_hu` is that by which the channel was divided."""
-    return DenseCrf(theta_intensity=CT_THETA_HU / std_hu)
-
-
-def mr_start(border_sigma: float) -> DenseCrf:
-    """Return the first guess for MR.
-
-    Args:
-        border_sigma: Standard deviation of the normalized intensities at the borders of labels.
-    """
-    return DenseCrf(theta_intensity=MR_THETA_SIGMA * border_sigma)
-
-
-def ct_grid(std_hu: float) -> CrfGrid:
-    """Return the grid for CT; `std_hu` is that by which the channel was divided."""
-    return CrfGrid(theta_intensity=tuple(value / std_hu for value in CT_GRID_HU))
-
-
-def mr_grid(border_sigma: float) -> CrfGrid:
-    """Return the grid for MR; `border_sigma` as for `mr_start`."""
-    return CrfGrid(theta_intensity=tuple(value * border_sigma for value in MR_GRID_SIGMA))
+    tolerance_mm: float = Field(default=2.0, ge=0)
+    most_voxels: PositiveInt = 200_000

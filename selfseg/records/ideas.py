@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from selfseg.records.estimate import Estimate
 from selfseg.records.loss import LossTerm
 from selfseg.records.names import ConfigurationName
@@ -9,7 +11,10 @@ from selfseg.records.serial import Record
 
 
 class RaceGain(Record):
-    """Paired gain of one metric over the held-out cases; positive is better."""
+    """Paired gain of one metric over the held-out cases; positive is better.
+
+    All metrics lie in [0, 1], 1 being best; `betti0` is 1 / (1 + error of the number of pieces).
+    """
 
     metric: str
     gain: Estimate
@@ -21,7 +26,7 @@ class IdeaTrial(Record):
     Attributes:
         on_top_of: Ideas that were accepted before and part of both arms.
         folds, cases, steps: What was trained and compared: folds, held-out cases, steps each.
-        gains: By metric; the decision is on the first ones that the planner names.
+        gains: The mean that was judged, `mean of …`, then that of each metric.
         worst_change: Smallest mean change of any label's Dice.
         accepted: Whether the idea became part of the plan.
         because: Why.
@@ -41,17 +46,19 @@ class Idea(Record):
     """A change of one configuration's loss that the data suggest; a race accepts or rejects it.
 
     Attributes:
-        name: Of the idea, unique within the configuration.
+        name: Of the idea, unique within the configuration; `+` joins several.
         configuration: Whose loss it would change.
         terms: What joins the loss.
         replaces: Kinds of terms that leave it.
+        labels: Labels or regions that it is for, and judged on; empty means all.
         because: The evidence.
         trials: What races found, the last one last.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[^+]+$")
     configuration: ConfigurationName
     terms: tuple[LossTerm, ...]
     replaces: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     because: str
     trials: tuple[IdeaTrial, ...] = ()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -18,11 +16,23 @@ class Term(Record):
         weight: In the sum.
         start: Share of the run before which the term is left out.
         ramp: Share of the run over which its weight then grows to the full one.
+        outputs: Numbers of the network's outputs that it judges, 0 the main one; None for all.
     """
 
     weight: float = 1.0
     start: float = Field(default=0.0, ge=0.0, lt=1.0)
     ramp: float = Field(default=0.0, ge=0.0, le=1.0)
+    outputs: tuple[int, ...] | None = None
+
+
+class LabelTerm(Term):
+    """A term that may be for some labels only, such as those that are tubes.
+
+    Attributes:
+        labels: Names of labels or regions; None stands for all.
+    """
+
+    labels: tuple[str, ...] | None = None
 
 
 class DiceTerm(Term):
@@ -105,10 +115,21 @@ class SmoothnessTerm(Term):
     margin: float = 1.0
 
 
-class ClDiceTerm(Term):
+class ClDiceTerm(LabelTerm):
     """Soft clDice at full resolution; `iterations` is at least the largest radius in voxels."""
 
     kind: Literal["cl_dice"] = "cl_dice"
+    iterations: int = Field(ge=1, le=10)
+
+
+class CbDiceTerm(LabelTerm):
+    """clDice whose center lines weigh by the radius of the tube, at full resolution.
+
+    Thin branches weigh more, and a center line must lie deep inside the other mask. `iterations` is
+    at least the largest radius in voxels.
+    """
+
+    kind: Literal["cb_dice"] = "cb_dice"
     iterations: int = Field(ge=1, le=10)
 
 
@@ -119,7 +140,7 @@ class BlobDiceTerm(Term):
     smooth: float = 1e-5
 
 
-class BoundaryTerm(Term):
+class BoundaryTerm(LabelTerm):
     """Mean of probability times signed distance to the true surface, in voxels of the finest axis.
 
     It can be negative; alone it has no use, so it is added to a region term.
@@ -129,18 +150,75 @@ class BoundaryTerm(Term):
     weight: float = 0.01
 
 
-class SkeletonRecallTerm(Term):
-    """Recall on the widened center line, at full resolution; keep a region term beside it."""
+class SignedDistanceTerm(LabelTerm):
+    """Signed distances by a head of their own, beside the segmentation, in training only.
+
+    Attributes:
+        consistency: Weight of the agreement of distances and segmentation.
+        steepness: Of the sigmoid that makes a segmentation of distances.
+    """
+
+    kind: Literal["signed_distance"] = "signed_distance"
+    weight: float = 0.5
+    consistency: float = Field(default=0.1, ge=0.0)
+    steepness: float = Field(default=50.0, gt=0.0)
+
+
+class SkeletonRecallTerm(LabelTerm):
+    """Recall on the center line, widened by `widening` voxels, at full resolution.
+
+    Keep a region term beside it.
+    """
 
     kind: Literal["skeleton_recall"] = "skeleton_recall"
     smooth: float = 1e-5
+    widening: int = Field(default=2, ge=0)
 
 
-class SegmentTerm(Term):
-    """Thickness and presence of every short piece of a tube, at full resolution, differentiable."""
+class PiecesTerm(LabelTerm):
+    """A term on short pieces of tubes.
+
+    Attributes:
+        shortest: Curves of fewer voxels of center line are dropped.
+        length: Voxels of center line of a piece, about.
+        length_radii: The same in radii of the tube, where that is more.
+        range_margin: Voxels around a tube that still belong to its piece.
+    """
+
+    shortest: int = Field(default=4, ge=1)
+    length: int = Field(default=8, ge=1)
+    length_radii: float = Field(default=4.0, ge=0.0)
+    range_margin: float = Field(default=2.0, ge=0.0)
+
+
+class SegmentTerm(PiecesTerm):
+    """Thickness and presence of every short piece of a tube, at full resolution, differentiable.
+
+    Errors of thickness relative to the true one cost their square up to `huber_delta`.
+    """
 
     kind: Literal["segments"] = "segments"
     weight: float = 0.5
+    huber_delta: float = Field(default=0.5, gt=0.0)
+
+
+class SegmentWeightsTerm(PiecesTerm):
+    """Cross-entropy that weighs voxels by how well their piece of a tube is segmented now.
+
+    The segment-level loss as Yan et al. 2018 released it; at full resolution.
+
+    Attributes:
+        class_weights: Of background far from all pieces, background near one, and foreground.
+        largest: Weights of pieces are clipped to [1, largest]; None leaves them as they are.
+        every: Steps from one thinning of the prediction to the next (1 in 2D; 5 spares time in 3D).
+            In between, the true center line inside the prediction stands for the predicted one.
+    """
+
+    kind: Literal["segment_weights"] = "segment_weights"
+    length_radii: float = Field(default=0.0, ge=0.0)
+    class_weights: tuple[float, float, float] = (0.2, 0.35, 0.8)
+    largest: float | None = Field(default=None, ge=1.0)
+    every: int = Field(default=1, ge=1)
 
 
 class ShapeCodeTerm(Term):
@@ -185,24 +263,19 @@ LossTerm = Annotated[
     | BoundaryTerm
     | SkeletonRecallTerm
     | SegmentTerm
+    | SegmentWeightsTerm
+    | CbDiceTerm
+    | SignedDistanceTerm
     | ShapeCodeTerm,
     Field(discriminator="kind"),
 ]
 
 
-MapKind = Literal["components", "distance", "segments", "tube"]
-
-# What a term needs besides the label map, made from the reference before training.
-MAP_OF_TERM: Mapping[str, MapKind] = MappingProxyType(
-    {
-        "blob_dice": "components",
-        "boundary": "distance",
-        "segments": "segments",
-        "skeleton_recall": "tube",
-    }
-)
 # Terms on thin structures see the full resolution only; so do all that need a map.
-FULL_RESOLUTION = ("cl_dice", "shape_code", *MAP_OF_TERM)
+FULL_RESOLUTION = (
+    "blob_dice", "boundary", "cb_dice", "cl_dice", "segment_weights", "segments",
+    "shape_code", "signed_distance", "skeleton_recall",
+)  # fmt: skip
 
 
 class Loss(Record):
@@ -212,6 +285,11 @@ class Loss(Record):
     gets 0 if there are more than two; the weights are normalized to sum 1. `output_weights` stand
     instead of that, as they are; those after the first are multiplied by `side_fade` in the course
     of the run (Dou et al. 2017 lower the weights of side outputs).
+
+    Attributes:
+        encoder_heads: Encoder stages of a plain network, from the first below full resolution, that
+            get a head at full resolution, in training only. These outputs follow those of the
+            decoder, the deepest first, and `output_weights` names a weight for each.
     """
 
     kind: Literal["sum"] = "sum"
@@ -219,3 +297,4 @@ class Loss(Record):
     deep_supervision_decay: float = 0.5
     output_weights: tuple[float, ...] | None = None
     side_fade: float = Field(default=1.0, ge=0.0, le=1.0)
+    encoder_heads: int = Field(default=0, ge=0)

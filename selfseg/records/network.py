@@ -81,5 +81,52 @@ class DSN3D(Record):
     convs: tuple[int, ...] = (1, 2, 2, 2)
 
 
+class TwoBranch(Record):
+    """The 2D network of Yan et al. 2018 as its authors released it: two branches of last layers.
+
+    Every layer is (kernel, width), followed by a ReLU; between encoder stages the resolution is
+    halved along both axes. In training the main output is that of the segment-level branch, the
+    second that of the pixel-wise one; in prediction both are merged.
+
+    Attributes:
+        encoder: Layers of each stage, full resolution first.
+        ups: Widths of the deconvolutions, deepest first.
+        decoder: Layers after each but the last of them.
+        branch: Layers of each of the two branches, before its 1×1 head.
+        dropout: After the two deepest stages.
+        merge: Foreground probabilities of both are multiplied; `geometric` takes the root of that.
+    """
+
+    kind: Literal["two_branch"] = "two_branch"
+    encoder: tuple[tuple[tuple[int, int], ...], ...] = (
+        ((9, 128), (7, 128)),
+        ((5, 128), (3, 128)),
+        ((3, 256), (3, 64)),
+        ((3, 512), (3, 512)),
+        ((3, 1024), (3, 1024)),
+    )
+    ups: tuple[int, ...] = (512, 256, 128, 128)
+    decoder: tuple[tuple[tuple[int, int], ...], ...] = (
+        ((3, 512), (3, 512)),
+        ((3, 256), (3, 256)),
+        ((3, 128), (5, 128)),
+    )
+    branch: tuple[tuple[int, int], ...] = ((7, 128), (9, 128))
+    dropout: float = Field(default=0.5, ge=0.0, lt=1.0)
+    merge: Literal["product", "geometric"] = "product"
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Channels of what each encoder stage gives."""
+        return tuple(layers[-1][1] for layers in self.encoder)
+
+    @property
+    def strides(self) -> tuple[tuple[int, int], ...]:
+        """Strides of each encoder stage along both axes."""
+        return ((1, 1), *((2, 2),) * (len(self.encoder) - 1))
+
+
 PlainNetwork = UNet | ResidualUNet
-Network = Annotated[UNet | ResidualUNet | ContextUNet | DSN3D, Field(discriminator="kind")]
+Network = Annotated[
+    UNet | ResidualUNet | ContextUNet | DSN3D | TwoBranch, Field(discriminator="kind")
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from selfseg.records.augmentation import Augmentation
+from selfseg.records.crf import CrfGrid
 from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.ideas import Idea
 from selfseg.records.loss import Loss, ShapeCodeTerm
@@ -84,6 +85,9 @@ class Plan(Record):
     Attributes:
         configurations: All that can be trained.
         proposed: Those worth training, the one to train first in front; empty means all.
+        crf: What `select` tunes a dense CRF over; None: it tries none.
+        tubular: Labels that consist of tubes: their center lines are judged, and no component of
+            them is ever removed.
         shapes: Which labels' predicted shapes get a quality score, and how shape models are made.
         nominated: What the shapes in the data suggest for the loss, to be tried in a race.
         decisions: Why.
@@ -100,6 +104,8 @@ class Plan(Record):
     budget: Budget
     configurations: tuple[Configuration, ...]
     proposed: tuple[ConfigurationName, ...] = ()
+    crf: CrfGrid | None = None
+    tubular: tuple[str, ...] = ()
     nominated: tuple[Idea, ...] = ()
     shapes: ShapeOptions = ShapeOptions()
     decisions: tuple[Decision, ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from selfseg.records.crf import DenseCrf
 from selfseg.records.estimate import Estimate
 from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Decision
@@ -14,7 +15,11 @@ SelectionMetric = Literal["dice", "nsd"]
 
 
 class Member(Record):
-    """A configuration whose folds are averaged; `weights` has a digest of each fold's file."""
+    """A configuration whose folds are averaged.
+
+    `weights` has a digest of all that each fold predicts with: its own weights, in a cascade those
+    of the stage before as well.
+    """
 
     configuration: ConfigurationName
     folds: tuple[str, ...]
@@ -67,6 +72,26 @@ class StepTrial(Record):
     because: str
 
 
+class CrfTrial(Record):
+    """A dense CRF that was tried on the probabilities.
+
+    Attributes:
+        options: As tuned on all cases; None if no combination helped there.
+        folds: As tuned on all folds but that one.
+        gain: Paired gain of the score on folds that the options were not tuned on.
+        worst_change: Smallest mean change of any label on these folds.
+        accepted: Whether it became part of the selection.
+        because: Why.
+    """
+
+    options: DenseCrf | None
+    folds: dict[str, DenseCrf | None]
+    gain: Estimate
+    worst_change: float
+    accepted: bool
+    because: str
+
+
 class SelectionRules(Record):
     """The numbers of a selection that are choices; a planner's.
 
@@ -97,10 +122,12 @@ class Selection(Record):
         metric, tolerance_mm: What was compared; the tolerance is that of the surface Dice.
         folds: Folds whose held-out cases were compared.
         members: The chosen ensemble (often one member).
-        postprocessing: Steps in order.
-        score, score_postprocessed: Of the chosen members without and with these steps.
+        crf: Refines the mean of their probabilities; None: nothing does.
+        postprocessing: Steps in order, on label maps of these probabilities.
+        score, score_postprocessed: Of the chosen members without and with CRF and steps.
         candidates: All that were compared, best first.
-        trials: All post-processing that was tried.
+        crf_trial: What trying a CRF gave; None: none was tried.
+        trials: All further post-processing that was tried.
         decisions, notes: Why; what a reader should know.
     """
 
@@ -110,10 +137,12 @@ class Selection(Record):
     tolerance_mm: float
     folds: tuple[str, ...]
     members: tuple[Member, ...]
+    crf: DenseCrf | None = None
     postprocessing: tuple[Step, ...]
     score: Estimate
     score_postprocessed: Estimate
     candidates: tuple[CandidateScore, ...]
+    crf_trial: CrfTrial | None = None
     trials: tuple[StepTrial, ...]
     decisions: tuple[Decision, ...]
     notes: tuple[str, ...] = ()

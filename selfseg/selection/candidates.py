@@ -231,5 +231,6 @@ def _held_out(
                 for item in trained
             }
             reference = root / case.reference.path
-            cases.append(HeldOut(name, case.group or name, fold, reference, stored))
+            images = tuple(root / file.path for file in case.images)
+            cases.append(HeldOut(name, case.group or name, fold, reference, stored, images))
     return tuple(cases)

@@ -15,7 +15,7 @@ from selfseg.evaluation.surface import normalized_surface_dice, surface_distance
 from selfseg.inference.decode import Indices, decode
 from selfseg.inference.probability_sum import STORED_CERTAIN
 from selfseg.io.images import label_indices, read_label_map
-from selfseg.io.store import open_array
+from selfseg.io.store import StoredArray, open_array
 from selfseg.records.dataset import Targets
 from selfseg.records.selection import SelectionMetric
 from selfseg.records.serial import Triple
@@ -40,6 +40,7 @@ class HeldOut:
     Attributes:
         id, group, fold: Which case; the fold that held it out.
         reference: File of its reference.
+        images: Files of its channels.
         probabilities: For each configuration its stored probabilities, and a digest of
             what they depend on.
     """
@@ -49,6 +50,7 @@ class HeldOut:
     fold: str
     reference: Path
     probabilities: dict[str, tuple[Path, str]]
+    images: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,13 @@ def read_reference(path: Path, targets: Targets) -> Reference:
 
 def predicted(case: HeldOut, members: Sequence[str], targets: Targets) -> Indices:
     """Return the label indices (Z, Y, X) that the mean of some members' probabilities gives."""
+    return decode(stored(case, members), targets, full=float(STORED_CERTAIN * len(members)))
+
+
+def stored(case: HeldOut, members: Sequence[str]) -> list[StoredArray]:
+    """Return the members' stored probabilities (c, Z, Y, X), 255 where they are 1."""
     remedy = "Delete the file and run 'selfseg select' again: it predicts what is missing."
-    sources = [open_array(case.probabilities[name][0], remedy=remedy) for name in members]
-    return decode(sources, targets, full=float(STORED_CERTAIN * len(members)))
+    return [open_array(case.probabilities[name][0], remedy=remedy) for name in members]
 
 
 def score_names(

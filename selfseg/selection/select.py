@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +15,15 @@ from selfseg.errors import ModelError, RecordError
 from selfseg.execution.processes import map_parallel
 from selfseg.planning import Selector
 from selfseg.records import serial
+from selfseg.records.crf import CrfGrid
 from selfseg.records.dataset import Targets
 from selfseg.records.estimate import Estimate
 from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Decision
-from selfseg.records.selection import CandidateScore, Selection
+from selfseg.records.selection import CandidateScore, CrfTrial, Selection, StepTrial
 from selfseg.selection.candidates import Comparison
+from selfseg.selection.gate import Setting
+from selfseg.selection.refinement import REFINED, try_crf
 from selfseg.selection.scoring import (
     HeldOut,
     Measure,
@@ -28,7 +33,7 @@ from selfseg.selection.scoring import (
     score_names,
 )
 from selfseg.selection.statistics import difference, draw_weights, estimate, mean_score
-from selfseg.selection.trials import Cleaning, Setting, find_steps
+from selfseg.selection.trials import Cleaning, find_steps
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,24 +57,28 @@ class _Job:
     cache: Path
 
 
-def select(
+def select(  # noqa: PLR0913 (what the plan says, what the user asks for)
     comparison: Comparison,
     targets: Targets,
     *,
+    tubular: tuple[str, ...] = (),
     measure: Measure,
     selector: Selector,
     cache: Path,
     workers: int,
+    crf: CrfGrid | None = None,
 ) -> Selection:
     """Score every configuration and ensemble on its held-out cases, choose, clean, explain.
 
     Args:
         comparison: From `compare`.
         targets: What is segmented.
+        tubular: Labels whose small components stay.
         measure: What is compared.
         selector: Rules of the choice.
         cache: Folder of scores that were measured before an interruption.
         workers: Parallel processes; each holds a few label maps of one case.
+        crf: What a dense CRF is tuned over, as the plan says; None: none is tried.
 
     Raises:
         ModelError: No held-out case has any of the labels.
@@ -77,36 +86,56 @@ def select(
     candidates = _score_candidates(comparison, targets, measure, selector, cache, workers)
     decision = selector.choose_candidate(candidates)
     chosen = next(item for item in candidates if item.name == decision.value)
+    by_name = {item.name: item for item in comparison.trained}
     decisions, notes = [decision], list(comparison.notes)
+    refinement = cleaning = None
     if len(comparison.folds) < selector.selection_rules().fewest_folds:
         notes.append("post-processing needs two folds, to tune on one and judge on the other")
-        cleaning = None
     else:
-        setting = Setting(comparison.cases, chosen.members, targets, measure, selector, workers)
+        setting = Setting(
+            comparison.cases, chosen.members, targets, measure, selector, workers, tubular
+        )
+        if crf is not None:
+            preprocessing = by_name[chosen.members[0]].configuration.preprocessing
+            refinement = try_crf(setting, crf, preprocessing, cache / "crf")
+            decisions += _crf_decisions(refinement.trial)
+            notes += refinement.notes
+            setting = refinement.setting
         cleaning = find_steps(setting)
-        decisions += [
-            Decision(
-                rule="selection.accept_step",
-                subject=f"postprocessing.{trial.subject}.{trial.kind}",
-                value="accepted" if trial.accepted else "rejected",
-                because=trial.because,
-            )
-            for trial in cleaning.trials
-        ]
-    by_name = {item.name: item for item in comparison.trained}
+        decisions += _step_decisions(cleaning.trials)
+        shutil.rmtree(cache / "crf" / REFINED, ignore_errors=True)
     return Selection(
         dataset=comparison.dataset,
         metric=measure.metric,
         tolerance_mm=measure.tolerance_mm,
         folds=comparison.folds,
         members=tuple(by_name[name].member for name in chosen.members),
+        crf=refinement.options if refinement else None,
         postprocessing=cleaning.steps if cleaning else (),
         score=chosen.score,
         score_postprocessed=_cleaned_score(chosen, cleaning, comparison, selector),
         candidates=tuple(candidates),
+        crf_trial=refinement.trial if refinement else None,
         trials=cleaning.trials if cleaning else (),
         decisions=tuple(decisions),
         notes=tuple(notes),
+    )
+
+
+def _crf_decisions(trial: CrfTrial | None) -> list[Decision]:
+    return [] if trial is None else [_decided("foreground.dense_crf", trial)]
+
+
+def _step_decisions(trials: Sequence[StepTrial]) -> list[Decision]:
+    return [_decided(f"{trial.subject}.{trial.kind}", trial) for trial in trials]
+
+
+def _decided(subject: str, trial: CrfTrial | StepTrial) -> Decision:
+    return Decision(
+        rule="selection.accept_step",
+        subject=f"postprocessing.{subject}",
+        value="accepted" if trial.accepted else "rejected",
+        because=trial.because,
     )
 
 
@@ -193,7 +222,7 @@ def _cleaned_score(
     comparison: Comparison,
     selector: Selector,
 ) -> Estimate:
-    if cleaning is None or not cleaning.steps:
+    if cleaning is None:
         return chosen.score
     rules = selector.selection_rules()
     groups = [case.group for case in comparison.cases]

@@ -11,12 +11,12 @@ from scipy import ndimage
 
 from selfseg.execution.processes import map_parallel
 from selfseg.inference.decode import Indices
-from selfseg.planning import Selector
 from selfseg.postprocessing.apply import apply_steps
 from selfseg.postprocessing.components import component_volumes_ml
 from selfseg.records.dataset import Targets
 from selfseg.records.postprocessing import FillHoles, LargestComponent, MinimumVolume, Step
 from selfseg.records.selection import SelectionRules, StepTrial
+from selfseg.selection.gate import ROUNDING, Floats, Setting, judge, score_table
 from selfseg.selection.scoring import (
     HeldOut,
     Measure,
@@ -26,23 +26,9 @@ from selfseg.selection.scoring import (
     read_reference,
     score_names,
 )
-from selfseg.selection.statistics import difference, draw_weights, mean_score
+from selfseg.selection.statistics import mean_score
 
-Floats = npt.NDArray[np.float64]
-ROUNDING = 1e-9
 FOREGROUND = "foreground"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What stays the same in all trials."""
-
-    cases: tuple[HeldOut, ...]
-    members: tuple[str, ...]
-    targets: Targets
-    measure: Measure
-    selector: Selector
-    workers: int
 
 
 @dataclass(frozen=True)
@@ -82,12 +68,13 @@ def find_steps(setting: Setting) -> Cleaning:
 
     In this order, each on top of what was accepted before: the largest component of all
     foreground; for each label or region the largest component or a minimum volume; its holes.
+    Components of tubes are not removed: what a scan interrupts is still there.
     """
     targets = setting.targets
     names, rules = targets.names, setting.selector.selection_rules()
-    whole = (LargestComponent(),) if len(targets.labels) > 1 else ()
+    whole = (LargestComponent(),) if len(targets.labels) > 1 and not setting.tubular else ()
     tried = _try(setting, (), whole)
-    before = _table([case.base for case in tried])
+    before = score_table([case.base for case in tried])
     trials = _judge(setting, tried, whole, None, "largest_component") if whole else []
     steps = _accepted(trials)
     if steps:
@@ -95,13 +82,14 @@ def find_steps(setting: Setting) -> Cleaning:
     options = {
         name: _component_options(name, [case.small_ml[index] for case in tried], rules)
         for index, name in enumerate(names)
+        if name not in setting.tubular
     }
     trials += _try_each(setting, steps, options, "components")
     steps = _accepted(trials)
     holes: dict[str, tuple[Step, ...]] = {name: (FillHoles(name=name),) for name in names}
     trials += _try_each(setting, steps, holes, "fill_holes")
     steps = _accepted(trials)
-    after = _table([case.base for case in _try(setting, steps, ())]) if steps else before
+    after = score_table([case.base for case in _try(setting, steps, ())]) if steps else before
     if mean_score(after) < mean_score(before):  # regions overlap: what helps each may hurt together
         return Cleaning((), tuple(trials), before, before)
     return Cleaning(steps, tuple(trials), before, after)
@@ -190,8 +178,8 @@ def _judge(
     kind: str,
 ) -> list[StepTrial]:
     """Return the trial of some variants of a step; empty where the label occurs nowhere."""
-    base = _table([case.base for case in tried])
-    variants = [_table([case.options[i] for case in tried]) for i in range(len(options))]
+    base = score_table([case.base for case in tried])
+    variants = [score_table([case.options[i] for case in tried]) for i in range(len(options))]
     names = setting.targets.names
     columns = slice(None) if name is None else slice(names.index(name), names.index(name) + 1)
     folds = np.array([case.fold for case in setting.cases])
@@ -200,32 +188,19 @@ def _judge(
         best = _best(base, variants, folds != fold, columns)
         if best is not None:
             judged[folds == fold] = variants[best][folds == fold]
-    rules = setting.selector.selection_rules()
-    groups = [case.group for case in setting.cases]
-    weights = draw_weights(groups, rules.replicates, rules.seed)
-    if not np.isfinite([mean_score(base[:, columns]), mean_score(judged[:, columns])]).all():
+    judgement = judge(setting, base, judged, columns)
+    if judgement is None:
         return []
-    gain = difference(judged[:, columns], base[:, columns], weights, rules.confidence)
-    changes = [mean_score(judged[:, [i]]) - mean_score(base[:, [i]]) for i in range(len(names))]
-    known = [change for change in changes if np.isfinite(change)]
-    # A case that neither map has any more is right: it counts as 1 here.
-    per_case = np.nan_to_num(judged[:, columns], nan=1) - np.nan_to_num(base[:, columns], nan=1)
-    moved = per_case.sum(1)
-    better, worse = int((moved > ROUNDING).sum()), int((moved < -ROUNDING).sum())
-    worst = min(known, default=0.0)
-    decision = setting.selector.accept_step(
-        gain, worst, cases=len(tried), cases_better=better, cases_worse=worse
-    )
     best = _best(base, variants, np.ones(len(folds), np.bool_), columns)
     return [
         StepTrial(
             subject=name or FOREGROUND,
             kind=kind,
             step=None if best is None else options[best],
-            gain=gain,
-            worst_change=worst,
-            accepted=decision.value == "accepted" and best is not None,
-            because=decision.because,
+            gain=judgement.gain,
+            worst_change=judgement.worst_change,
+            accepted=judgement.decision.value == "accepted" and best is not None,
+            because=judgement.decision.because,
         )
     ]
 
@@ -244,10 +219,3 @@ def _best(
 
 def _accepted(trials: Sequence[StepTrial]) -> tuple[Step, ...]:
     return tuple(trial.step for trial in trials if trial.accepted and trial.step is not None)
-
-
-def _table(scores: Sequence[Scores]) -> Floats:
-    """Return scores (cases, names), NaN where undefined."""
-    return np.array(
-        [[np.nan if value is None else value for value in case] for case in scores], np.float64
-    )

@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 
 from selfseg.loading.patches import PreviousStage
-from selfseg.networks.build import build_network
+from selfseg.networks.build import build_training_network
+from selfseg.networks.training_heads import HeadCounts, needed_heads
 from selfseg.records import serial
 from selfseg.records.optimization import Recipe
 from selfseg.records.plan import Configuration, Plan
@@ -79,6 +80,11 @@ class TrainingJob:
     def outputs(self) -> int:
         """Output channels."""
         return self.plan.targets.outputs
+
+    @property
+    def heads(self) -> HeadCounts:
+        """Heads that only training uses."""
+        return needed_heads(self.configuration.loss, self.plan.targets)
 
     @property
     def digest(self) -> str:
@@ -190,8 +196,11 @@ def measure_step_s(
 ) -> float:
     """Return the seconds of a training step: forward and backward passes of a fresh network."""
     channels = plan.input_channels(configuration)
-    network = build_network(
-        configuration.network, channels=channels, outputs=plan.targets.outputs
+    network = build_training_network(
+        configuration.network,
+        channels=channels,
+        outputs=plan.targets.outputs,
+        heads=needed_heads(configuration.loss, plan.targets),
     ).to(device)
     shape = (configuration.batch, channels, *configuration.patch)
     layout = choose_layout(network, shape, device)

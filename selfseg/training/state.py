@@ -16,9 +16,10 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from selfseg.networks.build import build_network
+from selfseg.networks.build import build_training_network
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
 from selfseg.networks.precision import autocast_dtype
+from selfseg.networks.training_heads import NO_HEADS, HeadCounts
 from selfseg.records.optimization import SGD, AdamW, Optimizer, Recipe
 from selfseg.records.plan import Configuration
 from selfseg.training.meter import LossMeter
@@ -73,7 +74,7 @@ class TrainState:
         return "float32" if self.dtype is None else str(self.dtype).removeprefix("torch.")
 
 
-def create_state(
+def create_state(  # noqa: PLR0913 (what a state depends on)
     configuration: Configuration,
     recipe: Recipe,
     *,
@@ -82,6 +83,7 @@ def create_state(
     seed: int,
     device: torch.device,
     layout: torch.memory_format | None = None,
+    heads: HeadCounts = NO_HEADS,
 ) -> TrainState:
     """Return the state at step 0; the initial weights depend on the seed only.
 
@@ -93,9 +95,12 @@ def create_state(
         seed: Of the initial weights.
         device: Where to train.
         layout: Memory format of a run that goes on; None chooses the faster one.
+        heads: Further heads that the loss needs.
     """
     torch.manual_seed(seed)
-    network = build_network(configuration.network, channels=channels, outputs=outputs)
+    network = build_training_network(
+        configuration.network, channels=channels, outputs=outputs, heads=heads
+    )
     dtype, reason = autocast_dtype(device)
     log.info("Precision: %s", reason)
     network.to(device)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from selfseg.loading.batches import Batch
+from selfseg.networks.training_heads import exported
 from selfseg.training.state import TrainState, mixed_precision
 
 
@@ -42,5 +43,5 @@ def update_average(state: TrainState) -> None:
 
 
 def final_weights(state: TrainState) -> dict[str, Tensor]:
-    """Return the weights to predict with: the average where there is one."""
-    return {**state.network.state_dict(), **state.average}
+    """Return the weights to predict with, without training heads; averages where there are any."""
+    return exported({**state.network.state_dict(), **state.average})

@@ -141,6 +141,7 @@ def _begin(job: TrainingJob) -> tuple[TrainState, Course]:
         seed=job.seed,
         device=job.device,
         layout=layout,
+        heads=job.heads,
     )
     if found is not None:
         restore(state, *found)
@@ -209,6 +210,7 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
         rate = recipe.optimizer.learning_rate * learning_rate_factor(recipe.schedule, progress)
         clip = options.gradient_clip
         run.loss.progress = course.progress(state.step, state.elapsed_s)
+        run.loss.step = state.step
         state.losses.add(train_step(state, batch, run.loss, learning_rate=rate, gradient_clip=clip))
         if state.device.type == "cpu":  # elsewhere reading the loss would wait for the device
             _refuse_divergence(state, run)

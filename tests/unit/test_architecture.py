@@ -24,10 +24,11 @@ RECORDS = {"records", "errors", "workspace", "progress", "arrays", "files"}
 TOOLKITS = {"io", "loading", "augmentation", "networks", "losses", "execution", "skeletons"}
 STAGES = {
     "fingerprinting", "preprocessing", "training", "inference", "evaluation", "reporting",
-    "planning", "plan_checks", "budget", "postprocessing", "selection",
+    "planning", "plan_checks", "loss_checks", "budget", "postprocessing", "selection",
 }  # fmt: skip
 STAGE_EDGES = {
     ("inference", "preprocessing"),
+    ("plan_checks", "loss_checks"),
     ("training", "inference"),
     ("training", "evaluation"),
     ("inference", "postprocessing"),
@@ -37,7 +38,10 @@ STAGE_EDGES = {
     ("selection", "postprocessing"),
     ("selection", "planning"),
 }
-TOP = {"pipeline", "folds", "requests", "running", "status", "demonstration", "phantoms"}
+TOP = {
+    "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
+    "phantoms",
+}  # fmt: skip
 
 
 def name_of(path: Path) -> str:

@@ -15,7 +15,7 @@ from trainingjobs import make_job
 from selfseg.loading.batches import training_batches, validation_batches
 from selfseg.loading.patches import CaseFolder
 from selfseg.loading.source import Batch, BatchSource, LoadedBatch
-from selfseg.losses.maps import DISTANCE_PARTS, needed_maps
+from selfseg.losses.maps import DISTANCE_PARTS
 from selfseg.preprocessing.loss_maps import prepare_maps
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.loss import (
@@ -27,6 +27,7 @@ from selfseg.records.loss import (
     SegmentTerm,
     SkeletonRecallTerm,
 )
+from selfseg.records.loss_maps import needed_maps
 from selfseg.records.plan import Configuration
 from selfseg.training.train import train
 
@@ -42,7 +43,8 @@ LOSS = Loss(
         SkeletonRecallTerm(),
     )
 )
-KINDS = needed_maps(LOSS)
+MAPS = needed_maps(LOSS)
+KINDS: list[str] = [item.kind for item in MAPS]
 MIRRORED = Augmentation(mirror_axes=(0, 1), rotation_p=0.0, scaling_p=0.0)
 TURNED = Augmentation(mirror_axes=(0, 1), rotation_p=0.9, scaling_p=0.9)
 
@@ -51,7 +53,7 @@ def make(root: Path, patch: tuple[int, ...], options: Augmentation) -> tuple[Con
     make_folder(root, cases=3, shape=(12, 20, 24))
     folder = root / "maps"
     prepare_maps(
-        IDS, root, folder, kinds=KINDS, targets=plain(2), flat=len(patch) == 2, patch=patch,
+        IDS, root, folder, maps=MAPS, targets=plain(2), flat=len(patch) == 2, patch=patch,
         workers=1,
     )  # fmt: skip
     configuration = make_configuration(patch, batch=3, augmentation=options)
@@ -131,7 +133,7 @@ def test_validation_has_maps_too(tmp_path: Path) -> None:
 
 def test_maps_are_made_once(tmp_path: Path) -> None:
     _, folder = make(tmp_path, (8, 10, 12), MIRRORED)
-    again = {"kinds": KINDS, "targets": plain(2), "patch": (8, 10, 12), "workers": 1}
+    again = {"maps": MAPS, "targets": plain(2), "patch": (8, 10, 12), "workers": 1}
     assert prepare_maps(IDS, tmp_path, folder, flat=False, **again) == 0  # type: ignore[arg-type]
     assert prepare_maps(IDS, tmp_path, folder, flat=True, **again) == 3  # type: ignore[arg-type]
 
@@ -145,7 +147,7 @@ def test_training_goes_on_bit_equal_with_terms_that_follow_a_schedule(tmp_path: 
     ids = (*job.train_cases, *job.validation_cases)
     maps = tmp_path / "maps"
     prepare_maps(
-        ids, job.data, maps, kinds=needed_maps(loss), targets=job.plan.targets, flat=False,
+        ids, job.data, maps, maps=needed_maps(loss), targets=job.plan.targets, flat=False,
         patch=configuration.patch, workers=1,
     )  # fmt: skip
     job = replace(job, configuration=configuration, loss_maps=maps)

@@ -8,7 +8,7 @@ import torch
 from targets import plain
 
 from selfseg.losses.build import build_loss
-from selfseg.losses.maps import DISTANCE_PARTS, needed_maps
+from selfseg.losses.maps import DISTANCE_PARTS
 from selfseg.records.loss import (
     BlobDiceTerm,
     BoundaryTerm,
@@ -19,6 +19,7 @@ from selfseg.records.loss import (
     SegmentTerm,
     SkeletonRecallTerm,
 )
+from selfseg.records.loss_maps import DistanceMap, SegmentsMap, needed_maps
 
 ONE = plain(1)
 SIZE = 40
@@ -45,7 +46,7 @@ def bars() -> tuple[np.ndarray, np.ndarray]:
 
 def test_needed_maps_are_named_once() -> None:
     loss = Loss(terms=(DiceTerm(), SegmentTerm(), BoundaryTerm(), BoundaryTerm()))
-    assert needed_maps(loss) == ("distance", "segments")
+    assert needed_maps(loss) == (DistanceMap(), SegmentsMap())
     assert needed_maps(Loss(terms=(DiceTerm(), ClDiceTerm(iterations=2)))) == ()
 
 
@@ -130,7 +131,7 @@ def test_gradients_in_double_precision_and_of_ignored_voxels(term: LossTerm) -> 
     labels = torch.tensor(target[window])[None]
     labels[0, :2] = 2
     maps = {"segments": segments, "distance": segments * 64, "tube": segments < 0}
-    stacked = maps.get(needed_maps(Loss(terms=(term,)))[0], np.abs(segments) * target)[window]
+    stacked = maps.get(needed_maps(Loss(terms=(term,)))[0].kind, np.abs(segments) * target)[window]
     stacked = np.where(labels[0].numpy() == 2, 0, stacked)
     torch.manual_seed(0)
     logits = torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
@@ -146,3 +147,59 @@ def test_a_map_that_is_missing_is_told() -> None:
     loss = build_loss(Loss(terms=(BoundaryTerm(),)), ONE)
     with pytest.raises(ValueError, match="needs a map"):
         loss((torch.zeros(1, 2, 4, 4),), torch.zeros(1, 4, 4, dtype=torch.long))
+
+
+def two_labels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return probabilities (3, *D) of a random picture, its labels, and its segments (2, *D)."""
+    target, segments = bars()
+    labels = np.where(segments[:] == 0, 0, np.abs(segments)) * target
+    logits = np.random.default_rng(1).normal(size=(3, SIZE, SIZE))
+    parts = np.stack([np.where(np.abs(segments) == number, segments, 0) for number in (1, 2)])
+    return logits, labels, parts
+
+
+@pytest.mark.parametrize(
+    "term",
+    [SegmentTerm(), SkeletonRecallTerm(), BoundaryTerm(), ClDiceTerm(iterations=2)],
+    ids=lambda term: term.kind,
+)
+def test_a_term_of_one_label_is_what_it_is_without_the_other(term: LossTerm) -> None:
+    logits, labels, parts = two_labels()
+    named = plain(2)
+    stacked = torch.tensor(parts[None].astype(np.int16))
+    scores, given = torch.tensor(logits)[None], torch.tensor(labels)[None].long()
+
+    def cost(names: tuple[str, ...] | None) -> float:
+        some = term.model_copy(update={"labels": names})
+        return float(build_loss(Loss(terms=(some,)), named)((scores,), given, stacked))
+
+    first, second, both = cost((named.names[0],)), cost((named.names[1],)), cost(None)
+    assert first != pytest.approx(second, rel=1e-3)
+    assert cost(named.names) == pytest.approx(both, rel=1e-6)
+    if not isinstance(term, SegmentTerm):  # which is no plain mean over labels
+        assert (first + second) / 2 == pytest.approx(both, rel=1e-5)
+
+
+def test_maps_follow_what_terms_ask_for_but_not_their_weight() -> None:
+    loss = Loss(
+        terms=(
+            SegmentTerm(labels=("a",), weight=2.0, start=0.5, huber_delta=1.0),
+            SegmentTerm(labels=("b",), ramp=0.1),
+            BoundaryTerm(labels=("b",)),
+            BoundaryTerm(),
+        )
+    )
+    assert needed_maps(loss) == (DistanceMap(), SegmentsMap(labels=("a", "b")))
+    other = Loss(terms=(SegmentTerm(), SegmentTerm(length=12)))
+    with pytest.raises(ValueError, match="different maps of kind 'segments': length 8 and 12"):
+        needed_maps(other)
+
+
+def test_the_limit_of_the_square_of_errors_of_thickness_is_an_option() -> None:
+    target, segments = bars()
+    gone = target.astype(float)
+    gone[25] = 0
+    weights = np.array([3.0, 1.0]) ** -0.5
+    expected = weights[1] * (0.5 + 1) / weights.sum()  # huber(−1) with a limit of 1
+    found = value(SegmentTerm(huber_delta=1.0), gone, target, segments)
+    assert found == pytest.approx(expected, rel=1e-4)

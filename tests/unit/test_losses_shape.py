@@ -197,12 +197,12 @@ def test_its_weight_has_a_limit_and_is_measured_again_after_some_steps() -> None
     target = organ()
     loss = weighed(TERM.model_copy(update={"refresh": 3, "average": 0.0, "most": 1e-6}))
     gradient(loss, (certain(organ(shift=(2, 0, 0)), 1.0).requires_grad_(),), target)
-    assert float(loss.memory["shape_0"][2]) == 1e-6
+    assert float(loss.memory["term_2"][2]) == 1e-6
     loss = weighed(TERM.model_copy(update={"refresh": 3, "average": 0.0}))
     weights = []
     for move in (2, 1, 1, 1, 1):
         gradient(loss, (certain(organ(shift=(move, 0, 0)), 1.0).requires_grad_(),), target)
-        weights.append(float(loss.memory["shape_0"][2]))
+        weights.append(float(loss.memory["term_2"][2]))
     assert weights[0] == weights[1] == weights[2]
     assert weights[3] != weights[0]
     assert weights[3] == weights[4]
@@ -215,10 +215,10 @@ def test_validation_does_not_move_the_weight() -> None:
         loss(outputs, target)
         assert not loss.memory
     gradient(loss, (outputs[0].requires_grad_(),), target)
-    before = loss.memory["shape_0"].clone()
+    before = loss.memory["term_2"].clone()
     with torch.no_grad():
         loss(outputs, target)
-    torch.testing.assert_close(loss.memory["shape_0"], before)
+    torch.testing.assert_close(loss.memory["term_2"], before)
 
 
 def test_without_a_shape_model_the_term_is_left_out() -> None:

@@ -10,6 +10,7 @@ import SimpleITK as sitk  # noqa: N813
 from scipy import ndimage
 
 from selfseg.phantoms.slices import LESION, SHAPE, make_slices, write_slices_dataset
+from selfseg.phantoms.soft import make_soft
 
 
 def test_a_seed_gives_the_same_case() -> None:
@@ -55,3 +56,20 @@ def test_written_dataset_is_that_of_nnunet(tmp_path: Path) -> None:
     label = sitk.ReadImage(str(tmp_path / "labelsTs" / "case_002.nii.gz"))
     np.testing.assert_allclose(label.GetSpacing(), (0.8, 0.8, 5.0), rtol=1e-6)
     assert label.GetSize() == tuple(reversed(SHAPE))
+
+
+def test_soft_organs_have_contrast_in_spite_of_noise() -> None:
+    phantom, again = (make_soft(np.random.default_rng(3)) for _ in range(2))
+    np.testing.assert_array_equal(phantom.image, again.image)
+    organ = phantom.label == 1
+    _, count = ndimage.label(organ)
+    assert count == 1
+    assert organ.sum() > 1000
+    assert not any(organ.take(end, axis).any() for axis in range(3) for end in (0, -1))
+    shell = ndimage.binary_dilation(organ) & ~organ
+    core = organ & ~ndimage.binary_erosion(organ)
+    step = phantom.image[core].mean() - phantom.image[shell].mean()
+    assert 1 < step / phantom.image[organ].std() < 3
+    # A voxel alone is often on the wrong side of the middle: neighbors are needed.
+    wrong = (phantom.image > 80) != organ
+    assert 0.02 < wrong[ndimage.binary_dilation(organ, iterations=3)].mean() < 0.2

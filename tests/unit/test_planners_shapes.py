@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from plannerfacts import ORGAN, VESSELS
 from selfseg.planners.shapes import is_compact, is_paired, is_tubular
 
-from selfseg.records.shapes import ShapeSummary
-
-VESSELS = ShapeSummary(
-    share_of_cases=1.0, components_mode=3, median_largest_share=0.9, median_size_spread=5.0,
-    median_sphericity=0.1, median_r50_mm=1.5, median_r95_mm=4.0, median_length_mm=900.0,
-    median_elongation=120.0, median_branch_elongation=15.0, median_tube_ratio=1.1,
-    median_thin_share=0.5, median_contrast=(2.0,), volume_cv=0.3, aligned_dice=0.3,
-    position_spread=0.05,
-)  # fmt: skip
-ORGAN = VESSELS.model_copy(
-    update={
-        "components_mode": 1, "median_largest_share": 1.0, "median_sphericity": 0.65,
-        "median_elongation": 25.0, "median_branch_elongation": 1.5, "aligned_dice": 0.75,
-    }
-)  # fmt: skip
 KIDNEYS = ORGAN.model_copy(update={"components_mode": 2, "median_largest_share": 0.53})
 
 

@@ -160,6 +160,75 @@ def test_any_network_is_accepted_or_complained_about(
             check_plan(edited)
 
 
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        (
+            'loss.terms.1={"kind": "boundary", "labels": ["heart"]}',
+            "loss.terms.1.labels: heart, must be some of",
+        ),
+        ('loss.terms.1={"kind": "segments", "labels": []}', "loss.terms.1.labels: none, must be"),
+        (
+            'loss.terms=[{"kind": "segments"}, {"kind": "segments", "length": 12}]',
+            "loss.terms: two terms ask for different maps of kind 'segments': length 8 and 12",
+        ),
+        (
+            'loss.terms=[{"kind": "signed_distance"}, {"kind": "signed_distance"}]',
+            "loss.terms: signed_distance stands there twice",
+        ),
+        (
+            'loss.terms.1={"kind": "boundary", "outputs": [1]}',
+            "loss.terms.1.outputs: boundary judges output 0 only",
+        ),
+        (
+            'loss.terms.1={"kind": "cross_entropy", "outputs": [-1]}',
+            "loss.terms.1.outputs: [-1], must be numbers of outputs",
+        ),
+        ("loss.encoder_heads=2", "loss.output_weights: 0 given, must be"),
+        ("loss.encoder_heads=9", "loss.encoder_heads: 9, there are"),
+        ('network={"kind": "two_branch"}', "network: two_branch is for patches of two axes"),
+        (
+            'network={"kind": "two_branch", "ups": [8]}',
+            "network: must have one of ups less than encoder stages",
+        ),
+        (
+            'network={"kind": "two_branch", "branch": [[4, 8]]}',
+            "network: every stage must have layers, with odd kernels",
+        ),
+    ],
+)
+def test_terms_that_cannot_work_together_or_name_no_label(
+    plan: Plan, setting: str, complaint: str
+) -> None:
+    edited = planning.edit_plan(plan, [f"{FULL}.{setting}"])
+    with pytest.raises(PlanError) as error:
+        check_plan(edited)
+    assert f"{FULL}.{complaint}" in error.value.message
+
+
+def test_heads_that_a_network_cannot_have(plan: Plan) -> None:
+    flat = "configurations.2d"
+    edited = planning.edit_plan(
+        plan,
+        [
+            f'{flat}.network={{"kind": "two_branch"}}',
+            f'{flat}.loss.terms=[{{"kind": "signed_distance"}}]',
+            f"{flat}.loss.encoder_heads=1",
+        ],
+    )
+    with pytest.raises(PlanError) as error:
+        check_plan(edited)
+    assert f"{flat}.loss.terms: signed_distance has no head in two_branch" in error.value.message
+    assert f"{flat}.loss.encoder_heads: two_branch has none" in error.value.message
+    full = next(item for item in plan.configurations if item.name == "3d_fullres")
+    weights = [1.0] * (len(full.network.features) - 1 + 1)
+    check_plan(
+        planning.edit_plan(
+            plan, [f"{FULL}.loss.encoder_heads=1", f"{FULL}.loss.output_weights={weights}"]
+        )
+    )
+
+
 def test_shape_models_are_of_known_labels_and_of_networks_that_see_them_whole(plan: Plan) -> None:
     term = ShapeCodeTerm(labels=("spleen",))
 
@@ -174,7 +243,7 @@ def test_shape_models_are_of_known_labels_and_of_networks_that_see_them_whole(pl
     with pytest.raises(PlanError) as caught:
         check_plan(plan.model_copy(update={"configurations": configurations, "shapes": shapes}))
     message = str(caught.value)
-    assert "shapes.labels: heart, must be of " in message
-    assert "configurations.3d_fullres.loss.terms.2.labels: spleen, must be of " in message
+    assert "shapes.labels: heart is no label of this plan" in message
+    assert "configurations.3d_fullres.loss.terms.2.labels: spleen, must be some of " in message
     assert "configurations.2d.loss.terms.2: shape_code needs a network of three axes" in message
     assert "configurations.3d_fullres.loss.terms.2: shape_code needs" not in message

@@ -17,8 +17,10 @@ from torch.nn import functional as F
 from selfseg.postprocessing.crf import (
     Method,
     build_kernels,
+    fitting_method,
     mean_field,
     refine,
+    refine_foreground,
     unary_logits,
 )
 from selfseg.postprocessing.crf_window import (
@@ -27,7 +29,7 @@ from selfseg.postprocessing.crf_window import (
     window_filter,
     window_offsets,
 )
-from selfseg.records.crf import DenseCrf, ct_grid, ct_start, mr_start
+from selfseg.records.crf import CrfGrid, DenseCrf
 
 METHODS: tuple[Method, ...] = ("window", "lattice")
 OPTIONS = DenseCrf(theta_intensity=0.5)
@@ -364,10 +366,55 @@ def test_wrong_shapes_are_named() -> None:
         refine(probabilities.long(), image, (1.0, 1.0, 1.0), OPTIONS)
 
 
-def test_options_are_in_units_of_the_normalized_image() -> None:
-    assert ct_start(80.0).theta_intensity == pytest.approx(0.25)
-    assert ct_grid(80.0).theta_intensity == pytest.approx((0.125, 0.25, 0.5))
-    assert mr_start(0.6).theta_intensity == pytest.approx(0.3)
+@pytest.mark.parametrize("method", METHODS)
+def test_labels_without_background_are_refined_as_with_it(method: Method) -> None:
+    probabilities, image = random_case((5, 9, 8))
+    expected = refine(probabilities, image, (2.0, 1.0, 1.0), OPTIONS, method=method)
+    found = refine_foreground(
+        probabilities[1:], image, (2.0, 1.0, 1.0), OPTIONS, exclusive=True, method=method
+    )
+    torch.testing.assert_close(found, expected[1:])
+
+
+def test_regions_are_refined_one_by_one_and_may_overlap() -> None:
+    inner, outer = disc(16, 4), disc(16, 7)
+    regions = torch.stack([two_labels(outer, 0.9)[1], two_labels(inner, 0.9)[1]])
+    image = (inner.float() + outer.float())[None]
+    found = refine_foreground(regions, image, (1.0, 1.0), OPTIONS, exclusive=False, method="window")
+    for region, mask, before in zip(found, (outer, inner), regions, strict=True):
+        assert torch.equal(region > 0.5, mask)
+        alone = refine(torch.stack([1 - before, before]), image, (1.0, 1.0), OPTIONS)[1]
+        torch.testing.assert_close(region, alone)
+
+
+def test_a_volume_of_one_slice_is_a_picture() -> None:
+    probabilities, image = random_case((9, 8))
+    flat, deep = (
+        refine_foreground(p, i, s, OPTIONS, exclusive=True, method="lattice")
+        for p, i, s in (
+            (probabilities[1:], image, (1.0, 2.0)),
+            (probabilities[1:, None], image[:, None], (5.0, 1.0, 2.0)),
+        )
+    )
+    torch.testing.assert_close(deep[:, 0], flat)
+
+
+def test_the_fastest_method_that_fits_is_taken() -> None:
+    method, needed = fitting_method(1000, 3, 1, 1e9)
+    assert method == "lattice"
+    assert fitting_method(1000, 3, 1, needed - 1)[0] == "window"
+    assert fitting_method(1000, 3, 1, 1000.0) == (None, 1000 * (60 + 150 + 40))
+
+
+def test_options_and_grids_hold_possible_values_only() -> None:
+    for grid in (
+        {"w_smooth": (-1.0,)},
+        {"iterations": (0,)},
+        {"theta_smooth_mm": ()},
+        {"draws": 0},
+    ):
+        with pytest.raises(ValidationError):
+            CrfGrid.model_validate({"theta_intensity": (1.0,), **grid})
     for wrong, value in itertools.product(("theta_space_mm", "iterations"), (0, -1)):
         with pytest.raises(ValidationError):
             DenseCrf.model_validate({"theta_intensity": 1.0, wrong: value})

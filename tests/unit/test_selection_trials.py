@@ -13,18 +13,21 @@ from selfseg.planning import find_selector
 from selfseg.records.postprocessing import FillHoles, LargestComponent, MinimumVolume
 from selfseg.records.selection import StepTrial
 from selfseg.selection.candidates import compare
+from selfseg.selection.gate import Setting
 from selfseg.selection.scoring import Measure, Reference, score_masks, score_names
 from selfseg.selection.statistics import difference, draw_weights, estimate, mean_score
-from selfseg.selection.trials import Cleaning, Setting, find_steps
+from selfseg.selection.trials import Cleaning, find_steps
 
 Probabilities = npt.NDArray[np.float64]
 
 
-def clean(folder: Path, simulate: Simulated, cases: int = 12) -> Cleaning:
+def clean(
+    folder: Path, simulate: Simulated, cases: int = 12, tubular: tuple[str, ...] = ()
+) -> Cleaning:
     known, selector = write_members(folder, {"2d": simulate}, cases=cases), find_selector()
     comparison = compare(known, selector.selection_rules())
     return find_steps(
-        Setting(comparison.cases, ("2d",), known.plan.targets, Measure(), selector, 1)
+        Setting(comparison.cases, ("2d",), known.plan.targets, Measure(), selector, 1, tubular)
     )
 
 
@@ -49,6 +52,19 @@ def test_islands_everywhere_are_removed(tmp_path: Path) -> None:
     whole = trial(cleaning, "foreground", "largest_component")
     assert not whole.accepted
     assert whole.worst_change <= 0
+
+
+def test_components_of_tubes_stay_whatever_it_would_gain(tmp_path: Path) -> None:
+    def islands(label: Indices, index: int) -> Probabilities:
+        label = label.copy()
+        label[0, 0:2, 0:2] = 1
+        return one_hot(label)
+
+    cleaning = clean(tmp_path, islands, tubular=("core",))
+    assert not {("core", "components"), ("foreground", "largest_component")} & {
+        (t.subject, t.kind) for t in cleaning.trials
+    }
+    assert mean_score(cleaning.after) == mean_score(cleaning.before) < 1
 
 
 def test_what_helps_only_where_it_was_tuned_is_rejected(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""Whether the loss of a configuration can be computed: its terms, their labels and maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from selfseg.records.dataset import Targets
+from selfseg.records.loss import (
+    FULL_RESOLUTION,
+    BinaryCrossEntropyTerm,
+    CrossEntropyTerm,
+    LabelTerm,
+    Loss,
+    ShapeCodeTerm,
+    SignedDistanceTerm,
+)
+from selfseg.records.loss_maps import needed_maps
+from selfseg.records.network import ResidualUNet, TwoBranch, UNet
+from selfseg.records.plan import Configuration
+
+
+def loss_complaints(item: Configuration, targets: Targets) -> Iterator[str]:
+    """Yield what is wrong with a configuration's loss, each with its place below `loss`."""
+    yield from _kind_complaints(item.loss, targets)
+    yield from _label_complaints(item.loss, targets)
+    yield from _output_complaints(item.loss)
+    yield from _head_complaints(item, targets)
+    if len(item.patch) != 3 or item.context:
+        for index, term in enumerate(item.loss.terms):
+            if isinstance(term, ShapeCodeTerm):
+                yield f"terms.{index}: shape_code needs a network of three axes"
+    try:
+        needed_maps(item.loss)
+    except ValueError as error:
+        yield f"terms: {error}"
+
+
+def _kind_complaints(loss: Loss, targets: Targets) -> Iterator[str]:
+    wrong = CrossEntropyTerm if targets.regions else BinaryCrossEntropyTerm
+    for index, term in enumerate(loss.terms):
+        if isinstance(term, wrong):
+            yield (
+                f"terms.{index}: {term.kind} is for "
+                f"{'labels that exclude each other' if targets.regions else 'regions'}"
+            )
+
+
+def _label_complaints(loss: Loss, targets: Targets) -> Iterator[str]:
+    for index, term in enumerate(loss.terms):
+        if not isinstance(term, LabelTerm | ShapeCodeTerm) or term.labels is None:
+            continue
+        unknown = [name for name in term.labels if name not in targets.names]
+        if unknown or len(set(term.labels)) < len(term.labels) or not term.labels:
+            found = ", ".join(unknown or term.labels) or "none"
+            yield f"terms.{index}.labels: {found}, must be some of {', '.join(targets.names)}"
+
+
+def _output_complaints(loss: Loss) -> Iterator[str]:
+    for index, term in enumerate(loss.terms):
+        if term.outputs is None:
+            continue
+        if not term.outputs or min(term.outputs) < 0:
+            yield f"terms.{index}.outputs: {list(term.outputs)}, must be numbers of outputs"
+        elif term.kind in FULL_RESOLUTION and 0 not in term.outputs:
+            yield f"terms.{index}.outputs: {term.kind} judges output 0 only"
+
+
+def _head_complaints(item: Configuration, targets: Targets) -> Iterator[str]:
+    """Yield heads that the network cannot have, or that no weight is given for."""
+    loss, network = item.loss, item.network
+    distances = sum(isinstance(term, SignedDistanceTerm) for term in loss.terms)
+    if distances > 1:
+        yield "terms: signed_distance stands there twice, one head has all its labels"
+    if isinstance(network, TwoBranch):
+        if targets.regions:
+            yield "terms: two_branch is for labels that exclude each other"
+        if distances:
+            yield "terms: signed_distance has no head in two_branch"
+    if not loss.encoder_heads:
+        return
+    if not isinstance(network, UNet | ResidualUNet):
+        yield f"encoder_heads: {network.kind} has none, only unet and residual_unet"
+        return
+    stages = len(network.features)
+    if loss.encoder_heads > stages - 2:
+        yield f"encoder_heads: {loss.encoder_heads}, there are {stages - 2} stages for them"
+    outputs = (stages - 1 if network.deep_supervision else 1) + loss.encoder_heads
+    if len(loss.output_weights or ()) != outputs:
+        yield (
+            f"output_weights: {len(loss.output_weights or ())} given, must be {outputs} with "
+            "encoder_heads: of the decoder from full resolution, then of the encoder's heads"
+        )

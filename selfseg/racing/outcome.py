@@ -1,0 +1,107 @@
+"""What a race found becomes part of the plan."""
+
+from __future__ import annotations
+
+from selfseg.errors import PlanError
+from selfseg.folds import find_configuration
+from selfseg.plan_checks import check_plan
+from selfseg.racing.arms import with_loss
+from selfseg.records import serial
+from selfseg.records.ideas import Idea, IdeaTrial
+from selfseg.records.plan import Decision, Plan
+from selfseg.records.race import RaceRecord
+from selfseg.workspace import DatasetFolder, keep_former
+
+
+def write_outcome(folder: DatasetFolder, record: RaceRecord) -> None:
+    """Write the trials and the accepted ideas to plan.json, unless they stand there already.
+
+    The plan that stands there now is changed: what was edited during the race stays.
+
+    Raises:
+        PlanError: The raced configuration or an idea was changed during the race.
+    """
+    plan = serial.load(Plan, folder.plan)
+    updated = with_outcome(plan, record)
+    check_plan(updated)
+    keep_former(folder.plan, serial.text(updated))
+    serial.save(updated, folder.plan)
+
+
+def with_outcome(plan: Plan, record: RaceRecord) -> Plan:
+    """Return a plan with the trials of a race, and the accepted ideas in the loss.
+
+    Raises:
+        PlanError: The raced configuration or an idea was changed during the race.
+    """
+    basis = record.basis
+    name = basis.configuration.name
+    own = {idea.name: idea for idea in plan.nominated if idea.configuration == name}
+    if all(_is_told(own.get(idea.name), idea, record) for idea in basis.ideas):
+        return plan
+    changed = [
+        f"nominated.{idea.name}"
+        for idea in basis.ideas
+        if idea.name not in own
+        or own[idea.name].model_copy(update={"trials": (), "because": idea.because}) != idea
+    ]
+    if find_configuration(plan, name) != basis.configuration:
+        changed.append(f"configurations.{name}")
+    if changed:
+        raise PlanError(
+            f"plan of {plan.dataset}: {', '.join(changed)} changed during the race, whose outcome "
+            "does not fit any more",
+            remedy="Restore the plan and run the same command, or race again.",
+        )
+    nominated = tuple(
+        _tried(idea, record) if idea.configuration == name else idea for idea in plan.nominated
+    )
+    changes = {"nominated": nominated, "decisions": (*plan.decisions, *_decisions(record))}
+    updated = plan.model_copy(update=changes)
+    return with_loss(updated, name, record.loss) if record.accepted else updated
+
+
+def _is_told(now: Idea | None, raced: Idea, record: RaceRecord) -> bool:
+    """Tell whether an idea of the plan has the trials of this race already."""
+    trials = _trials(record, raced)
+    return now is not None and now.trials[-len(trials) :] == trials
+
+
+def _trials(record: RaceRecord, idea: Idea) -> tuple[IdeaTrial, ...]:
+    return tuple(trial.trial for trial in record.trials if trial.idea == idea.name)
+
+
+def _tried(idea: Idea, record: RaceRecord) -> Idea:
+    """Return an idea with its trials of this race, the one that counts last."""
+    return idea.model_copy(update={"trials": (*idea.trials, *_trials(record, idea))})
+
+
+def _decisions(record: RaceRecord) -> list[Decision]:
+    """Return one decision for each idea, and one for the loss if it changes."""
+    basis = record.basis
+    name = basis.configuration.name
+    decisions = [_decision(_trials(record, idea)[-1], idea, record) for idea in basis.ideas]
+    if record.accepted:
+        terms = [f"{term.weight:g} {term.kind}" for term in record.loss.terms]
+        former = [f"{term.weight:g} {term.kind}" for term in basis.configuration.loss.terms]
+        decisions.append(
+            Decision(
+                rule="race.loss",
+                subject=f"configurations.{name}.loss.terms",
+                value=" + ".join(terms),
+                because=f"ideas that won their race: {', '.join(record.accepted)}",
+                alternatives=(" + ".join(former),),
+            )
+        )
+    return decisions
+
+
+def _decision(found: IdeaTrial, idea: Idea, record: RaceRecord) -> Decision:
+    on = f" on top of {', '.join(found.on_top_of)}" if found.on_top_of else ""
+    return Decision(
+        rule="race.accept_idea",
+        subject=f"configurations.{idea.configuration}.nominated.{idea.name}",
+        value="accepted" if found.accepted else "rejected",
+        because=f"raced{on} for {found.steps} steps on {len(found.folds)} folds with seed "
+        f"{record.basis.seed}: {found.because}",
+    )

@@ -1,0 +1,267 @@
+"""`selfseg race`: train plain and with ideas on equal folds, judge, combine, write the plan."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from selfseg.errors import RecordError, SelfSegError
+from selfseg.execution.locks import held
+from selfseg.folds import find_configuration, open_workspace, training_job
+from selfseg.inference.trained import Workspace, files_digest
+from selfseg.racing.arms import apply_ideas, describe_rest, entrants
+from selfseg.racing.judge import Ground, judge
+from selfseg.racing.outcome import write_outcome
+from selfseg.racing.rules import Racer, find_racer
+from selfseg.racing.train import Track, train_arms
+from selfseg.records import serial
+from selfseg.records.dataset import Splits
+from selfseg.records.ideas import Idea
+from selfseg.records.plan import Configuration
+from selfseg.records.race import Arm, ArmResult, RaceBasis, RacedCase, RaceRecord, RaceTrial
+from selfseg.requests import RaceRequest
+from selfseg.speeds import case_seconds, loss_step_seconds
+from selfseg.workspace import RaceFolder, planned_folder
+
+log = logging.getLogger(__name__)
+
+MEASURING_SHARE = 0.01  # of the time limit, for each arm
+
+
+@dataclass(frozen=True)
+class RaceResult:
+    """What a race found, and where it lies; without ideas only what was looked at."""
+
+    record: RaceRecord | None
+    folder: RaceFolder | None
+    note: str = ""
+
+
+def race_dataset(dataset: str, workspace: Path, request: RaceRequest) -> RaceResult:
+    """Race nominated ideas of one configuration against its plain plan; accept what wins.
+
+    Each arm is trained on the same folds with the same seed and number of steps. Accepted ideas
+    join the plan's loss; what was found of every idea is written to the plan as well. The same
+    command goes on after an interruption.
+
+    Raises:
+        SelfSegError: As `train`; fewer than two patients are held out; no time for a single step;
+            another process races; the plan's configuration was changed meanwhile.
+    """
+    known = open_workspace(planned_folder(workspace, dataset))
+    names = known.plan.proposed or tuple(item.name for item in known.plan.configurations)
+    configuration = find_configuration(known.plan, request.configuration or names[0])
+    racer = find_racer(known.plan.planner)
+    most = racer.race_rules().most_ideas
+    ideas = entrants(known.plan, configuration, request.ideas, most)
+    if not ideas:
+        return RaceResult(None, None, describe_rest(known.plan, configuration))
+    basis = _basis(known, configuration, ideas, request)
+    cases = raced_cases(known, basis)
+    if len(basis.folds) < racer.race_rules().fewest_folds:
+        log.warning("One fold: nothing can be accepted, as one training may just have been lucky")
+    folder = known.folder.race(configuration.name, serial.digest(basis)[:8])
+    with held(folder.lock, f"{configuration.name} is being raced"):
+        topology = any("cldice" in racer.race_metrics(idea) for idea in ideas)
+        track = Track(known, folder, configuration.name, basis.ideas, request, topology)
+        record = _former(folder) or _begin(track, basis, cases, racer)
+        if not record.finished:
+            record = _run(track, record, racer)
+            serial.save(record, folder.record)
+        _draw(record, folder)
+        write_outcome(known.folder, record)
+    return RaceResult(record, folder)
+
+
+def raced_cases(known: Workspace, basis: RaceBasis) -> tuple[RacedCase, ...]:
+    """Return the held-out cases by fold, in the order in which they are scored.
+
+    Raises:
+        SelfSegError: They are of fewer than two patients.
+    """
+    held_out = [
+        RacedCase(case=case.id, group=case.group or case.id, fold=fold)
+        for fold in basis.folds
+        for case in known.dataset.cases
+        if case.id in basis.splits.folds[int(fold)].validation
+    ]
+    patients = {case.group for case in held_out}
+    if len(patients) < 2:
+        raise SelfSegError(
+            f"{known.folder.splits}: fold {', '.join(basis.folds)} holds out {len(held_out)} "
+            f"case{'s' if len(held_out) > 1 else ''} of {len(patients)} patients: nothing can be "
+            "learned from a race",
+            remedy="Race on more folds, or plan the data set with more patients.",
+        )
+    return tuple(held_out)
+
+
+def _basis(
+    known: Workspace, configuration: Configuration, ideas: Sequence[Idea], request: RaceRequest
+) -> RaceBasis:
+    splits = serial.load(Splits, known.folder.splits)
+    numbered = [str(n) for n, fold in enumerate(splits.folds) if fold.validation]
+    folds = tuple(dict.fromkeys(request.folds or numbered))
+    unknown = [fold for fold in folds if fold not in numbered]
+    if unknown:
+        raise SelfSegError(
+            f"--folds {','.join(folds)}: {', '.join(unknown)} of {known.folder.splits} does not "
+            "exist or holds out no case",
+            remedy=f"Choose from {', '.join(numbered) or 'none'}.",
+        )
+    return RaceBasis(
+        configuration=configuration,
+        ideas=tuple(idea.model_copy(update={"trials": ()}) for idea in ideas),
+        folds=folds,
+        splits=splits,
+        files=files_digest(known.dataset, [case.id for case in known.dataset.cases]),
+        seed=request.seed,
+        total_s=request.time_s,
+    )
+
+
+def _former(folder: RaceFolder) -> RaceRecord | None:
+    if not folder.record.is_file():
+        return None
+    try:
+        record = serial.load(RaceRecord, folder.record)
+    except RecordError as error:
+        log.warning("Planning the race anew: %s", error.message)
+        return None
+    log.info("%s", "Finished before" if record.finished else f"Going on with {folder.path}")
+    return record
+
+
+def _begin(
+    track: Track, basis: RaceBasis, cases: tuple[RacedCase, ...], racer: Racer
+) -> RaceRecord:
+    """Measure the arms, decide how long the trainings are, and write that down.
+
+    Raises:
+        SelfSegError: The time is too short for a single step.
+    """
+    began_s = time.monotonic()
+    arms = [Arm(), *(Arm(ideas=(idea.name,)) for idea in track.ideas)]
+    arms = [_measured(track, arm, basis) for arm in arms]
+    plain_s = arms[0].step_s or 0.0
+    item = basis.configuration
+    left_s = None if basis.total_s is None else basis.total_s - (time.monotonic() - began_s)
+    length = racer.race_length(
+        arms,
+        [sum(case.fold == fold for case in cases) for fold in basis.folds],
+        case_seconds(item, plain_s, mirrored=item.optimization.short_recipe.mirror),
+        item.optimization,
+        left_s,
+    )
+    if not length.steps:
+        raise SelfSegError(
+            f"--time: no step fits ({length.decision.because})",
+            remedy="Give more time, race fewer ideas (--ideas), or fewer folds (--folds).",
+        )
+    record = RaceRecord(
+        dataset=track.known.plan.dataset,
+        basis=basis,
+        length=length,
+        arms=tuple(arms),
+        cases=cases,
+        loss=item.loss,
+    )
+    serial.save(record, track.folder.record)
+    return record
+
+
+def _measured(track: Track, arm: Arm, basis: RaceBasis) -> Arm:
+    """Return an arm with the time of its step, where time is limited; check that it fits."""
+    workspace = track.arm_workspace(arm)
+    if basis.total_s is None:
+        return arm
+    job = training_job(workspace, track.train_request(basis.folds[0]))
+    step_s = loss_step_seconds(job, limit_s=MEASURING_SHARE * basis.total_s)
+    log.info("%s: %.3g s a step", arm.name, step_s)
+    return arm.model_copy(update={"step_s": step_s})
+
+
+def _run(track: Track, record: RaceRecord, racer: Racer) -> RaceRecord:
+    """Train and judge all single ideas, then combine those that won."""
+    _tell(record)
+    results = train_arms(track, record.arms, record.basis.folds, record.length)
+    for result in results:
+        assert [case.case for case in result.cases] == [case.case for case in record.cases]
+    names = track.known.plan.targets.names
+    ground = Ground(record.cases, names, record.length.steps, racer)
+    plain, *single = zip(record.arms, results, strict=True)
+    trials = [
+        judge(ground, idea, *with_idea, *plain)
+        for idea, with_idea in zip(track.ideas, single, strict=True)
+    ]
+    record = record.model_copy(update={"results": tuple(results), "trials": tuple(trials)})
+    record = _combine(track, record, ground)
+    by_name = {idea.name: idea for idea in track.ideas}
+    loss = apply_ideas(record.loss, [by_name[name] for name in record.accepted])
+    return record.model_copy(update={"loss": loss, "finished": True})
+
+
+def _combine(track: Track, record: RaceRecord, ground: Ground) -> RaceRecord:
+    """Take the best idea that won; try each further one on top of what was taken before."""
+    won = sorted(
+        (trial for trial in record.trials if trial.trial.accepted),
+        key=lambda trial: -trial.trial.gains[0].gain.value,
+    )
+    if not won:
+        return record
+    by_name = {idea.name: idea for idea in track.ideas}
+    pairs = zip(record.arms, record.results, strict=True)
+    arm, result = next(pair for pair in pairs if pair[0].name == won[0].arm)
+    for number, former in enumerate(won[1:]):
+        if number >= record.length.further_arms:
+            untried = _untried(former, arm)
+            record = record.model_copy(update={"trials": (*record.trials, untried)})
+            continue
+        further = Arm(ideas=(*arm.ideas, former.idea))
+        (found,) = train_arms(track, [further], record.basis.folds, record.length)
+        trial = judge(ground, by_name[former.idea], further, found, arm, result)
+        record = _with(record, further, found, trial)
+        if trial.trial.accepted:
+            arm, result = further, found
+    return record.model_copy(update={"accepted": arm.ideas})
+
+
+def _with(record: RaceRecord, arm: Arm, result: ArmResult, trial: RaceTrial) -> RaceRecord:
+    changes = {
+        "arms": (*record.arms, arm),
+        "results": (*record.results, result),
+        "trials": (*record.trials, trial),
+    }
+    return record.model_copy(update=changes)
+
+
+def _untried(former: RaceTrial, arm: Arm) -> RaceTrial:
+    """Return an idea that won alone, but had no time left to be tried on top of others."""
+    because = f"accepted alone; no time was kept to try it on top of {', '.join(arm.ideas)}"
+    changes = {"on_top_of": arm.ideas, "accepted": False, "because": because}
+    return former.model_copy(update={"trial": former.trial.model_copy(update=changes)})
+
+
+def _tell(record: RaceRecord) -> None:
+    """Log what will be trained."""
+    basis, length = record.basis, record.length
+    log.info(
+        "Race of %s: %d arms × folds %s, %s (%s)",
+        basis.configuration.name, len(record.arms), ", ".join(basis.folds),
+        length.decision.value, length.decision.because,
+    )  # fmt: skip
+    for arm in record.arms:
+        terms = chain(*(idea.terms for idea in basis.ideas if idea.name in arm.ideas))
+        added = ", ".join(term.kind for term in terms)
+        taken = f", {arm.step_s:.3g} s a step" if arm.step_s is not None else ""
+        log.info("  %s%s%s", arm.name, f" (adds {added})" if added else "", taken)
+
+
+def _draw(record: RaceRecord, folder: RaceFolder) -> None:
+    from selfseg.reporting.race_plot import save_differences
+
+    save_differences(record, folder.differences)

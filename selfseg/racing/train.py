@@ -1,0 +1,149 @@
+"""Train an arm of a race on its folds, predict and score what they hold out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfseg.errors import RecordError, SelfSegError
+from selfseg.execution.processes import default_workers, map_parallel
+from selfseg.folds import find_configuration, training_job
+from selfseg.inference.trained import Workspace
+from selfseg.racing.arms import arm_plan
+from selfseg.records import serial
+from selfseg.records.ideas import Idea
+from selfseg.records.metrics import CaseScores, MetricsTable
+from selfseg.records.race import Arm, ArmResult, RaceLength
+from selfseg.requests import RaceRequest, TrainRequest
+from selfseg.workspace import RaceFolder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Track:
+    """Where and how the arms of a race are trained.
+
+    Attributes:
+        known: Data set, and the plan without the ideas.
+        folder: Of the race.
+        configuration: Name of what is raced.
+        ideas: All that are raced.
+        request: Seed, device, workers.
+        topology: Whether scores of topology are wanted.
+    """
+
+    known: Workspace
+    folder: RaceFolder
+    configuration: str
+    ideas: tuple[Idea, ...]
+    request: RaceRequest
+    topology: bool
+
+    def arm_workspace(self, arm: Arm) -> Workspace:
+        """Return an arm as a workspace of its own that shares arrays and folds with the data set.
+
+        Raises:
+            PlanError: An idea does not fit the data, or changes nothing.
+        """
+        by_name = {idea.name: idea for idea in self.ideas}
+        plan = arm_plan(self.known.plan, self.configuration, [by_name[n] for n in arm.ideas])
+        return Workspace(self.folder.arm(arm.name, self.configuration), plan, self.known.dataset)
+
+    def train_request(self, fold: str, length: RaceLength | None = None) -> TrainRequest:
+        """Return how a fold is trained."""
+        return TrainRequest(
+            configuration=self.configuration,
+            fold=fold,
+            epochs=length.epochs if length else None,
+            steps_per_epoch=length.steps_per_epoch if length else None,
+            device=self.request.device,
+            workers=self.request.workers,
+            seed=self.request.seed,
+        )
+
+
+def train_arms(
+    track: Track, arms: Sequence[Arm], folds: Sequence[str], length: RaceLength
+) -> list[ArmResult]:
+    """Train arms fold by fold, from where they are; return their scores.
+
+    Raises:
+        SelfSegError: As `train`; the loss of an arm is no longer a number.
+    """
+    scores: dict[str, list[CaseScores]] = {arm.name: [] for arm in arms}
+    turns = [(fold, arm) for fold in folds for arm in arms]
+    for number, (fold, arm) in enumerate(turns, start=1):
+        workspace = track.arm_workspace(arm)
+        table = _finished_scores(track, workspace, fold)
+        if table is None:
+            log.info("Race: training %d of %d, %s, fold %s", number, len(turns), arm.name, fold)
+            table = _train(track, workspace, fold, length)
+        if track.topology:
+            table = _with_topology(track, workspace, fold, table)
+        scores[arm.name] += table.cases
+    return [ArmResult(arm=name, cases=tuple(cases)) for name, cases in scores.items()]
+
+
+def _finished_scores(track: Track, workspace: Workspace, fold: str) -> MetricsTable | None:
+    """Return the scores of a fold that is trained and validated, without touching it."""
+    configuration = find_configuration(workspace.plan, track.configuration)
+    trained = workspace.describe(configuration, fold)
+    if trained is None or not workspace.is_validated(configuration, trained):
+        return None
+    if workspace.fault(configuration, trained):
+        return None
+    return serial.load(MetricsTable, workspace.folder.fold(configuration.name, fold).scores)
+
+
+def _train(track: Track, workspace: Workspace, fold: str, length: RaceLength) -> MetricsTable:
+    from selfseg.training.train import train
+    from selfseg.training.validate import validate
+
+    serial.save(workspace.plan, workspace.folder.plan)  # a model folder has its plan beside it
+    job = training_job(workspace, track.train_request(fold, length))
+    train(job)
+    table = validate(job, workspace)
+    assert table is not None  # folds without held-out cases are not raced
+    return table
+
+
+def _with_topology(
+    track: Track, workspace: Workspace, fold: str, table: MetricsTable
+) -> MetricsTable:
+    """Return the scores with those of topology; they are kept beside the others."""
+    files = workspace.folder.fold(track.configuration, fold)
+    try:
+        known = serial.load(MetricsTable, files.topology)
+    except RecordError:
+        known = None
+    if known is not None and known.basis == table.basis:
+        return known
+    cases = _score_topology(track, files.validation, [case.case for case in table.cases])
+    found = table.model_copy(update={"cases": tuple(cases)})
+    serial.save(found, files.topology)
+    return found
+
+
+def _score_topology(track: Track, predictions: Path, names: Sequence[str]) -> list[CaseScores]:
+    from selfseg.evaluation.evaluate import Pair, score_files
+    from selfseg.evaluation.further import Further
+    from selfseg.inference.export import label_map_path
+
+    dataset, further = track.known.dataset, Further(("topology",))
+    by_id = {case.id: case for case in dataset.cases}
+    pairs = []
+    for name in names:
+        case = by_id[name]
+        assert case.reference is not None  # it was validated against it
+        reference = Path(dataset.root) / case.reference.path
+        path = label_map_path(predictions, case)
+        pairs.append(Pair(name, path, reference, dataset.targets, further=further))
+    workers = default_workers(track.request.workers)
+    results = map_parallel(score_files, pairs, workers=workers, label="Scoring topology")
+    for result in results:
+        if isinstance(result, SelfSegError):
+            raise result
+    return [result for result in results if isinstance(result, CaseScores)]

@@ -1,0 +1,156 @@
+"""A race: nominated ideas against the plain plan on equal folds, and what was found."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from selfseg.records.dataset import Splits
+from selfseg.records.estimate import Estimate
+from selfseg.records.ideas import Idea, IdeaTrial
+from selfseg.records.loss import Loss
+from selfseg.records.metrics import CaseScores
+from selfseg.records.plan import Configuration, Decision
+from selfseg.records.serial import Record
+
+PLAIN = "plain"  # the arm without any idea
+RaceMetric = Literal["dice", "nsd", "cldice", "betti0"]
+
+
+class RaceRules(Record):
+    """The numbers of a race that are choices; a planner's.
+
+    Attributes:
+        most_ideas: That are raced at once; the first ones of the plan.
+        fewest_folds: Without so many nothing is accepted.
+        confidence: Of all intervals.
+        fold_level: Folds are the observations, not patients, where their means differ more than
+            the cases explain: where the F test has a smaller p.
+    """
+
+    most_ideas: int
+    fewest_folds: int
+    confidence: float
+    fold_level: float
+
+
+class Arm(Record):
+    """What is trained on every fold: the plain configuration with some ideas.
+
+    `step_s` is the measured time of a training step; None where no time limit asks for it.
+    """
+
+    ideas: tuple[str, ...] = ()
+    step_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """`plain`, and its ideas: `plain+skeleton`."""
+        return "+".join((PLAIN, *self.ideas))
+
+
+class RaceLength(Record):
+    """How long every training is, the same in all arms.
+
+    `further_arms` is how many arms with several ideas may follow, and have their time.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    further_arms: int
+    decision: Decision
+
+    @property
+    def steps(self) -> int:
+        """Steps of each training."""
+        return self.epochs * self.steps_per_epoch
+
+
+class RaceEvidence(Record):
+    """What the decision on an idea is made from.
+
+    Attributes:
+        metrics: Whose mean is judged.
+        gain: Mean over the cases of the paired gain, with its interval; see `RaceGain`.
+        worst_change: Smallest mean change of any label's Dice.
+        folds, cases, cases_better: Counted on held-out cases.
+        by_fold: Whether the interval is one over folds, because they differ.
+    """
+
+    metrics: tuple[RaceMetric, ...]
+    gain: Estimate
+    worst_change: float
+    folds: int
+    cases: int
+    cases_better: int
+    by_fold: bool
+
+
+class RacedCase(Record):
+    """A held-out case, its patient, and the fold that held it out."""
+
+    case: str
+    group: str
+    fold: str
+
+
+class ArmResult(Record):
+    """Scores of an arm on the held-out cases, in the order of the race's cases."""
+
+    arm: str
+    cases: tuple[CaseScores, ...]
+
+
+class RaceTrial(Record):
+    """An idea, the arms it was judged by, and the paired gain of each case (None: undefined)."""
+
+    idea: str
+    arm: str
+    against: str
+    gains: tuple[float | None, ...]
+    trial: IdeaTrial
+
+
+class RaceBasis(Record):
+    """All that a race depends on: the same basis goes on with a race, another begins one.
+
+    Attributes:
+        configuration: As planned, without the ideas.
+        ideas: In the plan's order, without their trials.
+        folds: Numbers of those that are raced.
+        splits, files: The folds, and a digest of the files of all cases.
+        seed, total_s: Of all trainings; time limit.
+    """
+
+    configuration: Configuration
+    ideas: tuple[Idea, ...]
+    folds: tuple[str, ...]
+    splits: Splits
+    files: str
+    seed: int
+    total_s: float | None
+
+
+class RaceRecord(Record):
+    """race.json: a race from its schedule to its outcome.
+
+    Attributes:
+        basis: What is raced on what.
+        length: Of every training.
+        arms: Those of all single ideas; then those that followed.
+        cases: Held-out cases.
+        results, trials: Of all arms and ideas; empty until the race is finished.
+        accepted: Ideas that won, the best first.
+        loss: Of the configuration with them.
+    """
+
+    schema_version: Literal[1] = 1
+    dataset: str
+    basis: RaceBasis
+    length: RaceLength
+    arms: tuple[Arm, ...]
+    cases: tuple[RacedCase, ...]
+    results: tuple[ArmResult, ...] = ()
+    trials: tuple[RaceTrial, ...] = ()
+    accepted: tuple[str, ...] = ()
+    loss: Loss
+    finished: bool = False

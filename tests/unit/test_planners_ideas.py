@@ -1,0 +1,207 @@
+"""What shapes nominate: each rule with its limit, and ideas that can be trained as they stand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from plannerfacts import ORGAN, VESSELS, make_dataset, make_fingerprint
+from selfseg.planners.ideas import nominate
+from selfseg.planners.label_shapes import LabelShape, Shapes, gather_shapes
+from selfseg.planners.rarity import class_voxels
+from selfseg.planners.tubes import decide_tube_term, decide_tubes
+
+from selfseg import planning
+from selfseg.losses.build import build_loss
+from selfseg.networks.training_heads import needed_heads
+from selfseg.records.dataset import Dataset, Label, Region, Targets
+from selfseg.records.fingerprint import Fingerprint, LabelFacts, LabelSummary
+from selfseg.records.ideas import Idea
+from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss, SmoothnessTerm
+from selfseg.records.loss_maps import needed_maps
+from selfseg.records.plan import Budget, Configuration, Plan
+from selfseg.records.shapes import ShapeSummary
+
+PLAIN = Loss(terms=(DiceTerm(), CrossEntropyTerm()))
+ONE_MM = 1.0
+FAINT_ORGAN = ORGAN.model_copy(update={"median_contrast": (0.4, None, 0.7)})
+
+
+def shapes(*found: ShapeSummary, voxels: float = 5000, cases: int = 100) -> Shapes:
+    labels = tuple(LabelShape(f"label {n}", voxels, shape) for n, shape in enumerate(found, 1))
+    return Shapes(labels, None, cases)
+
+
+def planned(
+    shape: ShapeSummary, *, cases: int = 60, voxels: int = 5000, size: int = 64
+) -> tuple[Dataset, Fingerprint]:
+    """Return facts of volumes with 5 mm slices that have one label of that shape."""
+    fingerprint = make_fingerprint([((5.0, 1.0, 1.0), (20, size, size))] * cases)
+    fact = LabelFacts(
+        voxels=voxels, volume_ml=1, components=1, largest_share=1, extent_mm=(10, 10, 10)
+    )
+    summary = LabelSummary(
+        name="label 1", share_of_cases=1, median_voxels=voxels, median_volume_ml=1,
+        median_components=1, median_largest_share=1, median_extent_mm=(10, 10, 10), shape=shape,
+    )  # fmt: skip
+    facts = [case.model_copy(update={"labels": (fact,)}) for case in fingerprint.cases]
+    return make_dataset(cases, labels=1), fingerprint.model_copy(
+        update={"cases": tuple(facts), "labels": (summary,)}
+    )
+
+
+def plan_of(shape: ShapeSummary, *, cases: int = 60, voxels: int = 5000) -> Plan:
+    dataset, fingerprint = planned(shape, cases=cases, voxels=voxels)
+    return planning.make_plan(dataset, fingerprint, Budget(memory_gib=8.0, device="cpu"))
+
+
+def configuration(name: str = "3d_fullres") -> Configuration:
+    return next(item for item in plan_of(ORGAN).configurations if item.name == name)
+
+
+def names(ideas: tuple[Idea, ...]) -> list[str]:
+    return [idea.name for idea in ideas]
+
+
+def test_thin_tubes_get_a_tube_loss_at_once_and_keep_their_components() -> None:
+    plan = plan_of(VESSELS)
+    assert plan.tubular == ("label 1",)
+    for item in plan.configurations:
+        assert "skeleton_recall" in [term.kind for term in item.loss.terms]
+        reasons = [
+            d for d in plan.decisions if d.subject == f"configurations.{item.name}.loss.terms"
+        ]
+        assert "50% of their length" in reasons[0].because
+    assert any(d.subject == "tubular.label 1" for d in plan.decisions)
+    assert "segments" in names(plan.nominated)
+
+
+@pytest.mark.parametrize(
+    ("change", "has_term"),
+    [
+        ({"median_thin_share": 0.3}, True),
+        ({"median_thin_share": 0.29}, False),
+        ({"median_r50_mm": 6.0}, True),
+        ({"median_r50_mm": 6.1}, False),
+        ({"median_elongation": 9.0}, False),
+    ],
+)
+def test_thick_or_other_labels_get_none(change: dict[str, float], has_term: bool) -> None:
+    found = shapes(VESSELS.model_copy(update=change))
+    loss, decisions = decide_tube_term("2d", PLAIN, found, ONE_MM)
+    assert (len(loss.terms) == 3) == has_term == bool(decisions)
+    assert ("segments" in names(nominate(configuration("2d"), found))) == has_term
+
+
+def test_a_label_that_is_no_tube_decides_nothing() -> None:
+    assert decide_tubes(shapes(ORGAN)) == ((), ())
+    assert decide_tubes(shapes(ORGAN, VESSELS))[0] == ("label 2",)
+
+
+def test_soft_skeletons_are_for_planes_and_for_tubes_thin_in_space() -> None:
+    thin = shapes(VESSELS.model_copy(update={"median_r95_mm": 4.0}))
+    thick = shapes(VESSELS.model_copy(update={"median_r95_mm": 4.1}))
+    assert "cl_dice" in names(nominate(configuration("3d_fullres"), thin))
+    assert "cl_dice" not in names(nominate(configuration("3d_fullres"), thick))
+    (idea,) = (i for i in nominate(configuration("2d"), thick) if i.name == "cl_dice")
+    assert idea.terms[0].model_dump()["iterations"] == 6  # the radius, rounded up, and one
+    assert idea.labels == ("label 1",)
+
+
+def test_errors_weigh_more_with_few_cases_or_faint_borders() -> None:
+    sharp = ORGAN.model_copy(update={"median_contrast": (1.0,)})
+    item = configuration()
+    assert "adaptive_cross_entropy" in names(nominate(item, shapes(sharp, cases=50)))
+    assert "adaptive_cross_entropy" not in names(nominate(item, shapes(sharp, cases=51)))
+    (idea, *_) = nominate(item, shapes(FAINT_ORGAN, cases=51))
+    assert (idea.name, idea.replaces) == ("adaptive_cross_entropy", ("cross_entropy",))
+    assert "0.7" in idea.because  # of the channel that shows it best
+
+
+def test_smoothness_is_for_faint_organs_and_never_beside_thin_or_small_labels() -> None:
+    item = configuration()
+    (idea,) = (i for i in nominate(item, shapes(FAINT_ORGAN)) if i.name == "smoothness")
+    (term,) = idea.terms
+    assert isinstance(term, SmoothnessTerm)
+    assert term.axis_weights == pytest.approx((0.04, 1, 1))
+    for other in (
+        shapes(ORGAN),
+        shapes(FAINT_ORGAN, VESSELS),
+        shapes(FAINT_ORGAN, voxels=999),
+        shapes(VESSELS.model_copy(update={"median_contrast": (0.4,)})),
+    ):
+        assert "smoothness" not in names(nominate(item, other))
+
+
+def test_distances_are_for_few_cases_of_compact_labels() -> None:
+    item = configuration()
+    (idea,) = (i for i in nominate(item, shapes(ORGAN, VESSELS, cases=60)) if "dist" in i.name)
+    assert idea.terms[0].model_dump()["labels"] == ("label 1",)
+    assert "signed_distance" not in names(nominate(item, shapes(ORGAN, cases=61)))
+    assert "signed_distance" not in names(nominate(item, shapes(VESSELS, cases=10)))
+
+
+def test_radii_weigh_where_they_differ() -> None:
+    item = configuration("2d")
+    even = VESSELS.model_copy(update={"median_r95_mm": 2.9})  # of 1.5
+    assert "cb_dice" in names(nominate(item, shapes(VESSELS)))
+    assert "cb_dice" not in names(nominate(item, shapes(even)))
+
+
+def test_rare_labels_nominate_distances_and_class_weights() -> None:
+    found = replace(shapes(ORGAN), rarity=(0.9995, 0.0005))
+    ideas = {idea.name: idea for idea in nominate(configuration(), found)}
+    assert {"boundary", "class_weights"} <= set(ideas)
+    (weighted,) = ideas["class_weights"].terms
+    assert isinstance(weighted, CrossEntropyTerm)
+    assert weighted.class_weights == pytest.approx((0.707, 4.0))
+    common = replace(found, rarity=(0.999, 0.001))
+    assert not {"boundary", "class_weights"} & set(names(nominate(configuration(), common)))
+    # The 2.5D network weighs its classes already.
+    assert "class_weights" not in names(nominate(configuration("2.5d"), found))
+
+
+def test_several_lesions_of_different_size_nominate_a_dice_of_each() -> None:
+    lesions = ORGAN.model_copy(update={"components_mode": 3, "median_size_spread": 2.0})
+    assert "blob_dice" in names(nominate(configuration(), shapes(lesions)))
+    alike = lesions.model_copy(update={"median_size_spread": 1.9})
+    assert "blob_dice" not in names(nominate(configuration(), shapes(alike)))
+
+
+def test_regions_are_not_measured_and_nominate_nothing_by_shape() -> None:
+    dataset, fingerprint = planned(VESSELS)
+    region = Region(name="all", values=(1,), value=1)
+    found = gather_shapes(dataset.model_copy(update={"regions": (region,)}), fingerprint)
+    assert found == Shapes((), None, 60)
+
+
+def test_frequencies_are_those_of_annotated_voxels() -> None:
+    _, fingerprint = planned(ORGAN, cases=2, voxels=20)
+    half = [case.model_copy(update={"annotated_share": 0.5}) for case in fingerprint.cases]
+    total = 20 * 64 * 64
+    assert class_voxels(fingerprint.model_copy(update={"cases": tuple(half)})) == (total - 40, 40)
+
+
+@pytest.mark.parametrize("name", ["2d", "2.5d", "3d_fullres"])
+@pytest.mark.parametrize("shape", [VESSELS, FAINT_ORGAN])
+def test_every_idea_can_be_trained_on_its_configuration(name: str, shape: ShapeSummary) -> None:
+    item = configuration(name)
+    found = replace(shapes(shape, cases=10), rarity=(0.9995, 0.0005))
+    ideas = nominate(item, found)
+    assert len(ideas) >= 4
+    space = (1, 16, 16) if name == "2.5d" else item.patch and (8, 16, 16)[-len(item.patch) :]
+    targets = Targets(labels=(Label(name="label 1", value=1),))
+    for idea in ideas:
+        kept = [term for term in item.loss.terms if term.kind not in idea.replaces]
+        loss = Loss(terms=(*kept, *idea.terms))
+        channels = 2 + needed_heads(loss, targets).distances
+        logits = torch.randn((2, channels, *space), requires_grad=True)
+        label = torch.zeros((2, *space), dtype=torch.long)
+        label[..., 4:8, 4:12] = 1
+        maps = torch.zeros((2, len(needed_maps(loss)), *space), dtype=torch.int16)
+        value = build_loss(loss, targets)((logits,), label, maps)
+        value.backward()
+        assert logits.grad is not None
+        assert torch.isfinite(logits.grad).all(), idea.name
+        assert logits.grad.any(), idea.name

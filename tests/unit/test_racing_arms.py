@@ -1,0 +1,158 @@
+"""Which ideas are raced, what they do to a loss, and how the plan changes."""
+
+from __future__ import annotations
+
+import pytest
+from racedata import a_plan, a_record, a_trial, an_idea
+from tinymodel import tiny_configuration
+
+from selfseg.errors import PlanError, RecordError
+from selfseg.inference.trained import weights_digest
+from selfseg.racing.arms import apply_ideas, arm_plan, describe_rest, entrants, with_loss
+from selfseg.racing.outcome import with_outcome
+from selfseg.records import serial
+from selfseg.records.ideas import Idea
+from selfseg.records.loss import (
+    BinaryCrossEntropyTerm,
+    CrossEntropyTerm,
+    DiceTerm,
+    FocalTerm,
+    Loss,
+    TopKTerm,
+    TverskyTerm,
+)
+from selfseg.records.race import RaceRecord, RaceTrial
+
+CONFIGURATION = tiny_configuration()
+PLAIN = Loss(terms=(DiceTerm(), CrossEntropyTerm()), deep_supervision_decay=0.25)
+TOP_K = an_idea("top_k", TopKTerm(), replaces=("cross_entropy",))
+FOCAL = an_idea("focal", FocalTerm(weight=0.5), replaces=("cross_entropy",))
+
+
+def test_terms_join_and_those_replaced_leave() -> None:
+    changed = apply_ideas(PLAIN, [TOP_K])
+    assert changed.terms == (DiceTerm(), TopKTerm())
+    assert changed.deep_supervision_decay == 0.25
+    both = apply_ideas(PLAIN, [TOP_K, FOCAL])
+    assert both.terms == (DiceTerm(), TopKTerm(), FocalTerm(weight=0.5))
+    assert apply_ideas(PLAIN, []) == PLAIN
+
+
+def test_weights_of_the_plain_loss_stay_usable() -> None:
+    plan = a_plan(TOP_K)
+    changed = with_loss(plan, "3d_fullres", apply_ideas(PLAIN, [TOP_K]))
+    assert changed.configurations != plan.configurations
+    digests = {weights_digest(each, each.configurations[0]) for each in (plan, changed)}
+    assert len(digests) == 1
+
+
+def test_the_plan_of_an_arm_has_its_loss_and_no_ideas() -> None:
+    plan = with_loss(a_plan(TOP_K, FOCAL), "3d_fullres", PLAIN)
+    made = arm_plan(plan, "3d_fullres", [FOCAL])
+    assert made.configurations[0].loss == apply_ideas(PLAIN, [FOCAL])
+    assert made.nominated == ()
+    assert arm_plan(plan, "3d_fullres", []).configurations == plan.configurations
+
+
+@pytest.mark.parametrize(
+    ("idea", "message"),
+    [
+        (Idea(name="none", configuration="3d_fullres", terms=(), because=""), "changes nothing"),
+        (
+            Idea(
+                name="all", configuration="3d_fullres", terms=(), replaces=("dice",), because=""
+            ),
+            "leaves no term",
+        ),
+        (an_idea("sigmoid", BinaryCrossEntropyTerm()), "is for regions"),
+    ],
+    ids=["nothing", "no term", "not for labels"],
+)  # fmt: skip
+def test_an_idea_that_cannot_be_raced_is_named(idea: Idea, message: str) -> None:
+    with pytest.raises(PlanError, match=message) as caught:
+        arm_plan(a_plan(idea), "3d_fullres", [idea])
+    assert idea.name in caught.value.remedy
+
+
+def test_untried_ideas_of_the_configuration_are_raced_in_order() -> None:
+    tried = an_idea("tried").model_copy(update={"trials": (a_trial(),)})
+    other = an_idea("other").model_copy(update={"configuration": "2d"})
+    plan = a_plan(TOP_K, tried, other, FOCAL)
+    assert entrants(plan, CONFIGURATION, None, 4) == (TOP_K, FOCAL)
+    assert entrants(plan, CONFIGURATION, None, 1) == (TOP_K,)
+    assert entrants(plan, CONFIGURATION, ["focal", "tried"], 4) == (tried, FOCAL)
+    told = describe_rest(a_plan(tried, other), CONFIGURATION)
+    assert "nominates 2, 1 of them" in told
+    assert "tried (rejected)" in told
+    assert "--config 2d" in told
+
+
+def test_ideas_that_cannot_be_wanted() -> None:
+    inside = an_idea("inside").model_copy(update={"trials": (a_trial(accepted=True),)})
+    plan = a_plan(TOP_K, inside)
+    for wanted, most, message in (
+        (["missing"], 4, "no idea 'missing'"),
+        (["inside"], 4, "accepted before"),
+        (["top_k"], 0, "at most 0"),
+    ):
+        with pytest.raises(PlanError, match=message):
+            entrants(plan, CONFIGURATION, wanted, most)
+    with pytest.raises(PlanError, match="two ideas"):
+        entrants(a_plan(TOP_K, TOP_K), CONFIGURATION, None, 4)
+
+
+def test_a_name_may_not_look_like_two_ideas() -> None:
+    written = TOP_K.model_dump_json().replace("top_k", "a+b", 1)
+    with pytest.raises(RecordError, match="name"):
+        serial.decode(Idea, written, source="plan.json")
+
+
+def raced(*, accepted: tuple[str, ...] = ()) -> RaceRecord:
+    """Return a race of both ideas, in which the named ones won."""
+    ideas = (TOP_K, FOCAL)
+    trials = tuple(
+        RaceTrial(
+            idea=idea.name,
+            arm=f"plain+{idea.name}",
+            against="plain",
+            gains=(0.1, None),
+            trial=a_trial(accepted=idea.name in accepted),
+        )
+        for idea in ideas
+    )
+    record = a_record(ideas, trials)
+    won = [idea for idea in ideas if idea.name in accepted]
+    loss = apply_ideas(record.basis.configuration.loss, won)
+    return record.model_copy(update={"accepted": accepted, "loss": loss})
+
+
+def test_the_plan_tells_all_numbers_and_has_what_won() -> None:
+    plan, record = a_plan(TOP_K, FOCAL, an_idea("later")), raced(accepted=("top_k",))
+    updated = with_outcome(plan, record)
+    assert updated.configurations[0].loss.terms == (DiceTerm(), TopKTerm())
+    top_k, focal, later = updated.nominated
+    assert [idea.trials[0].accepted for idea in (top_k, focal)] == [True, False]
+    assert later.trials == ()
+    told = {decision.subject: decision for decision in updated.decisions}
+    assert told["configurations.3d_fullres.nominated.top_k"].value == "accepted"
+    assert told["configurations.3d_fullres.nominated.focal"].value == "rejected"
+    loss = told["configurations.3d_fullres.loss.terms"]
+    assert (loss.value, loss.alternatives) == ("1 dice + 1 top_k", ("1 dice",))
+    assert with_outcome(updated, record) == updated  # written once, however often it is run
+
+
+def test_without_a_winner_only_the_numbers_are_written() -> None:
+    plan = a_plan(TOP_K, FOCAL)
+    updated = with_outcome(plan, raced())
+    assert updated.configurations == plan.configurations
+    assert len(updated.decisions) == 2
+    assert all(len(idea.trials) == 1 for idea in updated.nominated)
+
+
+def test_a_plan_that_changed_meanwhile_is_refused() -> None:
+    edited = with_loss(a_plan(TOP_K, FOCAL), "3d_fullres", Loss(terms=(TverskyTerm(),)))
+    with pytest.raises(PlanError, match=r"configurations\.3d_fullres changed during the race"):
+        with_outcome(edited, raced(accepted=("top_k",)))
+    other = an_idea("focal", FocalTerm(gamma=3.0))
+    with pytest.raises(PlanError, match=r"nominated\.focal changed"):
+        with_outcome(a_plan(TOP_K, other), raced())

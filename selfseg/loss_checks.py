@@ -11,6 +11,7 @@ from selfseg.records.loss import (
     CrossEntropyTerm,
     LabelTerm,
     Loss,
+    ShapeCodeTerm,
     SignedDistanceTerm,
 )
 from selfseg.records.loss_maps import needed_maps
@@ -24,6 +25,10 @@ def loss_complaints(item: Configuration, targets: Targets) -> Iterator[str]:
     yield from _label_complaints(item.loss, targets)
     yield from _output_complaints(item.loss)
     yield from _head_complaints(item, targets)
+    if len(item.patch) != 3 or item.context:
+        for index, term in enumerate(item.loss.terms):
+            if isinstance(term, ShapeCodeTerm):
+                yield f"terms.{index}: shape_code needs a network of three axes"
     try:
         needed_maps(item.loss)
     except ValueError as error:
@@ -42,7 +47,7 @@ def _kind_complaints(loss: Loss, targets: Targets) -> Iterator[str]:
 
 def _label_complaints(loss: Loss, targets: Targets) -> Iterator[str]:
     for index, term in enumerate(loss.terms):
-        if not isinstance(term, LabelTerm) or term.labels is None:
+        if not isinstance(term, LabelTerm | ShapeCodeTerm) or term.labels is None:
             continue
         unknown = [name for name in term.labels if name not in targets.names]
         if unknown or len(set(term.labels)) < len(term.labels) or not term.labels:

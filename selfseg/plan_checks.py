@@ -103,6 +103,9 @@ def _target_complaints(plan: Plan) -> Iterator[str]:
     unknown_names = sorted(set(plan.tubular) - set(plan.targets.names))
     if unknown_names:
         yield f"tubular: {', '.join(unknown_names)} is no label of this plan"
+    unknown_names = sorted(set(plan.shapes.labels) - set(plan.targets.names))
+    if unknown_names:
+        yield f"shapes.labels: {', '.join(unknown_names)} is no label of this plan"
     for item in plan.configurations:
         for complaint in loss_complaints(item, plan.targets):
             yield f"configurations.{item.name}.loss.{complaint}"

@@ -46,6 +46,16 @@ class FoldFolder:
         return self.path / "fold.json"
 
     @property
+    def shapes(self) -> Path:
+        """ShapeModels record; written after the tensors."""
+        return self.path / "shapes.json"
+
+    @property
+    def shape_tensors(self) -> Path:
+        """Tensors of the accepted shape models."""
+        return self.path / "shapes.safetensors"
+
+    @property
     def checkpoint(self) -> Path:
         """All that is needed to resume, in one file."""
         return self.path / "checkpoint" / "state.safetensors"

@@ -149,12 +149,26 @@ def print_predictions(report: PredictionReport, output: Path, *, as_json: bool) 
     """Print how many cases were done and which failed, and why."""
     if as_json:
         failed: Mapping[str, str] = dict(report.failed)
-        print(json.dumps({"done": list(report.done), "failed": failed}, indent=1))
+        scores = {
+            case.case: {
+                label.name: {"score": label.score, "low": label.is_low} for label in case.labels
+            }
+            for case in report.quality
+        }
+        shown = {"done": list(report.done), "failed": failed, "quality": scores}
+        print(json.dumps(shown, indent=1))
         return
     out = console()
     out.print(f"{len(report.done)} cases segmented, written to {output}")
     for case, message in report.failed:
         out.print(f"FAILED {case}: {message}")
+    for scored in report.quality:
+        for label in scored.labels:
+            if label.is_low:
+                out.print(
+                    f"LOOK AT {scored.case}: {label.name} has an unusual shape (quality "
+                    f"{label.score:.3f}; references are seldom below {label.low:.3f})"
+                )
 
 
 def _print_families(table: MetricsTable) -> None:

@@ -16,6 +16,7 @@ from selfseg.inference.decode import Indices
 from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.model import Model
 from selfseg.inference.probability_sum import ProbabilitySum
+from selfseg.inference.quality import QualityMeter
 from selfseg.inference.refinement import refine_sum
 from selfseg.io.geometry import canonical_geometry, to_native
 from selfseg.io.images import image_ending, write_label_map
@@ -48,6 +49,7 @@ class Export:
         crf: Refines the probabilities before they are decoded; None: nothing does.
         steps: Post-processing of the label maps.
         compact: Folder for probabilities in the compact form that selection reads; None for none.
+        quality: Scores the shapes in the label maps.
     """
 
     model: Model
@@ -57,6 +59,7 @@ class Export:
     crf: DenseCrf | None = None
     steps: tuple[Step, ...] = ()
     compact: Path | None = None
+    quality: QualityMeter | None = None
 
     def path(self, case: Case) -> Path:
         """Return where the label map of a case goes."""
@@ -117,8 +120,11 @@ class Export:
     def write_indices(self, case: Case, record: PreprocessedCase, indices: Indices) -> None:
         """Clean canonical label indices (Z, Y, X) and write them as the case's label map."""
         spacing_mm = canonical_geometry(record.native, record.orientation).spacing_mm
+        cleaned = apply_steps(indices, self.steps, self.model.plan.targets, spacing_mm)
+        if self.quality is not None:
+            self.quality.add(case.id, cleaned)
         write_label_map(
-            apply_steps(indices, self.steps, self.model.plan.targets, spacing_mm),
+            cleaned,
             self.model.plan.labels,
             native=record.native,
             orientation=record.orientation,

@@ -27,6 +27,7 @@ from selfseg.inference.predictor import (
     run_pipeline,
 )
 from selfseg.inference.probability_sum import ProbabilitySum
+from selfseg.inference.quality import QualityMeter
 from selfseg.preprocessing.case import PreparedCase
 from selfseg.progress import ProgressBar
 from selfseg.records.dataset import Case
@@ -61,7 +62,12 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
     One member is predicted as always. Several: the mean of their probabilities on the image's own
     grid decides; a case for which one member fails has failed. Where a member is a cascade, its
     previous stage goes over all cases first. A CRF refines the probabilities before they decide.
+    With shape models, `quality.json` is written as well.
     """
+    meter = QualityMeter(
+        tuple(shape for member in ensemble.members for shape in member.shapes),
+        ensemble.members[0].plan.targets,
+    )
     with previous_stages(
         ensemble.members,
         cases,
@@ -85,17 +91,26 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
                 previous=maps.of(ensemble.members[0]),
                 crf=ensemble.crf,
                 steps=ensemble.steps,
+                quality=meter,
             )
         else:
             budget = MemoryBudget(max_memory_gib, ensemble.weights_gib)
             store = LogitStore(budget, folder=output)
             export = Export(
-                ensemble.members[0], output, store, probabilities, ensemble.crf, ensemble.steps
+                ensemble.members[0],
+                output,
+                store,
+                probabilities,
+                ensemble.crf,
+                ensemble.steps,
+                quality=meter,
             )
             report = _predict_several(
                 ensemble, left, export, maps, tta=tta, step=step, workers=workers
             )
-    return PredictionReport(report.done, (*maps.failed.items(), *report.failed))
+    meter.save(output)
+    failed = (*maps.failed.items(), *report.failed)
+    return PredictionReport(report.done, failed, tuple(meter.cases))
 
 
 def _predict_several(

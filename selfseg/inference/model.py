@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from selfseg.errors import ModelError
 from selfseg.inference.ensemble import MeanOfLogits, weights_bytes
+from selfseg.inference.quality import LabelShape, load_shapes
 from selfseg.inference.trained import (
     ALL_CASES,
     changed_members,
@@ -47,6 +48,7 @@ class Model:
             cascade its last input channel is the label map of the previous stage. Its weights are
             in main memory; see `selfseg.inference.ensemble.turn`.
         device: Where the network computes.
+        shapes: Accepted shape models of the folds, for quality scores.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class Model:
     mirror_axes: tuple[int, ...]
     network: nn.Module
     device: torch.device
+    shapes: tuple[LabelShape, ...] = ()
 
     @property
     def outputs(self) -> int:
@@ -204,6 +207,11 @@ def load_model(
         mirror_axes=tuple(a for a in planned if all(a in fold.mirror_axes for fold in trained)),
         network=_whole(candidate, networks).eval(),
         device=device,
+        shapes=tuple(
+            shape
+            for fold in chosen
+            for shape in load_shapes(candidate.folder.fold(candidate.configuration.name, fold))
+        ),
     )
 
 

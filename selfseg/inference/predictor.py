@@ -19,6 +19,7 @@ from selfseg.inference.ensemble import turn
 from selfseg.inference.export import Export
 from selfseg.inference.logit_store import LogitStore, MemoryBudget
 from selfseg.inference.model import Model, load_model
+from selfseg.inference.quality import QualityMeter
 from selfseg.inference.sliding_window import is_out_of_memory, predict_logits
 from selfseg.io.images import read_image
 from selfseg.preprocessing.case import PreparedCase, prepare_case
@@ -29,6 +30,7 @@ from selfseg.records.dataset import Case
 from selfseg.records.geometry import PreprocessedCase
 from selfseg.records.plan import Inference
 from selfseg.records.postprocessing import Step
+from selfseg.records.shape_model import CaseQuality
 
 __all__ = ["Model", "PredictionReport", "load_model", "predict_cases"]
 
@@ -40,10 +42,14 @@ IN_FLIGHT = 2
 
 @dataclass(frozen=True)
 class PredictionReport:
-    """What became of each case: ids of those done; ids and messages of those that failed."""
+    """What became of each case: ids of those done; ids and messages of those that failed.
+
+    `quality` has the scores of predicted shapes, where the model has shape models.
+    """
 
     done: tuple[str, ...]
     failed: tuple[tuple[str, str], ...]
+    quality: tuple[CaseQuality, ...] = ()
 
 
 Item = TypeVar("Item")
@@ -71,6 +77,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
     crf: DenseCrf | None = None,
     steps: Sequence[Step] = (),
     compact: Path | None = None,
+    quality: QualityMeter | None = None,
 ) -> PredictionReport:
     """Segment cases and write a label map for each, in exactly its geometry.
 
@@ -91,13 +98,14 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
         crf: Refines the probabilities on the image's own grid before they are decoded.
         steps: Post-processing of the label maps.
         compact: Folder that gets `CASE.b2nd`: probabilities in 8 bits, compressed, for selection.
+        quality: Scores the shapes in the label maps.
     """
     if (previous is None) != (model.configuration.previous_stage is None):
         raise ValueError("label maps of a previous stage belong to a cascade, and to it alone")
     output.mkdir(parents=True, exist_ok=True)
     options = inference_options(model, tta=tta, step=step)
     store = LogitStore(MemoryBudget(max_memory_gib, model.weights_gib), folder=output)
-    export = Export(model, output, store, probabilities, crf, tuple(steps), compact)
+    export = Export(model, output, store, probabilities, crf, tuple(steps), compact, quality)
 
     def prepare(case: Case) -> PreparedCase:
         export.check(case)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 import torch
@@ -22,10 +22,12 @@ from selfseg.losses.overlap import GeneralizedDice, SoftDice, Tversky
 from selfseg.losses.pieces import BlobDice, SegmentLoss
 from selfseg.losses.radii import CenterlineBoundaryDice
 from selfseg.losses.segment_weights import SegmentWeights
+from selfseg.losses.shape_code import NO_SHAPES, ShapeCode
 from selfseg.losses.signed_distance import SignedDistance
 from selfseg.losses.skeleton import SkeletonRecall, SoftClDice
 from selfseg.losses.smoothness import EdgePreservingSmoothness
 from selfseg.losses.view import View
+from selfseg.networks.shape_autoencoder import ShapeModel
 from selfseg.records.dataset import Targets
 from selfseg.records.loss import (
     FULL_RESOLUTION,
@@ -43,6 +45,7 @@ from selfseg.records.loss import (
     LossTerm,
     SegmentTerm,
     SegmentWeightsTerm,
+    ShapeCodeTerm,
     SignedDistanceTerm,
     SkeletonRecallTerm,
     SmoothnessTerm,
@@ -52,9 +55,11 @@ from selfseg.records.loss import (
 from selfseg.records.loss_maps import needed_maps
 
 
-def build_loss(options: Loss, targets: Targets) -> DeeplySupervisedSum:
+def build_loss(
+    options: Loss, targets: Targets, shapes: Mapping[str, ShapeModel] = NO_SHAPES
+) -> DeeplySupervisedSum:
     """Return a module (outputs, target) → scalar; see `DeeplySupervisedSum`."""
-    return DeeplySupervisedSum(options, targets)
+    return DeeplySupervisedSum(options, targets, shapes)
 
 
 def depth_weights(count: int, decay: float) -> tuple[float, ...]:
@@ -73,19 +78,23 @@ class DeeplySupervisedSum(nn.Module):
 
     Terms on thin structures and those that need maps see the full resolution only, with their whole
     weight. `progress` is the share of the run that is over, which the schedules of the terms
-    follow; `step` the step that is made.
+    follow; `step` the step that is made. `memory` holds what terms remember from step to step, and
+    belongs into a checkpoint.
     """
 
     progress: float = 0.0
     step: int = 0
 
-    def __init__(self, options: Loss, targets: Targets) -> None:
+    def __init__(
+        self, options: Loss, targets: Targets, shapes: Mapping[str, ShapeModel] = NO_SHAPES
+    ) -> None:
         super().__init__()
         self.options = options
         self.targets = targets
         self.maps = needed_maps(options)
         self.has_distances = any(term.kind == "signed_distance" for term in options.terms)
-        self.terms = nn.ModuleList(_build_term(term) for term in options.terms)
+        self.terms = nn.ModuleList(_build_term(term, targets, shapes) for term in options.terms)
+        self.memory: dict[str, Tensor] = {}
 
     def shares(self, count: int) -> tuple[float, ...]:
         """Return the weight of each of so many outputs at this point of the run."""
@@ -109,20 +118,30 @@ class DeeplySupervisedSum(nn.Module):
         maps = unpack_maps(stacked, self.maps)
         first, distances = self._parted(outputs[0])
         total = first.new_zeros((), dtype=torch.float32)
+        last: list[tuple[int, float, ShapeCode, View]] = []
         for depth, share in enumerate(self.shares(len(outputs))):
             if not share:
                 continue
             logits = outputs[depth] if depth else first
             labels = _at_shape(target, logits.shape[2:])
             view = View(logits, labels, self.targets, maps, distances=distances, step=self.step)
-            for options, term in zip(self.options.terms, self.terms, strict=True):
+            for index, term in enumerate(self.terms):
+                options = self.options.terms[index]
                 if options.outputs is not None and depth not in options.outputs:
                     continue
                 weight = scheduled_weight(options, self.progress)
                 if options.kind in FULL_RESOLUTION:
                     weight *= float(depth == 0) / share
-                if weight:
+                if not weight:
+                    continue
+                if isinstance(term, ShapeCode):  # weighed against all others, so it comes last
+                    last.append((index, weight * share, term, view))
+                else:
                     total = total + share * weight * term(view)
+        for index, weight, term, view in last:
+            value = term(view)
+            weight *= term.balance(total, value, view, self.memory, f"term_{index}")
+            total = total + weight * value
         return total
 
     def _parted(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -150,7 +169,9 @@ def _at_shape(target: Tensor, shape: torch.Size) -> Tensor:
     return F.interpolate(target[:, None].float(), shape, mode="nearest-exact")[:, 0].long()
 
 
-def _build_term(options: LossTerm) -> nn.Module:  # noqa: C901, PLR0912 (one line a kind)
+def _build_term(  # noqa: C901, PLR0912 (one line a kind)
+    options: LossTerm, targets: Targets, shapes: Mapping[str, ShapeModel]
+) -> nn.Module:
     match options:
         case DiceTerm():
             return SoftDice(options)
@@ -186,5 +207,7 @@ def _build_term(options: LossTerm) -> nn.Module:  # noqa: C901, PLR0912 (one lin
             return CenterlineBoundaryDice(options)
         case SignedDistanceTerm():
             return SignedDistance(options)
+        case ShapeCodeTerm():
+            return ShapeCode(options, targets, shapes)
         case _:
             assert_never(options)

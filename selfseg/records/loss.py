@@ -221,6 +221,33 @@ class SegmentWeightsTerm(PiecesTerm):
     every: int = Field(default=1, ge=1)
 
 
+class ShapeCodeTerm(Term):
+    """Distance between the codes of predicted and true shape, under a frozen shape model.
+
+    Only samples that show a whole organ count, at full resolution.
+
+    Attributes:
+        labels: Labels or regions.
+        features: Weight of the model's feature maps beside its code.
+        jitter: Most that a side of the box moves at random, as a share of the box.
+        gradient_share: The term is weighed so that its gradient is this share of the others'.
+        refresh: Steps after which that weight is measured again.
+        average: Decay of the running averages of both gradients.
+        most: Largest such weight.
+    """
+
+    kind: Literal["shape_code"] = "shape_code"
+    start: float = Field(default=0.2, ge=0.0, lt=1.0)
+    ramp: float = Field(default=0.2, ge=0.0, le=1.0)
+    labels: tuple[str, ...] = Field(min_length=1)
+    features: float = Field(default=0.25, ge=0.0)
+    jitter: float = Field(default=0.05, ge=0.0, lt=0.5)
+    gradient_share: float = Field(default=0.1, gt=0.0)
+    refresh: int = Field(default=100, ge=1)
+    average: float = Field(default=0.5, ge=0.0, lt=1.0)
+    most: float = Field(default=10.0, gt=0.0)
+
+
 LossTerm = Annotated[
     DiceTerm
     | TverskyTerm
@@ -238,7 +265,8 @@ LossTerm = Annotated[
     | SegmentTerm
     | SegmentWeightsTerm
     | CbDiceTerm
-    | SignedDistanceTerm,
+    | SignedDistanceTerm
+    | ShapeCodeTerm,
     Field(discriminator="kind"),
 ]
 
@@ -246,7 +274,7 @@ LossTerm = Annotated[
 # Terms on thin structures see the full resolution only; so do all that need a map.
 FULL_RESOLUTION = (
     "blob_dice", "boundary", "cb_dice", "cl_dice", "segment_weights", "segments",
-    "signed_distance", "skeleton_recall",
+    "shape_code", "signed_distance", "skeleton_recall",
 )  # fmt: skip
 
 

@@ -8,12 +8,13 @@ from selfseg.records.augmentation import Augmentation
 from selfseg.records.crf import CrfGrid
 from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import Loss
+from selfseg.records.loss import Loss, ShapeCodeTerm
 from selfseg.records.names import ConfigurationName
 from selfseg.records.network import ContextUNet, Network
 from selfseg.records.optimization import Optimization
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.serial import Record, Triple
+from selfseg.records.shape_model import ShapeOptions
 
 
 class Budget(Record):
@@ -87,6 +88,7 @@ class Plan(Record):
         crf: What `select` tunes a dense CRF over; None: it tries none.
         tubular: Labels that consist of tubes: their center lines are judged, and no component of
             them is ever removed.
+        shapes: Which labels' predicted shapes get a quality score, and how shape models are made.
         nominated: What the shapes in the data suggest for the loss, to be tried in a race.
         decisions: Why.
     """
@@ -105,12 +107,25 @@ class Plan(Record):
     crf: CrfGrid | None = None
     tubular: tuple[str, ...] = ()
     nominated: tuple[Idea, ...] = ()
+    shapes: ShapeOptions = ShapeOptions()
     decisions: tuple[Decision, ...]
 
     @property
     def targets(self) -> Targets:
         """What is to be segmented."""
         return Targets(labels=self.labels, regions=self.regions, ignore=self.ignore)
+
+    def shape_labels(self, configuration: Configuration) -> tuple[str, ...]:
+        """Return the labels that a configuration needs shape models of, in their order."""
+        if len(configuration.patch) != 3 or configuration.context:
+            return ()
+        wanted = {
+            name
+            for term in configuration.loss.terms
+            if isinstance(term, ShapeCodeTerm)
+            for name in term.labels
+        }
+        return tuple(n for n in self.targets.names if n in wanted | set(self.shapes.labels))
 
     def input_channels(self, configuration: Configuration) -> int:
         """Return a network's input channels: the image's, in a cascade also one a label."""

@@ -17,6 +17,7 @@ from selfseg.workspace import FoldFolder
 
 INFO = "selfseg"
 NETWORK, AVERAGE, OPTIMIZER, RNG = "network/", "average/", "optimizer/", "rng/"
+LOSS = "loss/"
 
 
 class Position(serial.Record):
@@ -82,6 +83,7 @@ def save_checkpoint(state: TrainState, job: TrainingJob, course: Course) -> None
     )
     tensors = {NETWORK + name: value for name, value in state.network.state_dict().items()}
     tensors |= {AVERAGE + name: value for name, value in state.average.items()}
+    tensors |= {LOSS + name: value for name, value in state.memory.items()}
     tensors |= _optimizer_tensors(state.optimizer)
     tensors[RNG + "cpu"] = torch.get_rng_state()
     if state.device.type == "cuda":
@@ -128,6 +130,7 @@ def restore(state: TrainState, position: Position, tensors: dict[str, Tensor]) -
         for name, value in _part(tensors, AVERAGE).items():
             state.average[name].copy_(value)
         _restore_optimizer(state.optimizer, _part(tensors, OPTIMIZER))
+        state.memory.update(_part(tensors, LOSS))
         torch.set_rng_state(tensors[RNG + "cpu"])
         if state.device.type == "cuda" and RNG + "cuda" in tensors:
             torch.cuda.set_rng_state(tensors[RNG + "cuda"], state.device)

@@ -90,7 +90,9 @@ class TrainingJob:
     def digest(self) -> str:
         """What a checkpoint must agree with: configuration, targets, cases and their files."""
         data = (self.train_cases, self.data_digest, self.previous_digest)
-        content = (self.plan.channels, self.plan.targets, data)
+        content: tuple[object, ...] = (self.plan.channels, self.plan.targets, data)
+        if any(term.kind == "shape_code" for term in self.configuration.loss.terms):
+            content += (self.plan.shapes.model_copy(update={"labels": ()}),)
         rest = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
         return f"{serial.digest(self.configuration)}-{rest}"
 

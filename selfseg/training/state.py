@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import torch
@@ -49,6 +49,7 @@ class TrainState:
         elapsed_s: Training time so far, over all resumes.
         losses: Of the current epoch.
         latest: Figures of the last epoch, for the progress bar.
+        memory: What the loss remembers from step to step (see `DeeplySupervisedSum`).
     """
 
     network: nn.Module
@@ -65,6 +66,7 @@ class TrainState:
     step: int = 0
     elapsed_s: float = 0.0
     latest: str = ""
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def precision(self) -> str:

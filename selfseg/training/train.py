@@ -27,6 +27,7 @@ from selfseg.training.checkpoints import read_position, restore, save_checkpoint
 from selfseg.training.epoch import EpochScores, score_epoch
 from selfseg.training.job import Course, TrainingJob, plan_course, resume_course
 from selfseg.training.schedule import learning_rate_factor
+from selfseg.training.shapes import prepare_shapes
 from selfseg.training.state import TrainState, create_state
 from selfseg.training.step import final_weights, train_step
 from selfseg.workspace import FoldFolder
@@ -87,12 +88,14 @@ def _train(job: TrainingJob) -> TrainedFold:
     if job.output.weights.is_file():
         return _finished(job)
     state, course = _begin(job)
+    loss = build_loss(job.configuration.loss, job.plan.targets, prepare_shapes(job))
+    loss.memory = state.memory
     label = f"Training {job.configuration.name} fold {job.fold}"
     with ProgressBar(label, 1000, start=_thousandths(state, course)) as bar:
         run = Run(
             job=job,
             course=course,
-            loss=build_loss(job.configuration.loss, job.plan.targets).to(job.device),
+            loss=loss.to(job.device),
             batches=_batches(job, course, state),
             bar=bar,
             zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too

@@ -11,7 +11,8 @@ from selfseg import planning
 from selfseg.errors import PlanError
 from selfseg.plan_checks import check_plan
 from selfseg.records.dataset import Label, Region, Targets
-from selfseg.records.plan import Budget, Plan
+from selfseg.records.loss import ShapeCodeTerm
+from selfseg.records.plan import Budget, Configuration, Plan
 
 FULL = "configurations.3d_fullres"
 BUDGET = Budget(memory_gib=8.0, device="cpu")
@@ -226,3 +227,23 @@ def test_heads_that_a_network_cannot_have(plan: Plan) -> None:
             plan, [f"{FULL}.loss.encoder_heads=1", f"{FULL}.loss.output_weights={weights}"]
         )
     )
+
+
+def test_shape_models_are_of_known_labels_and_of_networks_that_see_them_whole(plan: Plan) -> None:
+    term = ShapeCodeTerm(labels=("spleen",))
+
+    def with_term(configuration: Configuration) -> Configuration:
+        terms = (*configuration.loss.terms, term)
+        return configuration.model_copy(
+            update={"loss": configuration.loss.model_copy(update={"terms": terms})}
+        )
+
+    configurations = tuple(with_term(item) for item in plan.configurations)
+    shapes = plan.shapes.model_copy(update={"labels": ("heart",)})
+    with pytest.raises(PlanError) as caught:
+        check_plan(plan.model_copy(update={"configurations": configurations, "shapes": shapes}))
+    message = str(caught.value)
+    assert "shapes.labels: heart is no label of this plan" in message
+    assert "configurations.3d_fullres.loss.terms.2.labels: spleen, must be some of " in message
+    assert "configurations.2d.loss.terms.2: shape_code needs a network of three axes" in message
+    assert "configurations.3d_fullres.loss.terms.2: shape_code needs" not in message

@@ -33,6 +33,7 @@ from .race import DefaultRacer
 from .resampling import decide_resampling
 from .schedule import decide_schedule, time_each
 from .selection import accept_step, choose_candidate, selection_rules
+from .shape_models import decide_shape_models
 from .spacing import Grid, decide_grid
 from .splits import decide_splits, label_presence
 from .training import (
@@ -104,6 +105,8 @@ class DefaultPlanner:
         crf, crf_decision = decide_crf(
             fingerprint, normalization, proposed, regions=bool(dataset.regions)
         )
+        configurations = tuple(configuration for configuration, _ in made)
+        shape_models, score_decisions = decide_shape_models(shapes, configurations, budget.device)
         return Plan(
             planner=self.name,
             planner_version=self.version,
@@ -113,12 +116,13 @@ class DefaultPlanner:
             regions=dataset.regions,
             ignore=dataset.ignore,
             budget=budget,
-            configurations=tuple(configuration for configuration, _ in made),
+            configurations=configurations,
             proposed=proposed,
             crf=crf,
             tubular=tubular,
+            shapes=shape_models,
             nominated=tuple(
-                idea for configuration, _ in made for idea in nominate(configuration, shapes)
+                idea for configuration in configurations for idea in nominate(configuration, shapes)
             ),
             decisions=(
                 *chosen,
@@ -129,6 +133,7 @@ class DefaultPlanner:
                 mirroring,
                 crf_decision,
                 *tube_decisions,
+                *score_decisions,
                 *(decision for _, reasons in made for decision in reasons),
             ),
         )

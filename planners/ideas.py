@@ -15,6 +15,7 @@ from selfseg.records.loss import (
 from selfseg.records.plan import Configuration
 
 from .label_shapes import FAINT_CONTRAST, LabelShape, Shapes, network_spacing_mm
+from .shape_models import nominate_shape_code
 from .shapes import is_compact
 from .tubes import nominate_tube_terms
 
@@ -38,6 +39,7 @@ def nominate(configuration: Configuration, shapes: Shapes) -> tuple[Idea, ...]:
     Rules and limits are our own; they only nominate.
     """
     ideas = (
+        nominate_shape_code(configuration, shapes),
         _adaptive(configuration, shapes),
         _smoothness(configuration, shapes),
         _distances(configuration, shapes),

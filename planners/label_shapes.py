@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from selfseg.records.dataset import Dataset
 from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.plan import Configuration
+from selfseg.records.serial import Triple
 from selfseg.records.shapes import ShapeSummary
 
 from .rarity import class_voxels
@@ -18,11 +19,19 @@ FAINT_CONTRAST = 1.0
 
 @dataclass(frozen=True)
 class LabelShape:
-    """A label with what is known of its shape."""
+    """A label with what is known of its shape.
+
+    Attributes:
+        name: Of the label.
+        voxels: Median number, over the cases that have it.
+        shape: Over these cases.
+        extents_mm: Size of its box in each of them, canonical axes.
+    """
 
     name: str
     voxels: float
     shape: ShapeSummary
+    extents_mm: tuple[Triple, ...] = ()
 
     @property
     def contrast(self) -> float | None:
@@ -60,8 +69,8 @@ def gather_shapes(dataset: Dataset, fingerprint: Fingerprint) -> Shapes:
     if dataset.regions:
         return Shapes((), None, len(fingerprint.cases))
     labels = tuple(
-        LabelShape(label.name, label.median_voxels, label.shape)
-        for label in fingerprint.labels
+        LabelShape(label.name, label.median_voxels, label.shape, _extents_mm(fingerprint, index))
+        for index, label in enumerate(fingerprint.labels)
         if label.shape is not None
     )
     return Shapes(labels, _frequencies(fingerprint), len(fingerprint.cases))
@@ -71,6 +80,11 @@ def network_spacing_mm(configuration: Configuration) -> tuple[float, ...]:
     """Return the working spacing of each axis of the network."""
     spacing = configuration.preprocessing.spacing_mm[-len(configuration.patch) :]
     return tuple(value for value in spacing if value is not None)
+
+
+def _extents_mm(fingerprint: Fingerprint, index: int) -> tuple[Triple, ...]:
+    facts = [case.labels[index] for case in fingerprint.cases]
+    return tuple(fact.extent_mm for fact in facts if fact.voxels)
 
 
 def _frequencies(fingerprint: Fingerprint) -> tuple[float, ...] | None:

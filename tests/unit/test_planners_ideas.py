@@ -10,6 +10,7 @@ from plannerfacts import ORGAN, VESSELS, make_dataset, make_fingerprint
 from selfseg.planners.ideas import nominate
 from selfseg.planners.label_shapes import LabelShape, Shapes, gather_shapes
 from selfseg.planners.rarity import class_voxels
+from selfseg.planners.shape_models import decide_shape_models
 from selfseg.planners.tubes import decide_tube_term, decide_tubes
 
 from selfseg import planning
@@ -21,6 +22,7 @@ from selfseg.records.ideas import Idea
 from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss, SmoothnessTerm
 from selfseg.records.loss_maps import needed_maps
 from selfseg.records.plan import Budget, Configuration, Plan
+from selfseg.records.serial import Triple
 from selfseg.records.shapes import ShapeSummary
 
 PLAIN = Loss(terms=(DiceTerm(), CrossEntropyTerm()))
@@ -28,8 +30,12 @@ ONE_MM = 1.0
 FAINT_ORGAN = ORGAN.model_copy(update={"median_contrast": (0.4, None, 0.7)})
 
 
-def shapes(*found: ShapeSummary, voxels: float = 5000, cases: int = 100) -> Shapes:
-    labels = tuple(LabelShape(f"label {n}", voxels, shape) for n, shape in enumerate(found, 1))
+def shapes(
+    *found: ShapeSummary, voxels: float = 5000, cases: int = 100, extents: tuple[Triple, ...] = ()
+) -> Shapes:
+    labels = tuple(
+        LabelShape(f"label {n}", voxels, shape, extents) for n, shape in enumerate(found, 1)
+    )
     return Shapes(labels, None, cases)
 
 
@@ -140,6 +146,35 @@ def test_distances_are_for_few_cases_of_compact_labels() -> None:
     assert idea.terms[0].model_dump()["labels"] == idea.labels == ("label 1",)
     assert "signed_distance" not in names(nominate(item, shapes(ORGAN, cases=61)))
     assert "signed_distance" not in names(nominate(item, shapes(VESSELS, cases=10)))
+
+
+def test_a_shape_is_constrained_where_patches_show_it_whole() -> None:
+    item = configuration()  # 5 mm slices
+    fits = (10.0, 30.0, 30.0)
+    tall = (5.0 * item.patch[0], 30.0, 30.0)
+    found = shapes(ORGAN, cases=60, extents=(fits,) * 19 + (tall,))
+    (idea, *_) = nominate(item, found)
+    assert (idea.name, idea.labels) == ("shape_code", ("label 1",))
+    for other in (
+        shapes(ORGAN, cases=61, extents=(fits,) * 20),
+        shapes(ORGAN, cases=60, extents=(fits,) * 18 + (tall,) * 2),
+        shapes(VESSELS, cases=10, extents=(fits,) * 20),
+    ):
+        assert "shape_code" not in names(nominate(item, other))
+    for flat in ("2d", "2.5d"):  # never show a whole organ
+        assert "shape_code" not in names(nominate(configuration(flat), found))
+
+
+def test_predicted_shapes_are_scored_where_that_costs_seconds() -> None:
+    volumes = plan_of(ORGAN).configurations
+    options, (decision,) = decide_shape_models(shapes(ORGAN, VESSELS, cases=10), volumes, "cpu")
+    assert options.labels == ("label 1",)
+    assert decision.value == "label 1"
+    options, (decision,) = decide_shape_models(shapes(ORGAN, cases=11), volumes, "cpu")
+    assert options.labels == ()
+    assert decision.alternatives == ("label 1",)
+    assert decide_shape_models(shapes(VESSELS, cases=5), volumes, "cpu")[1] == ()
+    assert decide_shape_models(shapes(ORGAN, cases=5), (configuration("2d"),), "cpu")[1] == ()
 
 
 def test_radii_weigh_where_they_differ() -> None:

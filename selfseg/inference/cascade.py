@@ -12,7 +12,8 @@ from typing import TypedDict, Unpack
 
 from selfseg.errors import ModelError
 from selfseg.inference.export import label_map_path
-from selfseg.inference.model import Model, find_models, load_model
+from selfseg.inference.find import find_models
+from selfseg.inference.model import Model, load_model
 from selfseg.inference.predictor import PredictionReport, predict_cases
 from selfseg.records.dataset import Case
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from selfseg.errors import ModelError
 from selfseg.inference.ensemble import MeanOfLogits, weights_bytes
+from selfseg.inference.find import Candidate, choose_model, dataset_folders
 from selfseg.inference.quality import LabelShape, load_shapes
 from selfseg.inference.trained import (
     ALL_CASES,
     changed_members,
-    trained_folds,
     weights_digest,
 )
 from selfseg.networks.build import build_network
@@ -29,7 +29,7 @@ from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.postprocessing import Step
 from selfseg.records.selection import Selection
-from selfseg.workspace import DatasetFolder, dataset_folder
+from selfseg.workspace import DatasetFolder
 
 log = logging.getLogger(__name__)
 
@@ -78,23 +78,6 @@ class Model:
             f"{self.plan.dataset} {self.configuration.name}, "
             f"fold{plural} {', '.join(self.folds)} ({self.folder})"
         )
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A configuration with trained folds that could be loaded."""
-
-    folder: DatasetFolder
-    plan: Plan
-    configuration: Configuration
-    folds: tuple[str, ...]
-
-    def describe(self) -> str:
-        """Return the options that choose this model."""
-        note = f"folds: {', '.join(self.folds)}"
-        if (stage := self.configuration.previous_stage) is not None:
-            note += f"; after {stage}, folds: {', '.join(trained_folds(self.folder, stage)) or '-'}"
-        return f"-m {self.folder.path} --config {self.configuration.name} ({note})"
 
 
 @dataclass(frozen=True)
@@ -158,7 +141,7 @@ def load_ensemble(
 
 def _selected(folder: Path) -> tuple[DatasetFolder, Selection] | None:
     """Return the one selection that a folder holds and that fits its models."""
-    datasets = _dataset_folders(folder)
+    datasets = dataset_folders(folder)
     if len(datasets) != 1 or not datasets[0].selection.is_file():
         return None  # of several data sets, load_model lists what there is
     dataset = datasets[0]
@@ -194,7 +177,7 @@ def load_model(
     Raises:
         ModelError: There is no such model, or more than one; the message lists what there is.
     """
-    candidate = _choose(folder, configuration, folds)
+    candidate = choose_model(folder, configuration, folds)
     chosen = tuple(folds) if folds else _default_folds(candidate.folds)
     trained = [_description(candidate, fold) for fold in chosen]
     networks = [_load_fold(candidate, fold, device) for fold in chosen]
@@ -213,67 +196,6 @@ def load_model(
             for shape in load_shapes(candidate.folder.fold(candidate.configuration.name, fold))
         ),
     )
-
-
-def find_models(folder: Path) -> tuple[Candidate, ...]:
-    """Return every configuration with at least one trained fold in a folder or workspace."""
-    found = []
-    for dataset in _dataset_folders(folder):
-        plan = serial.load(Plan, dataset.plan)
-        for configuration in plan.configurations:
-            folds = trained_folds(dataset, configuration.name)
-            if folds:
-                found.append(Candidate(dataset, plan, configuration, folds))
-    return tuple(found)
-
-
-def _choose(folder: Path, configuration: str | None, folds: Sequence[str] | None) -> Candidate:
-    trained = find_models(folder)
-    folders = dict.fromkeys(candidate.folder for candidate in trained)
-    lines = [
-        *(
-            f"-m {found.path} (what 'selfseg select' chose)"
-            for found in folders
-            if found.selection.is_file()
-        ),
-        *(candidate.describe() for candidate in trained),
-    ]
-    listing = "".join(f"\n  • {line}" for line in lines) or " nothing"
-    fitting = [
-        candidate
-        for candidate in trained
-        if configuration in (None, candidate.configuration.name)
-        and set(folds or ()) <= set(candidate.folds)
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    asked = " ".join(
-        ["model", *([configuration] if configuration else [])]
-        + ([f"with folds {','.join(folds)}"] if folds else [])
-    )
-    if fitting:
-        raise ModelError(
-            f"{folder}: several trained models; trained there:{listing}",
-            remedy="Choose one with -m and --config, or let 'selfseg select' choose the best.",
-        )
-    above = next((path for path in folder.parents if DatasetFolder(path).plan.is_file()), None)
-    if trained:
-        remedy = "Choose one that is there."
-    elif above is not None:
-        remedy = f"Give the folder that holds plan.json, -m {above}, with --config and --folds."
-    else:
-        remedy = "Give a folder with plan.json and models/, or run 'selfseg train' first."
-    raise ModelError(f"{folder}: no trained {asked}; trained there:{listing}", remedy=remedy)
-
-
-def _dataset_folders(folder: Path) -> list[DatasetFolder]:
-    """Return the dataset folders that a path means: itself, its parent, or its children."""
-    for path in (folder, folder.parent):
-        candidate = DatasetFolder(path)
-        if candidate.plan.is_file() and (path == folder or candidate.models == folder):
-            return [candidate]
-    pattern = dataset_folder(Path(), "*").plan
-    return [DatasetFolder(plan.parent) for plan in sorted(folder.glob(str(pattern)))]
 
 
 def _default_folds(trained: Sequence[str]) -> tuple[str, ...]:

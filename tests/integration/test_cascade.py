@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from selfseg import folds, pipeline, requests
 from selfseg.errors import CheckpointError, ModelError, PlanError, SelfSegError
 from selfseg.inference import members, predictor
+from selfseg.inference.find import find_models
 from selfseg.inference.members import predict_ensemble
-from selfseg.inference.model import Ensemble, find_models, load_model
+from selfseg.inference.model import Ensemble, load_model
 from selfseg.inference.predictor import read_case
 from selfseg.inference.trained import files_digest
 from selfseg.io.formats import list_cases

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from selfseg.errors import ModelError, RecordError
 from selfseg.inference.ensemble import MeanOfLogits
-from selfseg.inference.model import find_models, load_model
+from selfseg.inference.find import find_models
+from selfseg.inference.model import load_model
 from selfseg.inference.trained import weights_digest
 from selfseg.networks.weights import load_weights, save_weights
 from selfseg.records import serial

@@ -140,6 +140,31 @@ def test_cases_are_judged_by_what_their_own_fold_had_no_part_in(
     assert "better in 12 of 16 cases" in trial.because
 
 
+def test_options_of_all_cases_must_help_there_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = DenseCrf(theta_intensity=0.3, iterations=3, theta_space_mm=5.0, theta_smooth_mm=1.0)
+    bad = good.model_copy(update={"w_appearance": 0.0, "w_smooth": 99.0, "theta_smooth_mm": 20.0})
+
+    def tuned(*_: object, **__: object) -> Tuning:
+        """Good options in all folds, and those that wash everything away on all cases."""
+        return Tuning(bad, tuple(FoldChoice(fold, good, 0.5, 0.6) for fold in "0123"))
+
+    monkeypatch.setattr(refinement, "tune_folds", tuned)
+    known = known_of(tmp_path, weak)
+    selection = run(known)
+    trial = selection.crf_trial
+    assert trial is not None
+    assert not trial.accepted
+    assert selection.crf is None
+    assert trial.gain.lower > 0, "the gate of the folds would have let it pass"
+    assert trial.because.startswith("tuned on all cases it scores 0.")
+    assert f"without it they score {selection.score.value:.4f}; options of" in trial.because
+    (decision,) = (d for d in selection.decisions if "dense_crf" in d.subject)
+    assert (decision.value, decision.because) == ("rejected", trial.because)
+    assert selection.score_postprocessed.value >= selection.score.value
+
+
 def test_regions_are_refined_and_scored_as_they_are_decoded(tmp_path: Path) -> None:
     def overlapping(label: Indices, index: int) -> Probabilities:
         core, rim = weak(label, index)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from tinymodel import LABELS
 
 from selfseg.inference.trained import Workspace
 from selfseg.planning import find_selector
+from selfseg.postprocessing.crf import CRF_VERSION
 from selfseg.postprocessing.crf_tuning import FoldChoice, Tuning, Volumes, tune_folds
 from selfseg.records.crf import CrfGrid, DenseCrf
 from selfseg.records.dataset import Region, Targets
@@ -21,8 +24,10 @@ from selfseg.records.selection import Selection
 from selfseg.selection import refinement
 from selfseg.selection.candidates import compare
 from selfseg.selection.fields import thinned
+from selfseg.selection.gate import Setting
 from selfseg.selection.scoring import Measure
 from selfseg.selection.select import select
+from selfseg.selection.trials import Cleaning, find_steps
 
 Probabilities = npt.NDArray[np.float64]
 GRID = CrfGrid(
@@ -198,6 +203,34 @@ def test_what_is_tuned_is_kept_until_something_changes(
     (known.folder.selection_scores / "crf" / "tuning.json").write_text("{")
     run(known, GRID.model_copy(update={"draws": 2}))
     assert len(calls) == 2
+    monkeypatch.setattr(refinement, "CRF_VERSION", CRF_VERSION + 1)
+    run(known, GRID.model_copy(update={"draws": 2}))
+    assert len(calls) == 3
+
+
+def test_two_selections_of_a_data_set_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the one that ends first deletes the refined probabilities that the other reads."""
+    known = known_of(tmp_path, weak)
+    good = DenseCrf(theta_intensity=0.3, iterations=3, theta_space_mm=5.0, theta_smooth_mm=1.0)
+    tuned = Tuning(good, tuple(FoldChoice(fold, good, 0.5, 0.6) for fold in "0123"))
+    monkeypatch.setattr(refinement, "tune_folds", lambda *_, **__: tuned)
+    told: list[str] = []
+
+    def slow(setting: Setting) -> Cleaning:
+        told.append("begins")
+        time.sleep(0.5)
+        cleaning = find_steps(setting)
+        told.append("ends")
+        return cleaning
+
+    monkeypatch.setattr("selfseg.selection.select.find_steps", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run, [known, known])
+    assert first == second
+    assert first.crf == good
+    assert told == ["begins", "ends"] * 2
 
 
 def test_without_memory_it_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

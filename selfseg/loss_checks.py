@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import assert_never
 
 from selfseg.records.dataset import Targets
 from selfseg.records.loss import (
     FULL_RESOLUTION,
+    AdaptiveCrossEntropyTerm,
     BinaryCrossEntropyTerm,
     CrossEntropyTerm,
     LabelTerm,
     Loss,
     ShapeCodeTerm,
     SignedDistanceTerm,
+    SmoothnessTerm,
 )
 from selfseg.records.loss_maps import needed_maps
-from selfseg.records.network import ResidualUNet, TwoBranch, UNet
+from selfseg.records.network import DSN3D, ContextUNet, Network, ResidualUNet, TwoBranch, UNet
 from selfseg.records.plan import Configuration
 
 
@@ -23,7 +26,8 @@ def loss_complaints(item: Configuration, targets: Targets) -> Iterator[str]:
     """Yield what is wrong with a configuration's loss, each with its place below `loss`."""
     yield from _kind_complaints(item.loss, targets)
     yield from _label_complaints(item.loss, targets)
-    yield from _output_complaints(item.loss)
+    yield from _count_complaints(item, targets)
+    yield from _output_complaints(item)
     yield from _head_complaints(item, targets)
     if len(item.patch) != 3 or item.context:
         for index, term in enumerate(item.loss.terms):
@@ -55,12 +59,61 @@ def _label_complaints(loss: Loss, targets: Targets) -> Iterator[str]:
             yield f"terms.{index}.labels: {found}, must be some of {', '.join(targets.names)}"
 
 
-def _output_complaints(loss: Loss) -> Iterator[str]:
+def _count_complaints(item: Configuration, targets: Targets) -> Iterator[str]:
+    """Yield weights of terms that are too few or too many for the classes or axes there are."""
+    for index, term in enumerate(item.loss.terms):
+        if isinstance(term, SmoothnessTerm) and len(term.axis_weights) != len(item.patch):
+            yield (
+                f"terms.{index}.axis_weights: {len(term.axis_weights)} given, must be "
+                f"{len(item.patch)}: one an axis of the patch"
+            )
+        if not isinstance(term, CrossEntropyTerm | AdaptiveCrossEntropyTerm):
+            continue
+        classes = len(targets.labels) + 1  # of regions too: a voxel weighs by its label
+        if term.class_weights is not None and len(term.class_weights) != classes:
+            yield (
+                f"terms.{index}.class_weights: {len(term.class_weights)} given, must be {classes}: "
+                "of background and every label"
+            )
+
+
+def count_outputs(network: Network) -> int:
+    """Return how many outputs a network has in training, without those of `encoder_heads`."""
+    match network:
+        case UNet() | ResidualUNet():
+            return len(network.features) - 1 if network.deep_supervision else 1
+        case ContextUNet():
+            return min(network.supervised, len(network.features) - 1)
+        case DSN3D():
+            return len(network.features) - 1
+        case TwoBranch():
+            return 2
+        case _:
+            assert_never(network)
+
+
+def _output_complaints(item: Configuration) -> Iterator[str]:
+    """Yield outputs that the network does not have, and weights for other than those it has."""
+    loss, network = item.loss, item.network
+    heads = loss.encoder_heads if isinstance(network, UNet | ResidualUNet) else 0
+    count = count_outputs(network) + heads
+    weights = loss.output_weights
+    if (heads or weights is not None) and len(weights or ()) != count:
+        with_heads = " with encoder_heads: of the decoder, then of the encoder's heads"
+        yield (
+            f"output_weights: {len(weights or ())} given, must be {count}, from full resolution"
+            + (with_heads if heads else "")
+        )
     for index, term in enumerate(loss.terms):
         if term.outputs is None:
             continue
         if not term.outputs or min(term.outputs) < 0:
             yield f"terms.{index}.outputs: {list(term.outputs)}, must be numbers of outputs"
+        elif max(term.outputs) >= count:
+            yield (
+                f"terms.{index}.outputs: {list(term.outputs)}, the {item.network.kind} has "
+                f"outputs 0 to {count - 1}"
+            )
         elif term.kind in FULL_RESOLUTION and 0 not in term.outputs:
             yield f"terms.{index}.outputs: {term.kind} judges output 0 only"
 
@@ -84,9 +137,3 @@ def _head_complaints(item: Configuration, targets: Targets) -> Iterator[str]:
     stages = len(network.features)
     if loss.encoder_heads > stages - 2:
         yield f"encoder_heads: {loss.encoder_heads}, there are {stages - 2} stages for them"
-    outputs = (stages - 1 if network.deep_supervision else 1) + loss.encoder_heads
-    if len(loss.output_weights or ()) != outputs:
-        yield (
-            f"output_weights: {len(loss.output_weights or ())} given, must be {outputs} with "
-            "encoder_heads: of the decoder from full resolution, then of the encoder's heads"
-        )

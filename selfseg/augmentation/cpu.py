@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from selfseg.augmentation.draw import SampleDraw
 from selfseg.augmentation.geometry import gaussian_kernel, low_shape, sampling_matrix
+from selfseg.records.loss_maps import OUTSIDE_IMAGE
 
 ImageArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.int16]
@@ -31,6 +32,7 @@ LabelArray = npt.NDArray[np.int16]
 OUTSIDE = -1
 _MIXED = np.iinfo(np.int16).min
 _STEPS = 8192  # resolution of the vote for a label: equal within 1/8192 is a tie
+_SURELY_INSIDE = 0.999  # share of an interpolated voxel, but for rounding
 _EPSILON = np.float32(1e-7)
 
 
@@ -87,29 +89,42 @@ def place_maps(
     """Cut or interpolate further maps of a label map as `apply_cpu` does the label map.
 
     Args:
-        maps: (m, *loaded) whole numbers.
+        maps: (m, *loaded) whole numbers; `OUTSIDE_IMAGE` where there is no image.
         draw: The spatial parameters are used.
         patch: Final shape.
         linear: For each map whether it is interpolated (distances) or the nearest voxel is taken.
 
     Returns:
-        (m, *patch), 0 outside what was loaded.
+        (m, *patch); outside the image, and outside what was loaded, interpolated maps have
+        `OUTSIDE_IMAGE` and others 0.
     """
     if draw.is_spatial:
         grid = _sampling_grid(draw, maps.shape[1:], patch)
-        source = torch.from_numpy(maps.astype(np.float32))
-        placed = np.empty((len(maps), *patch), np.int16)
-        for index, smooth in enumerate(linear):
-            turned = functional.grid_sample(
-                source[None, index : index + 1],
-                grid,
-                mode="bilinear" if smooth else "nearest",
-                align_corners=False,
-            )
-            placed[index] = np.rint(turned[0, 0].numpy())
+        placed = np.stack(
+            [_turned(part, grid, smooth) for part, smooth in zip(maps, linear, strict=True)]
+        )
     else:
-        placed = maps[_center(maps.shape[1:], patch)]
+        placed = maps[_center(maps.shape[1:], patch)].copy()
+        whole = ~np.array(linear)
+        placed[whole] = np.where(placed[whole] == OUTSIDE_IMAGE, 0, placed[whole])
     return np.ascontiguousarray(np.flip(placed, tuple(axis + 1 for axis in draw.mirror)))
+
+
+def _turned(part: LabelArray, grid: torch.Tensor, smooth: bool) -> LabelArray:
+    """Return one map at the positions of a grid."""
+    known = part != OUTSIDE_IMAGE
+    source = torch.from_numpy(np.where(known, part, 0).astype(np.float32))[None, None]
+    if not smooth:
+        turned = functional.grid_sample(source, grid, mode="nearest", align_corners=False)
+        return turned[0, 0].numpy().astype(np.int16)
+    share = torch.from_numpy(known.astype(np.float32))[None, None]
+    both = torch.cat((source, share), dim=1)
+    turned, share = functional.grid_sample(both, grid, align_corners=False)[0]
+    # A voxel that is partly outside has no distance: what it would be mixed with is not known.
+    distance = (turned / share.clamp_min(_SURELY_INSIDE)).round()
+    distance[share < _SURELY_INSIDE] = OUTSIDE_IMAGE
+    placed: LabelArray = distance.short().numpy()
+    return placed
 
 
 def _center(shape: Sequence[int], patch: Sequence[int]) -> tuple[EllipsisType | slice, ...]:

@@ -18,6 +18,7 @@ from selfseg.io.store import UNREADABLE, StoredArray, open_array
 from selfseg.loading.sampling import Corner, Locations
 from selfseg.records import serial
 from selfseg.records.geometry import PreprocessedCase
+from selfseg.records.loss_maps import OUTSIDE_IMAGE
 
 # Share of the free memory that decompressed cases may fill; the rest is for training.
 MEMORY_SHARE = 0.25
@@ -190,13 +191,13 @@ class CaseFolder:
     def cut_maps(
         self, index: int, corner: Corner, shape: Sequence[int]
     ) -> npt.NDArray[np.int16] | None:
-        """Copy a patch of the maps (m, *shape), 0 outside; None without maps.
+        """Copy a patch of the maps (m, *shape), `OUTSIDE_IMAGE` outside; None without maps.
 
         Raises:
             DatasetError: The file is damaged there.
         """
         case = self[index]
-        return self._cut_companion(case.maps, self.maps, case.id, corner, shape)
+        return self._cut_companion(case.maps, self.maps, case.id, corner, shape, fill=OUTSIDE_IMAGE)
 
     def _bytes_in_memory(self) -> int:
         """Return the size of all cases from their records; all have the first one's channels."""

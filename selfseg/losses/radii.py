@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from selfseg.losses.maps import required
+from selfseg.losses.maps import finite_distance
 from selfseg.losses.skeleton import skeleton_and_depth
 from selfseg.losses.view import View
 from selfseg.records.loss import CbDiceTerm
@@ -33,7 +33,7 @@ class CenterlineBoundaryDice(nn.Module):
         """Return the scalar loss."""
         predicted = view.of(self.labels, view.foreground)
         reference = view.of(self.labels, view.reference)
-        distance = view.of(self.labels, required(view.maps.distance))
+        distance = view.of(self.labels, finite_distance(view.maps))
         line, depth = skeleton_and_depth(predicted, self.iterations)
         true_line, _ = skeleton_and_depth(reference, self.iterations)
         weight, depth = _weighted(line, depth)

@@ -20,6 +20,9 @@ from selfseg.records.crf import DenseCrf
 
 Method = Literal["window", "lattice"]
 
+# Goes into the digest that decides whether tuned options hold: raise it when results change, of
+# this file, the filters or the tuning.
+CRF_VERSION = 1
 MARGIN_MM = 20.0  # around the foreground; farther away no label is near enough to come
 SMALLEST_PROBABILITY = 1e-5
 # Bytes that a voxel of the box takes, measured as peaks and rounded up: fixed, for each label with

@@ -1,7 +1,7 @@
 """Tune the dense CRF on out-of-fold probabilities, on all folds and on all but each one.
 
-A seeded random part of the grid is tried progressively: all of it on a few cases, the best quarter
-on three times as many, and so on until all cases have a part. Scores of an option on a case are
+A seeded random part of the grid is tried progressively: all of it on a few cases, the best part
+of it on more, and so on until all cases have a part. Scores of an option on a case are
 computed once, however many folds ask for them.
 """
 
@@ -22,10 +22,6 @@ from selfseg.execution.processes import map_parallel
 from selfseg.postprocessing.crf import Method, refine_foreground
 from selfseg.records.crf import CrfGrid, DenseCrf
 from selfseg.records.dataset import Targets
-
-FIRST_CASES = 3
-MORE_CASES = 3  # times as many in each round
-KEPT = 0.25  # of the options, from one round to the next
 
 Floats = npt.NDArray[np.float64]
 
@@ -105,7 +101,7 @@ def tune(
         ValueError: There are no cases.
     """
     table = _Table(cases, grid, method, workers)
-    best = _best(table, tuple(range(len(cases))), grid.seed)
+    best = _best(table, tuple(range(len(cases))))
     return table.options[best], table.mean(best, range(len(cases)))
 
 
@@ -125,11 +121,11 @@ def tune_folds(
     for fold in folds:
         tuned = tuple(i for i, case in enumerate(cases) if case.fold != fold)
         judged = tuple(i for i, case in enumerate(cases) if case.fold == fold)
-        best = _helpful(table, tuned, grid.seed)
+        best = _helpful(table, tuned)
         before, after = table.mean(None, judged), table.mean(best, judged)
         options = None if best is None else table.options[best]
         choices.append(FoldChoice(fold, options, before, after))
-    best = _helpful(table, tuple(range(len(cases))), grid.seed)
+    best = _helpful(table, tuple(range(len(cases))))
     return Tuning(None if best is None else table.options[best], tuple(choices))
 
 
@@ -208,7 +204,7 @@ class _Table:
     ) -> None:
         if not cases:
             raise ValueError("tuning needs cases")
-        self.cases, self.method, self.workers = cases, method, workers
+        self.cases, self.grid, self.method, self.workers = cases, grid, method, workers
         self.options, self.tolerance_mm = draw_options(grid), grid.tolerance_mm
         self.known: dict[tuple[int | None, int], Floats] = {}
 
@@ -276,17 +272,18 @@ def _score(job: _Job) -> list[Floats]:
     ]
 
 
-def _helpful(table: _Table, cases: tuple[int, ...], seed: int) -> int | None:
+def _helpful(table: _Table, cases: tuple[int, ...]) -> int | None:
     """Return the best option on some cases; None if it is not better there than no CRF."""
-    best = _best(table, cases, seed)
+    best = _best(table, cases)
     return best if table.mean(best, cases) > table.mean(None, cases) else None
 
 
-def _best(table: _Table, cases: tuple[int, ...], seed: int) -> int:
+def _best(table: _Table, cases: tuple[int, ...]) -> int:
     """Return the best option on some cases: fewer options and more cases in each round."""
     # One order for all: so folds, which have most cases in common, ask for the same scores.
-    order = [c for c in np.random.default_rng(seed).permutation(len(table.cases)) if c in cases]
-    left, size = list(range(len(table.options))), FIRST_CASES
+    grid, every = table.grid, len(table.cases)
+    order = [c for c in np.random.default_rng(grid.seed).permutation(every) if c in cases]
+    left, size = list(range(len(table.options))), grid.first_cases
     while True:
         used = [int(case) for case in order[:size]]
         table.fill(left, used)
@@ -294,5 +291,5 @@ def _best(table: _Table, cases: tuple[int, ...], seed: int) -> int:
         left.sort(key=lambda option: -table.mean(option, used))
         if len(used) == len(order):
             return left[0]
-        left = sorted(left[: max(2, math.ceil(KEPT * len(left)))])
-        size *= MORE_CASES
+        left = sorted(left[: max(2, math.ceil(grid.kept_share * len(left)))])
+        size *= grid.more_cases

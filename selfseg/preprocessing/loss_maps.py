@@ -23,6 +23,7 @@ from selfseg.records import serial
 from selfseg.records.dataset import Targets
 from selfseg.records.geometry import PreprocessedCase
 from selfseg.records.loss_maps import (
+    NO_SURFACE,
     ComponentsMap,
     DistanceMap,
     LossMap,
@@ -35,8 +36,8 @@ Mask = npt.NDArray[np.bool_]
 Map = npt.NDArray[np.int16]
 
 # Goes into the digest that decides what is up to date: raise it when results change.
-MAPS_VERSION = 2
-LARGEST = np.iinfo(np.int16).max
+MAPS_VERSION = 3
+LARGEST = NO_SURFACE - 1
 
 
 def prepare_maps(  # noqa: PLR0913 (what a map depends on)
@@ -132,10 +133,11 @@ def signed_distance(mask: Mask, spacing_mm: Sequence[float]) -> npt.NDArray[np.f
     """Return the distance to the surface in voxels of the finest axis, negative inside.
 
     Voxels of the mask that touch the background have 0, so inside reaches one voxel less far
-    (Kervadec et al. 2019). Without any voxel of the mask, or without any other, it is 0.
+    (Kervadec et al. 2019). Without any voxel of the mask it is infinite, without any other
+    minus infinite.
     """
     if not mask.any() or mask.all():
-        return np.zeros(mask.shape, np.float32)
+        return np.full(mask.shape, -np.inf if mask.any() else np.inf, np.float32)
     finest = min(spacing_mm)
     sampling = [spacing / finest for spacing in spacing_mm]
     outside = ndimage.distance_transform_edt(~mask, sampling)
@@ -199,14 +201,22 @@ def _make(mask: Mask, options: LossMap, spacing_mm: Sequence[float]) -> Map:
         case ComponentsMap():
             return _numbered(ndimage.label(mask, np.ones((3,) * mask.ndim))[0])
         case DistanceMap():
-            parts = np.rint(signed_distance(mask, spacing_mm) * DISTANCE_PARTS)
-            return np.clip(parts, -LARGEST, LARGEST).astype(np.int16)
+            return _whole_parts(signed_distance(mask, spacing_mm))
         case SegmentsMap():
             return _numbered(segment_map(mask, options))
         case TubeMap():
             return tube_map(mask, options).astype(np.int16)
         case _:
             assert_never(options)
+
+
+def _whole_parts(distance: npt.NDArray[np.float32]) -> Map:
+    """Return distances as they are stored, infinite ones as `NO_SURFACE` with their sign."""
+    parts = np.clip(np.rint(distance * DISTANCE_PARTS), -LARGEST, LARGEST)
+    stored: Map = np.where(np.isinf(distance), np.copysign(NO_SURFACE, distance), parts).astype(
+        np.int16
+    )
+    return stored
 
 
 def _numbered(pieces: npt.NDArray[np.integer]) -> Map:

@@ -45,6 +45,8 @@ class CrfGrid(Record):
         w_appearance, theta_space_mm, theta_intensity, w_smooth, theta_smooth_mm, iterations: Values
             of the options of `DenseCrf`.
         draws, seed: How many combinations are tried, and which.
+        first_cases, more_cases, kept_share: The first round tries all of them on so many cases,
+            each further one that share of the best on so many times as many.
         tolerance_mm: Of the surface Dice that is half of the score.
         most_voxels: Of a case in tuning; larger ones are thinned out along their finest axes.
     """
@@ -58,5 +60,8 @@ class CrfGrid(Record):
     iterations: Counts = (3, 5, 10)
     draws: PositiveInt = 40
     seed: int = 0
+    first_cases: PositiveInt = 3
+    more_cases: int = Field(default=3, ge=2)
+    kept_share: float = Field(default=0.25, gt=0, lt=1)
     tolerance_mm: float = Field(default=2.0, ge=0)
     most_voxels: PositiveInt = 200_000

@@ -19,6 +19,11 @@ from selfseg.records.loss import (
 )
 from selfseg.records.serial import Record
 
+# Values of a stored map (int16) that are no distance: of a label with no surface, because it is
+# nowhere (+) or everywhere (-), and of what lies outside the image.
+NO_SURFACE = 32_767
+OUTSIDE_IMAGE = -32_768
+
 MapKind = Literal["components", "distance", "segments", "tube"]
 
 

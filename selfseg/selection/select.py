@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selfseg.errors import ModelError, RecordError
+from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import map_parallel
 from selfseg.planning import Selector
 from selfseg.records import serial
@@ -20,10 +21,11 @@ from selfseg.records.dataset import Targets
 from selfseg.records.estimate import Estimate
 from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Decision
+from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.selection import CandidateScore, CrfTrial, Selection, StepTrial
 from selfseg.selection.candidates import Comparison
 from selfseg.selection.gate import Setting
-from selfseg.selection.refinement import REFINED, try_crf
+from selfseg.selection.refinement import REFINED, Refinement, try_crf
 from selfseg.selection.scoring import (
     HeldOut,
     Measure,
@@ -76,34 +78,31 @@ def select(  # noqa: PLR0913 (what the plan says, what the user asks for)
         tubular: Labels whose small components stay.
         measure: What is compared.
         selector: Rules of the choice.
-        cache: Folder of scores that were measured before an interruption.
+        cache: Folder of scores that were measured before an interruption. Another process that
+            uses it is waited for.
         workers: Parallel processes; each holds a few label maps of one case.
         crf: What a dense CRF is tuned over, as the plan says; None: none is tried.
 
     Raises:
         ModelError: No held-out case has any of the labels.
     """
-    candidates = _score_candidates(comparison, targets, measure, selector, cache, workers)
-    decision = selector.choose_candidate(candidates)
-    chosen = next(item for item in candidates if item.name == decision.value)
     by_name = {item.name: item for item in comparison.trained}
-    decisions, notes = [decision], list(comparison.notes)
     refinement = cleaning = None
-    if len(comparison.folds) < selector.selection_rules().fewest_folds:
-        notes.append("post-processing needs two folds, to tune on one and judge on the other")
-    else:
-        setting = Setting(
-            comparison.cases, chosen.members, targets, measure, selector, workers, tubular
-        )
-        if crf is not None:
+    with waited_for(cache.with_name(f".{cache.name}.lock")):
+        candidates = _score_candidates(comparison, targets, measure, selector, cache, workers)
+        decision = selector.choose_candidate(candidates)
+        chosen = next(item for item in candidates if item.name == decision.value)
+        notes = list(comparison.notes)
+        if len(comparison.folds) < selector.selection_rules().fewest_folds:
+            notes.append("post-processing needs two folds, to tune on one and judge on the other")
+        else:
+            setting = Setting(
+                comparison.cases, chosen.members, targets, measure, selector, workers, tubular
+            )
             preprocessing = by_name[chosen.members[0]].configuration.preprocessing
-            refinement = try_crf(setting, crf, preprocessing, cache / "crf")
-            decisions += _crf_decisions(refinement.trial)
-            notes += refinement.notes
-            setting = refinement.setting
-        cleaning = find_steps(setting)
-        decisions += _step_decisions(cleaning.trials)
-        shutil.rmtree(cache / "crf" / REFINED, ignore_errors=True)
+            refinement, cleaning = _try_changes(setting, crf, preprocessing, cache / "crf")
+    crf_trial = refinement.trial if refinement else None
+    trials = cleaning.trials if cleaning else ()
     return Selection(
         dataset=comparison.dataset,
         metric=measure.metric,
@@ -115,11 +114,22 @@ def select(  # noqa: PLR0913 (what the plan says, what the user asks for)
         score=chosen.score,
         score_postprocessed=_cleaned_score(chosen, cleaning, comparison, selector),
         candidates=tuple(candidates),
-        crf_trial=refinement.trial if refinement else None,
-        trials=cleaning.trials if cleaning else (),
-        decisions=tuple(decisions),
-        notes=tuple(notes),
+        crf_trial=crf_trial,
+        trials=trials,
+        decisions=(decision, *_crf_decisions(crf_trial), *_step_decisions(trials)),
+        notes=(*notes, *(refinement.notes if refinement else ())),
     )
+
+
+def _try_changes(
+    setting: Setting, crf: CrfGrid | None, preprocessing: Preprocessing, cache: Path
+) -> tuple[Refinement | None, Cleaning]:
+    """Try a CRF where there is a grid for it, then steps on top of what it gave."""
+    try:
+        refinement = None if crf is None else try_crf(setting, crf, preprocessing, cache)
+        return refinement, find_steps(setting if refinement is None else refinement.setting)
+    finally:
+        shutil.rmtree(cache / REFINED, ignore_errors=True)
 
 
 def _crf_decisions(trial: CrfTrial | None) -> list[Decision]:

@@ -44,4 +44,6 @@ def update_average(state: TrainState) -> None:
 
 def final_weights(state: TrainState) -> dict[str, Tensor]:
     """Return the weights to predict with, without training heads; averages where there are any."""
-    return exported({**state.network.state_dict(), **state.average})
+    weights = state.network.state_dict()
+    assert state.average.keys() <= weights.keys(), "the average is of another network"
+    return exported({**weights, **state.average})

@@ -23,6 +23,7 @@ from selfseg.inference.refinement import refine_sum, refined_place
 from selfseg.inference.trained import model_digest
 from selfseg.io.formats import list_cases
 from selfseg.io.images import read_image, read_label_map
+from selfseg.networks.one_hot import OneHotInput
 from selfseg.postprocessing.crf import refine_foreground
 from selfseg.records import serial
 from selfseg.records.crf import DenseCrf
@@ -45,11 +46,11 @@ Floats = npt.NDArray[np.float32]
 class Rough(nn.Module):
     """Logits that follow the image, badly: the more seeds, the more members."""
 
-    def __init__(self, seed: int, dims: int, outputs: int = 3) -> None:
+    def __init__(self, seed: int, dims: int, outputs: int = 3, channels: int = 1) -> None:
         super().__init__()
         torch.manual_seed(seed)
         kind = nn.Conv2d if dims == 2 else nn.Conv3d
-        self.layer = kind(1, outputs, 3, padding=1)
+        self.layer = kind(channels, outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return (2 * self.layer(x),)
@@ -88,11 +89,28 @@ def write_image(path: Path, *, shape: tuple[int, ...] = (7, 20, 18), value: floa
     return case
 
 
-def mean_of(members: tuple[Model, ...], case: Case) -> ProbabilitySum:
-    """Return the members' mean probabilities, not refined."""
+def cascade() -> tuple[Model, Model]:
+    """Return the first stage and the last of a cascade."""
+    _, full = models()
+    low = tiny_configuration("3d_lowres", spacing_mm=(2.0, 1.5, 1.5))
+    low = low.model_copy(update={"preprocessing": full.configuration.preprocessing})
+    changes = {"name": "3d_cascade", "previous_stage": "3d_lowres"}
+    last = full.configuration.model_copy(update=changes)
+    plan = tiny_plan(low, last)
+    outputs, labels = plan.targets.outputs, len(plan.labels)
+    network = OneHotInput(Rough(3, 3, outputs, 1 + labels), labels).eval()
+    return (
+        Model(Path(), plan, low, ("0",), (0, 1, 2), Rough(2, 3, outputs).eval(), CPU),
+        Model(Path(), plan, last, ("0",), (0, 1, 2), network, CPU),
+    )
+
+
+def mean_of(members: tuple[Model, ...], case: Case, previous: Path | None = None) -> ProbabilitySum:
+    """Return the members' mean probabilities, not refined; `previous` is for cascades."""
     total = None
     for model in members:
-        prepared = read_case(model, case)
+        staged = model.configuration.previous_stage is not None
+        prepared = read_case(model, case, previous if staged else None)
         options = inference_options(model, tta=True, step=None)
         logits = member_logits(model, prepared, options, LogitStore())
         if total is None:
@@ -103,9 +121,9 @@ def mean_of(members: tuple[Model, ...], case: Case) -> ProbabilitySum:
     return total
 
 
-def by_hand(members: tuple[Model, ...], case: Case) -> Tensor:
+def by_hand(members: tuple[Model, ...], case: Case, previous: Path | None = None) -> Tensor:
     """Return refined probabilities (c, Z, Y, X): of the whole nonzero box at once."""
-    total = mean_of(members, case)
+    total = mean_of(members, case, previous)
     image = read_image([Path(file.path) for file in case.images])
     mask, box = nonzero_box(image.array)
     values = image.array[0][mask]
@@ -150,6 +168,30 @@ def test_the_mean_of_the_members_is_refined_and_then_decoded(
         background = 1 - probabilities.sum(0, dtype=np.float32)
         winner = np.concatenate([background[None], probabilities]).argmax(0)
         assert (values_of(winner) == native).mean() > 0.998
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_cascade_gets_the_map_of_its_first_stage_as_it_is_and_is_refined_itself(
+    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = write_image(tmp_path / "in" / "a.nii.gz")
+    first, last = cascade()
+    members = (*models(last.plan), last)[-count:]
+    monkeypatch.setattr("selfseg.inference.cascade.load_previous", lambda _: first)
+    assert predict_ensemble(Ensemble((first,)), [case], tmp_path / "first").done == ("a",)
+    previous = tmp_path / "first" / "a.nii.gz"
+    assert len(np.unique(read_label_map(previous).array)) == 3
+    report = predict_ensemble(Ensemble(members, crf=CRF), [case], tmp_path / "out")
+    assert report.failed == ()
+    expected = decode([by_hand(members, case, previous).numpy()], last.plan.targets, full=1.0)
+    made = read_label_map(tmp_path / "out" / "a.nii.gz").array[0]
+    assert (made == values_of(expected)).mean() > 0.998
+    plain = mean_of(members, case, previous).label_map()
+    assert (expected != plain).mean() > 0.01, "the field must change something"
+    predict_ensemble(Ensemble((first,), crf=CRF), [case], tmp_path / "refined")
+    refined = tmp_path / "refined" / "a.nii.gz"
+    other = mean_of(members, case, refined).values - mean_of(members, case, previous).values
+    assert float(other.abs().mean()) > 0.01, "a refined first stage would tell"
 
 
 def test_only_the_box_around_the_foreground_is_refined() -> None:

@@ -12,6 +12,9 @@ from targets import plain
 from trainingdata import make_configuration, make_folder
 from trainingjobs import make_job
 
+from selfseg.augmentation.cpu import place_maps
+from selfseg.augmentation.draw import SampleDraw
+from selfseg.io.store import open_array
 from selfseg.loading.batches import training_batches, validation_batches
 from selfseg.loading.patches import CaseFolder
 from selfseg.loading.source import Batch, BatchSource, LoadedBatch
@@ -27,7 +30,7 @@ from selfseg.records.loss import (
     SegmentTerm,
     SkeletonRecallTerm,
 )
-from selfseg.records.loss_maps import needed_maps
+from selfseg.records.loss_maps import NO_SURFACE, OUTSIDE_IMAGE, needed_maps
 from selfseg.records.plan import Configuration
 from selfseg.training.train import train
 
@@ -101,6 +104,37 @@ def test_turned_maps_lie_on_the_label_up_to_its_rim(tmp_path: Path, patch: tuple
             total += int(mask.sum())
     assert total
     assert wrong < 0.2 * total
+
+
+@pytest.mark.parametrize("options", [MIRRORED, TURNED], ids=["mirrored", "turned"])
+def test_outside_the_image_no_distance_and_no_other_map_is_known(
+    tmp_path: Path, options: Augmentation
+) -> None:
+    """A patch longer than the image: what is outside is marked, what is inside keeps its value."""
+    configuration, maps = make(tmp_path, (24, 10, 12), options)
+    largest = max(int(open_array(maps / f"{case}.b2nd")[:].astype(int)[2:4].max()) for case in IDS)
+    for batch in batches(tmp_path, configuration, maps):
+        distance = part(batch, "distance")
+        outside = distance == OUTSIDE_IMAGE
+        if options is MIRRORED:
+            assert float(outside.float().mean()) == 0.5  # 12 slices of 24
+        assert bool(outside.any(dim=(1, 2, 3, 4)).all())
+        assert bool((distance[~outside].abs() <= largest).all())
+        label = batch.label[:, None].expand_as(outside)
+        assert not label[outside].any() or options is TURNED
+        for kind in KINDS:
+            assert kind == "distance" or not bool((part(batch, kind) == OUTSIDE_IMAGE).any())
+
+
+def test_a_label_that_is_nowhere_stays_so_when_it_is_turned() -> None:
+    maps = np.full((2, 9, 20, 20), NO_SURFACE, np.int16)
+    maps[1] *= -1
+    draw = SampleDraw(angles=(0.2, 0.1, 0.3), scale=1.1)
+    placed = place_maps(maps, draw, (5, 12, 12), linear=(True, True))
+    inside = placed != OUTSIDE_IMAGE
+    assert inside.mean() > 0.9
+    assert np.unique(placed[0][inside[0]]).tolist() == [NO_SURFACE]
+    assert np.unique(placed[1][inside[1]]).tolist() == [-NO_SURFACE]
 
 
 def test_workers_devices_and_memory_give_the_same_maps(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from selfseg.losses.skeleton import skeleton_and_depth
 from selfseg.preprocessing.loss_maps import make_map
 from selfseg.records.dataset import Targets
 from selfseg.records.loss import (
+    BoundaryTerm,
     CbDiceTerm,
     ClDiceTerm,
     CrossEntropyTerm,
@@ -26,7 +27,7 @@ from selfseg.records.loss import (
     SignedDistanceTerm,
     SkeletonRecallTerm,
 )
-from selfseg.records.loss_maps import map_of
+from selfseg.records.loss_maps import OUTSIDE_IMAGE, map_of
 
 ONE = plain(1)
 CB = CbDiceTerm(iterations=4)
@@ -187,7 +188,8 @@ def test_relative_distances_reach_from_minus_one_to_one() -> None:
     label[6:13, 10:30] = 1
     distance = stacked_map(SignedDistanceTerm(), label)
     assert distance is not None
-    relative = relative_distance(distance.float() / DISTANCE_PARTS, None)[0, 0].numpy()
+    every = torch.ones_like(distance, dtype=torch.bool)
+    relative = relative_distance(distance.float() / DISTANCE_PARTS, every)[0, 0].numpy()
     assert relative.min() == -1
     assert relative[9, 20] == -1
     assert relative.max() == 1
@@ -204,7 +206,8 @@ def test_signed_distances_cost_as_the_formula_says(sure: float) -> None:
     term = SignedDistanceTerm(weight=1.0)
     stacked = stacked_map(term, label)
     assert stacked is not None
-    true = relative_distance(stacked.double() / DISTANCE_PARTS, None)
+    every = torch.ones_like(stacked, dtype=torch.bool)
+    true = relative_distance(stacked.double() / DISTANCE_PARTS, every)
     rng = np.random.default_rng(0)
     found = torch.from_numpy(np.clip(sure * true.numpy(), -0.999, 0.999))
     found = found + (1 - sure) * torch.from_numpy(rng.uniform(-0.9, 0.9, found.shape))
@@ -225,6 +228,53 @@ def test_signed_distances_cost_as_the_formula_says(sure: float) -> None:
         loss((logits,), labels, stacked)
     with torch.no_grad():  # validation has no such head
         assert float(loss((logits,), labels, stacked)) == 0
+
+
+def surface_cost(
+    found: torch.Tensor, label: np.ndarray, stacked: torch.Tensor, *, sure: float = 20.0
+) -> float:
+    """Return the cost of signed distances (y, x) beside a segmentation that is right."""
+    right = torch.from_numpy(np.where(label > 0, sure, -sure)).float()
+    output = torch.stack((torch.zeros_like(right), right, found.atanh()))[None]
+    loss = build_loss(Loss(terms=(SignedDistanceTerm(weight=1.0),)), ONE)
+    return float(loss((output,), torch.tensor(label)[None].long(), stacked))
+
+
+@pytest.mark.parametrize(("index", "far"), [(0, 0.9999), (1, -0.9999)])
+def test_a_slice_without_a_surface_is_far_outside_or_deep_inside(index: int, far: float) -> None:
+    """The surface is not everywhere there: that answer costs, the right one as little as it can."""
+    label = np.full((10, 12), index)
+    term = SignedDistanceTerm()
+    stacked = stacked_map(term, label)
+    assert stacked is not None
+    right = surface_cost(torch.full((10, 12), far), label, stacked)
+    assert right == pytest.approx(-1 / 3, abs=1e-3)
+    everywhere = surface_cost(torch.zeros(10, 12), label, stacked)
+    assert everywhere == pytest.approx(1 + 0.1 * 0.25, abs=1e-3)
+    # Nothing is known of a surface there, so the boundary says nothing.
+    assert cost(BoundaryTerm(), np.full((10, 12), 0.5), label) == 0
+
+
+def test_what_lies_outside_the_image_has_no_distance() -> None:
+    label = np.zeros((20, 40), int)
+    label[6:13, 10:30] = 1
+    stacked = stacked_map(SignedDistanceTerm(), label)
+    assert stacked is not None
+    rng = np.random.default_rng(0)
+    found = torch.from_numpy(rng.uniform(-0.9, 0.9, (20, 40))).float()
+    padded = torch.nn.functional.pad(stacked, (3, 0, 5, 0), value=OUTSIDE_IMAGE)
+    wide = np.pad(label, ((5, 0), (3, 0)))
+    expected = surface_cost(found, label, stacked)
+    for beyond in (-0.9, 0.0, 0.9):
+        around = torch.nn.functional.pad(found, (3, 0, 5, 0), value=beyond)
+        assert surface_cost(around, wide, padded) == pytest.approx(expected, rel=1e-5)
+    p = np.pad(np.full(label.shape, 0.3), ((5, 0), (3, 0)), constant_values=0.7)
+    logits = torch.tensor(np.stack([np.log(1 - p), np.log(p)]))[None]
+    loss = build_loss(Loss(terms=(BoundaryTerm(weight=1.0),)), ONE)
+    share = label.size / wide.size
+    assert float(loss((logits,), torch.tensor(wide)[None].long(), padded)) == pytest.approx(
+        share * cost(BoundaryTerm(), np.full(label.shape, 0.3), label), rel=1e-4
+    )
 
 
 def test_further_channels_do_not_change_other_terms() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from targets import nested, plain
+from torch import nn
+from trainingdata import make_configuration
 from trainingjobs import LONG, SHORT, make_job, stop_at_step
 
 from selfseg.inference.trained import weights_digest
 from selfseg.losses.build import build_loss
 from selfseg.networks.build import build_network, build_training_network
-from selfseg.networks.training_heads import HeadCounts, exported, needed_heads
+from selfseg.networks.training_heads import PREFIX, HeadCounts, exported, needed_heads
 from selfseg.networks.weights import load_weights
 from selfseg.preprocessing.loss_maps import prepare_maps
 from selfseg.records.augmentation import Augmentation
@@ -28,6 +31,7 @@ from selfseg.records.loss_maps import needed_maps
 from selfseg.records.network import DSN3D, ContextUNet, Network, ResidualUNet, UNet
 from selfseg.training.checkpoints import read_position
 from selfseg.training.job import TrainingJob
+from selfseg.training.state import create_state
 from selfseg.training.step import final_weights, train_step
 from selfseg.training.train import train
 
@@ -85,6 +89,29 @@ def test_outputs_of_training_and_of_prediction(
     weights = exported(network.state_dict())
     assert weights.keys() == without.state_dict().keys()
     without.load_state_dict(weights)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["compiled", "parallel"])
+def test_heads_do_not_slip_through_behind_the_name_of_a_wrapper(
+    wrap: Callable[[nn.Module], nn.Module],
+) -> None:
+    network = build_training_network(PLAIN, channels=1, outputs=3, heads=HeadCounts(distances=2))
+    weights = wrap(network).state_dict()
+    assert not any(name.startswith(PREFIX) for name in weights)
+    with pytest.raises(AssertionError, match="wrapped network"):
+        exported(weights)
+
+
+def test_the_average_is_of_the_network_itself() -> None:
+    state = create_state(
+        make_configuration((8, 8, 8), batch=1), SHORT, channels=1, outputs=3, seed=0,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    assert state.average
+    assert not any(name.startswith(PREFIX) for name in final_weights(state))
+    other = {f"_orig_mod.{name}": value for name, value in state.average.items()}
+    with pytest.raises(AssertionError, match="the average is of another network"):
+        final_weights(replace(state, average=other))
 
 
 def test_deconvolutions_of_a_side_head_are_those_of_the_table() -> None:

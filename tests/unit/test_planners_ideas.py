@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 from plannerfacts import ORGAN, VESSELS, make_dataset, make_fingerprint
@@ -14,13 +16,18 @@ from selfseg.planners.shape_models import decide_shape_models
 from selfseg.planners.tubes import decide_tube_term, decide_tubes
 
 from selfseg import planning
+from selfseg.folds import find_configuration
 from selfseg.losses.build import build_loss
+from selfseg.networks.build import build_training_network
 from selfseg.networks.training_heads import needed_heads
-from selfseg.records.dataset import Dataset, Label, Region, Targets
+from selfseg.preprocessing.loss_maps import make_map
+from selfseg.racing.arms import arm_plan
+from selfseg.records.dataset import Dataset, Region, Targets
 from selfseg.records.fingerprint import Fingerprint, LabelFacts, LabelSummary
 from selfseg.records.ideas import Idea
 from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss, SmoothnessTerm
 from selfseg.records.loss_maps import needed_maps
+from selfseg.records.network import ContextUNet, Network, UNet
 from selfseg.records.plan import Budget, Configuration, Plan
 from selfseg.records.serial import Triple
 from selfseg.records.shapes import ShapeSummary
@@ -219,25 +226,85 @@ def test_frequencies_are_those_of_annotated_voxels() -> None:
     assert class_voxels(fingerprint.model_copy(update={"cases": tuple(half)})) == (total - 40, 40)
 
 
+def small(network: Network) -> Network:
+    """Return a network of the same kind with three narrow stages."""
+    assert isinstance(network, UNet | ContextUNet)
+    changes: dict[str, object] = {"features": (4,) * 3, "strides": network.strides[:3]}
+    if isinstance(network, UNet):
+        once = {"convs_encoder": (1,) * 3, "convs_decoder": (1,) * 2}
+        return network.model_copy(update={**changes, **once, "kernels": network.kernels[:3]})
+    once = {"blocks_encoder": (1,) * 3, "blocks_decoder": (1,) * 2}
+    return network.model_copy(update={**changes, **once, "aspp_features": 4})
+
+
+def two_cases() -> np.ndarray:
+    """Return a case with a tube in half of its slices, and one without the label."""
+    label = np.zeros((2, 8, 32, 32), np.int16)
+    label[0, 4:, 12:17, 3:29] = 1
+    return label
+
+
+def one_batch(item: Configuration, targets: Targets) -> tuple[torch.Tensor, ...]:
+    """Return image, label and maps of two samples as the configuration sees them, one empty."""
+    label = two_cases()
+    spacing = [size or 5.0 for size in item.preprocessing.spacing_mm]
+    flat, options = len(item.patch) == 2, needed_maps(item.loss)
+    made = [
+        np.concatenate(
+            [make_map(case, wanted, targets, spacing, flat=flat) for wanted in options]
+            or [np.zeros((0, *case.shape), np.int16)]
+        )
+        for case in label
+    ]
+    maps, image = np.stack(made), label[:, None] + 0.1
+    if flat:  # a slice with the label, and an empty one of the same case
+        image, label, maps = (part[0][..., (5, 1), :, :] for part in (image, label[:, None], maps))
+        image, label, maps = (np.moveaxis(part, -3, 0) for part in (image, label, maps))
+        label = label[:, 0]
+    if item.context:
+        middle = slice(5, 6)
+        seen = slice(5 - item.context, 6 + item.context)
+        image, label, maps = image[:, :, seen], label[:, middle], maps[:, :, middle]
+    return (
+        torch.from_numpy(image).float(),
+        torch.from_numpy(label).long(),
+        torch.from_numpy(np.ascontiguousarray(maps)),
+    )
+
+
+def check_a_step(item: Configuration, targets: Targets) -> None:
+    """Go forth and back as training does: finite, and further heads learn."""
+    torch.manual_seed(0)
+    network = build_training_network(
+        small(item.network), channels=1, outputs=targets.outputs,
+        heads=needed_heads(item.loss, targets),
+    ).train()  # fmt: skip
+    loss = build_loss(item.loss, targets)
+    loss.progress = 0.5  # terms that fade in have begun
+    image, label, maps = one_batch(item, targets)
+    value = loss(network(image), label, maps)
+    value.backward()
+    assert torch.isfinite(value)
+    for name, weight in network.named_parameters():
+        assert weight.grad is not None, name
+        assert torch.isfinite(weight.grad).all(), name
+    heads = [weight for name, weight in network.named_parameters() if "training_heads" in name]
+    assert all(bool(weight.grad is not None and weight.grad.any()) for weight in heads)
+
+
 @pytest.mark.parametrize("name", ["2d", "2.5d", "3d_fullres"])
-@pytest.mark.parametrize("shape", [VESSELS, FAINT_ORGAN])
+@pytest.mark.parametrize("shape", [VESSELS, FAINT_ORGAN], ids=["vessels", "organ"])
 def test_every_idea_can_be_trained_on_its_configuration(name: str, shape: ShapeSummary) -> None:
-    item = configuration(name)
-    found = replace(shapes(shape, cases=10), rarity=(0.9995, 0.0005))
-    ideas = nominate(item, found)
+    """Each idea, and each pair, as a race takes it up: checked, with its heads and its maps."""
+    plan = plan_of(shape)
+    item = find_configuration(plan, name)
+    ideas = nominate(item, replace(shapes(shape, cases=10), rarity=(0.9995, 0.0005)))
     assert len(ideas) >= 4
-    space = (1, 16, 16) if name == "2.5d" else item.patch and (8, 16, 16)[-len(item.patch) :]
-    targets = Targets(labels=(Label(name="label 1", value=1),))
-    for idea in ideas:
-        kept = [term for term in item.loss.terms if term.kind not in idea.replaces]
-        loss = Loss(terms=(*kept, *idea.terms))
-        channels = 2 + needed_heads(loss, targets).distances
-        logits = torch.randn((2, channels, *space), requires_grad=True)
-        label = torch.zeros((2, *space), dtype=torch.long)
-        label[..., 4:8, 4:12] = 1
-        maps = torch.zeros((2, len(needed_maps(loss)), *space), dtype=torch.int16)
-        value = build_loss(loss, targets)((logits,), label, maps)
-        value.backward()
-        assert logits.grad is not None
-        assert torch.isfinite(logits.grad).all(), idea.name
-        assert logits.grad.any(), idea.name
+    plain = plan.model_copy(update={"nominated": ideas})
+    targets = plain.targets
+    for chosen in (*((idea,) for idea in ideas), *combinations(ideas, 2)):
+        made = arm_plan(plain, item.name, chosen)
+        arm = find_configuration(made, item.name)
+        kinds = [term.kind for term in arm.loss.terms]
+        assert {term.kind for idea in chosen for term in idea.terms} <= set(kinds)
+        check_a_step(arm, targets)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plannerfacts import INTENSITIES, make_dataset, make_fingerprint
 
 from selfseg import planning
 from selfseg.errors import PlanError
+from selfseg.loss_checks import count_outputs
+from selfseg.networks.build import build_network
 from selfseg.plan_checks import check_plan
 from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.loss import ShapeCodeTerm
+from selfseg.records.network import DSN3D, TwoBranch
 from selfseg.records.plan import Budget, Configuration, Plan
 
 FULL = "configurations.3d_fullres"
@@ -111,6 +115,38 @@ def test_a_plan_for_regions_with_partial_annotation_is_in_order() -> None:
     assert {item.name for item in plan.configurations} >= {"2d", "2.5d", "3d_fullres"}
     for item in plan.configurations:
         assert [term.kind for term in item.loss.terms] == ["dice", "binary_cross_entropy"]
+    # Weights of classes go by label, though there are two regions.
+    weighted = FULL + '.loss.terms.1={"kind": "adaptive_cross_entropy", "class_weights": '
+    check_plan(planning.edit_plan(plan, [weighted + "[1, 2, 3]}"]))
+    with pytest.raises(PlanError, match="class_weights: 2 given, must be 3"):
+        check_plan(planning.edit_plan(plan, [weighted + "[1, 2]}"]))
+
+
+@pytest.mark.parametrize("name", ["2d", "2.5d", "3d_fullres"])
+def test_counts_are_those_of_the_network_and_of_its_patch(name: str) -> None:
+    facts = make_fingerprint([((5.0, 0.8, 0.8), (20, 200, 200))] * 40)
+    plan = planning.make_plan(make_dataset(40), facts, BUDGET)
+    check_plan(plan)
+    item = next(item for item in plan.configurations if item.name == name)
+    with torch.device("meta"):  # shapes only
+        network = build_network(item.network, channels=1, outputs=2).train()
+        outputs = network(torch.zeros(2, 1, *item.patch))
+    assert count_outputs(item.network) == len(outputs)
+    axes = outputs[0].ndim - 2
+    here = f"configurations.{name}.loss"
+    check_plan(planning.edit_plan(plan, [
+        f"{here}.output_weights={[1.0] * len(outputs)}",
+        f'{here}.terms.1={{"kind": "smoothness", "axis_weights": {[1.0] * axes}, "outputs": [0]}}',
+    ]))  # fmt: skip
+
+
+@pytest.mark.parametrize("network", [DSN3D(features=(4, 6, 8), convs=(1, 1, 1)), TwoBranch()])
+def test_counts_of_networks_with_side_outputs(network: DSN3D | TwoBranch) -> None:
+    patch = (16, 16) if isinstance(network, TwoBranch) else (8, 8, 8)
+    if isinstance(network, TwoBranch):
+        network = TwoBranch(encoder=(((3, 4),), ((3, 4),)), ups=(4,), decoder=(), branch=((3, 4),))
+    outputs = build_network(network, channels=1, outputs=2).train()(torch.zeros(1, 1, *patch))
+    assert count_outputs(network) == len(outputs)
 
 
 def test_names_with_dots_can_be_addressed(plan: Plan) -> None:
@@ -183,6 +219,24 @@ def test_any_network_is_accepted_or_complained_about(
         (
             'loss.terms.1={"kind": "cross_entropy", "outputs": [-1]}',
             "loss.terms.1.outputs: [-1], must be numbers of outputs",
+        ),
+        (
+            'loss.terms.1={"kind": "cross_entropy", "outputs": [0, 9]}',
+            "loss.terms.1.outputs: [0, 9], the unet has outputs 0 to 2",
+        ),
+        ("loss.output_weights=[1.0, 0.5]", "loss.output_weights: 2 given, must be 3, from full"),
+        ("loss.output_weights=[1, 1, 1, 1]", "loss.output_weights: 4 given, must be 3, from"),
+        (
+            'loss.terms.1={"kind": "cross_entropy", "class_weights": [1.0]}',
+            "loss.terms.1.class_weights: 1 given, must be 3: of background and every label",
+        ),
+        (
+            'loss.terms.1={"kind": "adaptive_cross_entropy", "class_weights": [1, 2, 3, 4]}',
+            "loss.terms.1.class_weights: 4 given, must be 3",
+        ),
+        (
+            'loss.terms.1={"kind": "smoothness", "axis_weights": [1, 1]}',
+            "loss.terms.1.axis_weights: 2 given, must be 3: one an axis of the patch",
         ),
         ("loss.encoder_heads=2", "loss.output_weights: 0 given, must be"),
         ("loss.encoder_heads=9", "loss.encoder_heads: 9, there are"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
+from selfseg.postprocessing import crf_tuning
 from selfseg.postprocessing.crf_tuning import (
     Volumes,
     draw_options,
@@ -71,6 +73,32 @@ def test_tuning_finds_options_that_follow_the_image() -> None:
     assert options.theta_intensity == 0.3
     plain = np.mean([label_scores(c.read().foreground, c.read(), 2.0)[0] for c in cases])
     assert plain < 0.9 < 0.99 < score <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "read"),
+    [
+        # 6 options on 3 cases, 2 on all 7.
+        ({}, {6: 3, 2: 4}),
+        ({"kept_share": 0.5}, {6: 3, 3: 4}),
+        ({"kept_share": 0.5, "first_cases": 2}, {6: 2, 3: 4, 2: 1}),
+        ({"kept_share": 0.5, "first_cases": 2, "more_cases": 4}, {6: 2, 3: 5}),
+        ({"first_cases": 1, "more_cases": 2, "kept_share": 0.6}, {6: 1, 4: 1, 3: 2, 2: 3}),
+    ],
+)
+def test_the_grid_says_how_many_options_are_tried_on_how_many_cases(
+    changes: dict[str, float], read: dict[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: dict[str, int] = {}
+
+    def counted(foreground: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        key = str(foreground.sum().item())
+        tried[key] = tried.get(key, 0) + 1
+        return foreground
+
+    monkeypatch.setattr(crf_tuning, "refine_foreground", counted)
+    tune([Disc(str(i), "a", i) for i in range(7)], GRID.model_copy(update=changes))
+    assert Counter(tried.values()) == read
 
 
 def test_a_fold_has_no_part_in_the_options_that_it_judges() -> None:

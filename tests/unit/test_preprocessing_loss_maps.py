@@ -13,7 +13,13 @@ from selfseg.preprocessing.loss_maps import (
     signed_distance,
     tube_map,
 )
-from selfseg.records.loss_maps import ComponentsMap, DistanceMap, SegmentsMap, TubeMap
+from selfseg.records.loss_maps import (
+    NO_SURFACE,
+    ComponentsMap,
+    DistanceMap,
+    SegmentsMap,
+    TubeMap,
+)
 
 
 def bar(shape: tuple[int, ...], width: int, length: int) -> np.ndarray:
@@ -33,7 +39,24 @@ def test_signed_distance_is_in_the_finest_voxels_and_zero_at_the_rim() -> None:
     assert distance[4, 8, 10] == 0
     assert distance[4, 7, 10] == 1
     assert distance[1, 10, 10] == 4  # one slice is four fine voxels away
-    assert not signed_distance(np.zeros((3, 4), np.bool_), (1.0, 1.0)).any()
+
+
+def test_without_a_surface_a_label_is_infinitely_far_or_deep() -> None:
+    """A slice without the label, one with it, one of nothing else."""
+    label = np.zeros((3, 8, 9), np.int16)
+    label[1, 2:5, 2:6] = label[2] = 1
+    assert np.isposinf(signed_distance(label[0] > 0, (1.0, 1.0))).all()
+    assert np.isneginf(signed_distance(label[2] > 0, (1.0, 1.0))).all()
+    flat = make_map(label, DistanceMap(), plain(1), (3.0, 1.0, 1.0), flat=True)[0]
+    assert (flat[0] == NO_SURFACE).all()
+    assert (flat[2] == -NO_SURFACE).all()
+    assert (np.abs(flat[1]) < NO_SURFACE).all()
+    whole = make_map(label, DistanceMap(), plain(1), (3.0, 1.0, 1.0), flat=False)[0]
+    assert (np.abs(whole) < NO_SURFACE).all()
+    far = np.zeros((1, 3, 800), np.int16)
+    far[..., 0] = 1  # farther than int16 holds is still a distance
+    stored = make_map(far, DistanceMap(), plain(1), (1.0, 1.0, 1.0), flat=False)
+    assert stored.max() == NO_SURFACE - 1
 
 
 @pytest.mark.parametrize("shape", [(30, 40), (30, 30, 40)])

@@ -46,6 +46,7 @@ def loss_step_seconds(job: TrainingJob, *, limit_s: float) -> float:
         outputs=job.outputs,
         seed=job.seed,
         device=device,
+        heads=job.heads,
     )
     loss = build_loss(configuration.loss, job.plan.targets).to(device)
     loss.progress = 1.0  # terms that start late count as well

@@ -61,12 +61,14 @@ def judge(
             remedy="Give the race more time, or check the references.",
         )
     interval = _interval(ground, judged)
+    pairs = zip(ground.cases, np.isfinite(judged), strict=True)
+    folds = {case.fold for case, is_known in pairs if is_known}
     changes = _mean(tables["dice"], 0)
     evidence = RaceEvidence(
         metrics=metrics,
         gain=interval.estimate,
         worst_change=float(np.nanmin(changes)),
-        folds=len({case.fold for case in ground.cases}),
+        folds=len(folds),
         cases=int(np.isfinite(judged).sum()),
         cases_better=int((judged > ROUNDING).sum()),
         by_fold=interval.by_fold,

@@ -72,7 +72,7 @@ class RaceEvidence(Record):
         metrics: Whose mean is judged.
         gain: Mean over the cases of the paired gain, with its interval; see `RaceGain`.
         worst_change: Smallest mean change of any label's Dice.
-        folds, cases, cases_better: Counted on held-out cases.
+        folds, cases, cases_better: Of the held-out cases that have any of the labels.
         by_fold: Whether the interval is one over folds, because they differ.
     """
 

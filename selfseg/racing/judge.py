@@ -45,10 +45,14 @@ def judge(
     A case's gain is the mean over the idea's labels of the mean over the planner's metrics of the
     differences.
 
+    An arm that could not be trained to its end is rejected for that.
+
     Raises:
         PlanError: The idea is for a label that does not exist.
         SelfSegError: No held-out case has any of its labels.
     """
+    if result.stopped:
+        return uncompared(idea.name, arm, against, result.stopped)
     metrics, columns = ground.racer.race_metrics(idea), _columns(ground.names, idea)
     tables = {
         metric: paired_gains(result.cases, former.cases, ground.names, metric)
@@ -98,6 +102,15 @@ def judge(
         gains=tuple(float(gain) if np.isfinite(gain) else None for gain in judged),
         trial=trial,
     )
+
+
+def uncompared(name: str, arm: Arm, against: Arm, because: str) -> RaceTrial:
+    """Return the trial of an idea that is rejected without a number."""
+    trial = IdeaTrial(
+        on_top_of=against.ideas, folds=(), cases=0, steps=0, gains=(), worst_change=None,
+        accepted=False, because=because,
+    )  # fmt: skip
+    return RaceTrial(idea=name, arm=arm.name, against=against.name, gains=(), trial=trial)
 
 
 def paired_gains(

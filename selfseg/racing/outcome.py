@@ -98,10 +98,11 @@ def _decisions(record: RaceRecord) -> list[Decision]:
 
 def _decision(found: IdeaTrial, idea: Idea, record: RaceRecord) -> Decision:
     on = f" on top of {', '.join(found.on_top_of)}" if found.on_top_of else ""
+    raced = f"raced{on} for {found.steps} steps on {len(found.folds)} folds with seed "
+    raced += str(record.basis.seed)
     return Decision(
         rule="race.accept_idea",
         subject=f"configurations.{idea.configuration}.nominated.{idea.name}",
         value="accepted" if found.accepted else "rejected",
-        because=f"raced{on} for {found.steps} steps on {len(found.folds)} folds with seed "
-        f"{record.basis.seed}: {found.because}",
+        because=f"{raced if found.gains else f'not compared{on}'}: {found.because}",
     )

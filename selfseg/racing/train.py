@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfseg.errors import RecordError, SelfSegError
+from selfseg.errors import DivergenceError, RecordError, SelfSegError
 from selfseg.execution.processes import default_workers, map_parallel
 from selfseg.folds import find_configuration, training_job
 from selfseg.inference.trained import Workspace
@@ -70,21 +70,41 @@ def train_arms(
 ) -> list[ArmResult]:
     """Train arms fold by fold, from where they are; return their scores.
 
+    An arm with ideas whose loss is no longer a number is stopped for good; the others go on.
+
     Raises:
-        SelfSegError: As `train`; the loss of an arm is no longer a number.
+        SelfSegError: As `train`.
     """
+    stopped: dict[str, str] = {}
     scores: dict[str, list[CaseScores]] = {arm.name: [] for arm in arms}
     turns = [(fold, arm) for fold in folds for arm in arms]
     for number, (fold, arm) in enumerate(turns, start=1):
-        workspace = track.arm_workspace(arm)
-        table = _finished_scores(track, workspace, fold)
-        if table is None:
-            log.info("Race: training %d of %d, %s, fold %s", number, len(turns), arm.name, fold)
-            table = _train(track, workspace, fold, length)
-        if track.topology:
-            table = _with_topology(track, workspace, fold, table)
-        scores[arm.name] += table.cases
-    return [ArmResult(arm=name, cases=tuple(cases)) for name, cases in scores.items()]
+        if arm.name in stopped:
+            continue
+        told = f"training {number} of {len(turns)}, {arm.name}, fold {fold}"
+        try:
+            scores[arm.name] += _scores(track, arm, fold, length, told).cases
+        except DivergenceError as error:
+            if not arm.ideas:
+                raise
+            stopped[arm.name] = f"diverged at step {error.step} of fold {fold}"
+            log.warning("%s: %s", arm.name, stopped[arm.name])
+    return [
+        ArmResult(arm=name, cases=(), stopped=stopped[name])
+        if name in stopped
+        else ArmResult(arm=name, cases=tuple(cases))
+        for name, cases in scores.items()
+    ]
+
+
+def _scores(track: Track, arm: Arm, fold: str, length: RaceLength, told: str) -> MetricsTable:
+    """Return the scores of an arm on what a fold holds out; train it where that is not done."""
+    workspace = track.arm_workspace(arm)
+    table = _finished_scores(track, workspace, fold)
+    if table is None:
+        log.info("Race: %s", told)
+        table = _train(track, workspace, fold, length)
+    return _with_topology(track, workspace, fold, table) if track.topology else table
 
 
 def _finished_scores(track: Track, workspace: Workspace, fold: str) -> MetricsTable | None:

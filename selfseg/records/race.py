@@ -94,14 +94,21 @@ class RacedCase(Record):
 
 
 class ArmResult(Record):
-    """Scores of an arm on the held-out cases, in the order of the race's cases."""
+    """Scores of an arm on the held-out cases, in the order of the race's cases.
+
+    `stopped` says why it could not be trained to its end; then it has no scores.
+    """
 
     arm: str
     cases: tuple[CaseScores, ...]
+    stopped: str = ""
 
 
 class RaceTrial(Record):
-    """An idea, the arms it was judged by, and the paired gain of each case (None: undefined)."""
+    """An idea, the arms it was judged by, and the paired gain of each case (None: undefined).
+
+    Without gains the arms could not be compared.
+    """
 
     idea: str
     arm: str

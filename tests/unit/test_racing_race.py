@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
-from racedata import an_idea, label_scores
-from selectiondata import write_members
+from racedata import CASES, IDEAS, scores_of, write_unraced
 
 from selfseg.errors import SelfSegError
 from selfseg.execution.locks import held
@@ -17,41 +14,19 @@ from selfseg.inference.trained import Workspace
 from selfseg.racing import race
 from selfseg.racing.train import Track
 from selfseg.records import serial
-from selfseg.records.dataset import Fold, Splits
-from selfseg.records.loss import FocalTerm, TopKTerm, TverskyTerm
+from selfseg.records.dataset import Splits
 from selfseg.records.metrics import CaseScores
 from selfseg.records.plan import Plan
 from selfseg.records.race import Arm, ArmResult, RaceLength, RaceRecord
 from selfseg.requests import RaceRequest
 
-CASES = 20
-FOLDS = 4
-IDEAS = (
-    an_idea("top_k", TopKTerm()),
-    an_idea("focal", FocalTerm()),
-    an_idea("tversky", TverskyTerm()),
-)
 Gains = Mapping[frozenset[str], float]
-
-
-def nothing(*_: object) -> npt.NDArray[np.float64]:
-    """Return no probabilities: no fold is trained here."""
-    raise AssertionError
 
 
 @pytest.fixture
 def known(tmp_path: Path) -> Workspace:
     """Twenty cases in four folds, nothing trained, three ideas."""
-    found = write_members(tmp_path, {"3d_fullres": nothing}, cases=CASES, folds={
-        "3d_fullres": ()
-    })  # fmt: skip
-    serial.save(found.dataset, found.folder.dataset)
-    ids = [case.id for case in found.dataset.cases]
-    parts = [(ids[n::FOLDS], [c for c in ids if c not in ids[n::FOLDS]]) for n in range(FOLDS)]
-    folds = tuple(Fold(train=tuple(rest), validation=tuple(own)) for own, rest in parts)
-    serial.save(Splits(folds=folds), found.folder.splits)
-    serial.save(found.plan.model_copy(update={"nominated": IDEAS}), found.folder.plan)
-    return found
+    return write_unraced(tmp_path)
 
 
 class Simulated:
@@ -71,15 +46,7 @@ class Simulated:
 
     def _cases(self, arm: Arm, folds: Sequence[str]) -> tuple[CaseScores, ...]:
         gain = self.gains.get(frozenset(arm.ideas), 0.0)
-        held_out = [case for fold in folds for case in self.splits.folds[int(fold)].validation]
-        dice = {case: 0.5 + gain * (1 + 0.1 * (n % 3 - 1)) for n, case in enumerate(held_out)}
-        return tuple(
-            CaseScores(case=case, labels={name: label_scores(value, value) for name in NAMES})
-            for case, value in dice.items()
-        )
-
-
-NAMES = ("core", "rim")
+        return scores_of(self.splits, folds, gain)
 
 
 def start(

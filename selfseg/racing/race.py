@@ -14,6 +14,7 @@ from selfseg.execution.locks import held
 from selfseg.folds import find_configuration, open_workspace, training_job
 from selfseg.inference.trained import Workspace, files_digest
 from selfseg.racing.arms import apply_ideas, describe_rest, entrants
+from selfseg.racing.combine import combine
 from selfseg.racing.judge import Ground, judge
 from selfseg.racing.outcome import write_outcome
 from selfseg.racing.rules import Racer, find_racer
@@ -22,7 +23,7 @@ from selfseg.records import serial
 from selfseg.records.dataset import Splits
 from selfseg.records.ideas import Idea
 from selfseg.records.plan import Configuration
-from selfseg.records.race import Arm, ArmResult, RaceBasis, RacedCase, RaceRecord, RaceTrial
+from selfseg.records.race import Arm, RaceBasis, RacedCase, RaceRecord
 from selfseg.requests import RaceRequest
 from selfseg.speeds import case_seconds, loss_step_seconds
 from selfseg.workspace import RaceFolder, planned_folder
@@ -200,51 +201,10 @@ def _run(track: Track, record: RaceRecord, racer: Racer) -> RaceRecord:
         for idea, with_idea in zip(track.ideas, single, strict=True)
     ]
     record = record.model_copy(update={"results": tuple(results), "trials": tuple(trials)})
-    record = _combine(track, record, ground)
+    record = combine(track, record, ground)
     by_name = {idea.name: idea for idea in track.ideas}
     loss = apply_ideas(record.loss, [by_name[name] for name in record.accepted])
     return record.model_copy(update={"loss": loss, "finished": True})
-
-
-def _combine(track: Track, record: RaceRecord, ground: Ground) -> RaceRecord:
-    """Take the best idea that won; try each further one on top of what was taken before."""
-    won = sorted(
-        (trial for trial in record.trials if trial.trial.accepted),
-        key=lambda trial: -trial.trial.gains[0].gain.value,
-    )
-    if not won:
-        return record
-    by_name = {idea.name: idea for idea in track.ideas}
-    pairs = zip(record.arms, record.results, strict=True)
-    arm, result = next(pair for pair in pairs if pair[0].name == won[0].arm)
-    for number, former in enumerate(won[1:]):
-        if number >= record.length.further_arms:
-            untried = _untried(former, arm)
-            record = record.model_copy(update={"trials": (*record.trials, untried)})
-            continue
-        further = Arm(ideas=(*arm.ideas, former.idea))
-        (found,) = train_arms(track, [further], record.basis.folds, record.length)
-        trial = judge(ground, by_name[former.idea], further, found, arm, result)
-        record = _with(record, further, found, trial)
-        if trial.trial.accepted:
-            arm, result = further, found
-    return record.model_copy(update={"accepted": arm.ideas})
-
-
-def _with(record: RaceRecord, arm: Arm, result: ArmResult, trial: RaceTrial) -> RaceRecord:
-    changes = {
-        "arms": (*record.arms, arm),
-        "results": (*record.results, result),
-        "trials": (*record.trials, trial),
-    }
-    return record.model_copy(update=changes)
-
-
-def _untried(former: RaceTrial, arm: Arm) -> RaceTrial:
-    """Return an idea that won alone, but had no time left to be tried on top of others."""
-    because = f"accepted alone; no time was kept to try it on top of {', '.join(arm.ideas)}"
-    changes = {"on_top_of": arm.ideas, "accepted": False, "because": because}
-    return former.model_copy(update={"trial": former.trial.model_copy(update=changes)})
 
 
 def _tell(record: RaceRecord) -> None:

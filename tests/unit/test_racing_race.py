@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from racedata import CASES, IDEAS, scores_of, write_unraced
+from racedata import CASES, IDEAS, NAMES, an_idea, scores_of, write_unraced
 
 from selfseg.errors import SelfSegError
 from selfseg.execution.locks import held
 from selfseg.inference.trained import Workspace
-from selfseg.racing import race
+from selfseg.racing import combine, race
+from selfseg.racing.arms import with_loss
 from selfseg.racing.train import Track
 from selfseg.records import serial
 from selfseg.records.dataset import Splits
+from selfseg.records.ideas import Idea
+from selfseg.records.loss import DiceTerm, Loss, LossTerm, SignedDistanceTerm
 from selfseg.records.metrics import CaseScores
 from selfseg.records.plan import Plan
 from selfseg.records.race import Arm, ArmResult, RaceLength, RaceRecord
@@ -55,6 +58,7 @@ def start(
     """Race with simulated trainings."""
     simulated = Simulated(known, gains)
     monkeypatch.setattr(race, "train_arms", simulated)
+    monkeypatch.setattr(combine, "train_arms", simulated)
     request = RaceRequest(**options)  # type: ignore[arg-type]
     return race.race_dataset("phantom", known.folder.path.parent, request), simulated
 
@@ -85,6 +89,29 @@ def test_the_best_enters_and_others_are_tried_on_top_of_it(
     assert [trial.accepted for trial in trials["top_k"]] == [True, True]
     assert trials["top_k"][1].gains[0].gain.value == pytest.approx(0.01, rel=0.02)
     assert (known.folder.path / "plan.former-1.json").is_file()
+
+
+def nominate(known: Workspace, *ideas: Idea, terms: tuple[LossTerm, ...]) -> None:
+    """Write a plan with another loss and other ideas."""
+    plan = known.plan.model_copy(update={"nominated": ideas})
+    serial.save(with_loss(plan, "3d_fullres", Loss(terms=terms)), known.folder.plan)
+
+
+def test_ideas_that_cannot_be_trained_together_are_not_combined(
+    known: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two heads for distances: the plan of the pair cannot be executed."""
+    heads = [an_idea(name, SignedDistanceTerm(labels=(name,))) for name in NAMES]
+    nominate(known, *heads, IDEAS[0], terms=(DiceTerm(),))
+    gains = gains_of(core=0.04, rim=0.03, top_k=0.02, core_and_top_k=0.06)
+    result, simulated = start(known, monkeypatch, gains)
+    assert result.record is not None
+    assert simulated.trained[4:] == [("core", "top_k")]
+    assert result.record.accepted == ("core", "top_k")
+    rim = serial.load(Plan, known.folder.plan).nominated[1]
+    assert [trial.accepted for trial in rim.trials] == [True, False]
+    assert "cannot be combined" in rim.trials[1].because
+    assert "signed_distance stands there twice" in rim.trials[1].because
 
 
 def test_in_limited_time_only_the_next_is_tried(

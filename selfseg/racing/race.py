@@ -143,10 +143,13 @@ def _begin(
     """Measure the arms, decide how long the trainings are, and write that down.
 
     Raises:
+        PlanError: An idea does not fit the plan.
         SelfSegError: The time is too short for a single step.
     """
     began_s = time.monotonic()
     arms = [Arm(), *(Arm(ideas=(idea.name,)) for idea in track.ideas)]
+    for arm in arms:
+        track.arm_workspace(arm)  # refused before any time is spent
     arms = [_measured(track, arm, basis) for arm in arms]
     plain_s = arms[0].step_s or 0.0
     item = basis.configuration
@@ -176,11 +179,10 @@ def _begin(
 
 
 def _measured(track: Track, arm: Arm, basis: RaceBasis) -> Arm:
-    """Return an arm with the time of its step, where time is limited; check that it fits."""
-    workspace = track.arm_workspace(arm)
+    """Return an arm with the time of its step, where time is limited."""
     if basis.total_s is None:
         return arm
-    job = training_job(workspace, track.train_request(basis.folds[0]))
+    job = training_job(track.arm_workspace(arm), track.train_request(basis.folds[0]))
     step_s = loss_step_seconds(job, limit_s=MEASURING_SHARE * basis.total_s)
     log.info("%s: %.3g s a step", arm.name, step_s)
     return arm.model_copy(update={"step_s": step_s})

@@ -50,7 +50,7 @@ class Idea(Record):
         name: Of the idea, unique within the configuration; `+` joins several.
         configuration: Whose loss it would change.
         terms: What joins the loss.
-        replaces: Kinds of terms that leave it.
+        replaces: Kinds of terms that leave it; it must have them all.
         labels: Labels or regions that it is for, and judged on; empty means all.
         because: The evidence.
         trials: What races found, the last one last.

@@ -64,14 +64,31 @@ def test_the_plan_of_an_arm_has_its_loss_and_no_ideas() -> None:
             ),
             "leaves no term",
         ),
+        (TOP_K, "top_k replaces cross_entropy, which the loss does not have"),
         (an_idea("sigmoid", BinaryCrossEntropyTerm()), "is for regions"),
     ],
-    ids=["nothing", "no term", "not for labels"],
+    ids=["nothing", "no term", "nothing to replace", "not for labels"],
 )  # fmt: skip
 def test_an_idea_that_cannot_be_raced_is_named(idea: Idea, message: str) -> None:
     with pytest.raises(PlanError, match=message) as caught:
         arm_plan(a_plan(idea), "3d_fullres", [idea])
     assert idea.name in caught.value.remedy
+
+
+def test_an_idea_may_not_take_away_what_another_brought() -> None:
+    """Adaptive weights and class weights both take the place of plain cross-entropy."""
+    weighted = an_idea(
+        "weights",
+        CrossEntropyTerm(class_weights=(0.5, 1.0, 2.0)),
+        replaces=("cross_entropy",),
+    )
+    plan = with_loss(a_plan(TOP_K, weighted), "3d_fullres", PLAIN)
+    for idea in (TOP_K, weighted):
+        arm_plan(plan, "3d_fullres", [idea])
+    with pytest.raises(PlanError, match="top_k replaces cross_entropy, which weights brought"):
+        arm_plan(plan, "3d_fullres", [weighted, TOP_K])
+    with pytest.raises(PlanError, match="weights replaces cross_entropy, which the loss does not"):
+        arm_plan(plan, "3d_fullres", [TOP_K, weighted])
 
 
 def test_untried_ideas_of_the_configuration_are_raced_in_order() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from racedata import CASES, IDEAS, NAMES, an_idea, scores_of, write_unraced
 
-from selfseg.errors import SelfSegError
+from selfseg.errors import PlanError, SelfSegError
 from selfseg.execution.locks import held
 from selfseg.inference.trained import Workspace
 from selfseg.racing import combine, race
@@ -17,7 +17,15 @@ from selfseg.racing.train import Track
 from selfseg.records import serial
 from selfseg.records.dataset import Splits
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import DiceTerm, Loss, LossTerm, SignedDistanceTerm
+from selfseg.records.loss import (
+    CrossEntropyTerm,
+    DiceTerm,
+    FocalTerm,
+    Loss,
+    LossTerm,
+    SignedDistanceTerm,
+    TopKTerm,
+)
 from selfseg.records.metrics import CaseScores
 from selfseg.records.plan import Plan
 from selfseg.records.race import Arm, ArmResult, RaceLength, RaceRecord
@@ -112,6 +120,34 @@ def test_ideas_that_cannot_be_trained_together_are_not_combined(
     assert [trial.accepted for trial in rim.trials] == [True, False]
     assert "cannot be combined" in rim.trials[1].because
     assert "signed_distance stands there twice" in rim.trials[1].because
+
+
+def test_an_idea_that_replaces_what_is_gone_is_not_combined(
+    known: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ideas = (
+        an_idea("top_k", TopKTerm(), replaces=("cross_entropy",)),
+        an_idea("focal", FocalTerm(), replaces=("cross_entropy",)),
+    )
+    nominate(known, *ideas, terms=(DiceTerm(), CrossEntropyTerm()))
+    result, simulated = start(known, monkeypatch, gains_of(top_k=0.02, focal=0.04))
+    assert simulated.trained == [(), ("top_k",), ("focal",)]
+    assert result.record is not None
+    assert result.record.accepted == ("focal",)
+    plan = serial.load(Plan, known.folder.plan)
+    assert plan.configurations[0].loss.terms == (DiceTerm(), FocalTerm())
+    last = plan.nominated[0].trials[-1]
+    assert (last.accepted, last.on_top_of) == (False, ("focal",))
+    assert "top_k replaces cross_entropy, which the loss does not have" in last.because
+
+
+def test_an_idea_that_cannot_be_trained_is_told_before_anything_is(
+    known: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange = an_idea("strange", TopKTerm(), replaces=("cross_entropy",))
+    nominate(known, IDEAS[0], strange, terms=(DiceTerm(),))
+    with pytest.raises(PlanError, match="strange replaces cross_entropy"):
+        start(known, monkeypatch, {}, time_s=60.0)
 
 
 def test_in_limited_time_only_the_next_is_tried(

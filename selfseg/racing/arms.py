@@ -18,18 +18,12 @@ def entrants(
     """Return the ideas to race, in the plan's order: those wanted, else all that were not yet.
 
     Raises:
-        PlanError: A wanted idea does not exist or is part of the loss already; two have one name.
+        PlanError: A wanted idea does not exist or is part of the loss already.
     """
     own = [idea for idea in plan.nominated if idea.configuration == configuration.name]
-    names = [idea.name for idea in own]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise PlanError(
-            f"nominated: two ideas of {configuration.name} are named {twice[0]!r}",
-            remedy="Give one of them another name in plan.json.",
-        )
     if wanted is None:
         return tuple(idea for idea in own if not idea.trials)[:most]
+    names = [idea.name for idea in own]
     unknown = sorted(set(wanted) - set(names))
     if unknown:
         raise PlanError(

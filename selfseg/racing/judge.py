@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from selfseg.errors import PlanError, SelfSegError
 from selfseg.racing.rules import Racer
 from selfseg.racing.statistics import Interval, mean_interval
 from selfseg.records.ideas import Idea, IdeaTrial, RaceGain
@@ -45,11 +44,8 @@ def judge(
     A case's gain is the mean over the idea's labels of the mean over the planner's metrics of the
     differences.
 
-    An arm that could not be trained to its end is rejected for that.
-
-    Raises:
-        PlanError: The idea is for a label that does not exist.
-        SelfSegError: No held-out case has any of its labels.
+    An idea whose arm could not be trained to its end, or whose labels no held-out case has, is
+    rejected for that.
     """
     if result.stopped:
         return uncompared(idea.name, arm, against, result.stopped)
@@ -60,10 +56,8 @@ def judge(
     }
     judged = _mean(_mean(np.stack([tables[metric][:, columns] for metric in metrics]), 0), 1)
     if not np.isfinite(judged).any():
-        raise SelfSegError(
-            f"{idea.name}: no held-out case has any of its labels, annotated or predicted",
-            remedy="Give the race more time, or check the references.",
-        )
+        because = "no held-out case has any of its labels, annotated or predicted"
+        return uncompared(idea.name, arm, against, because)
     interval = _interval(ground, judged)
     pairs = zip(ground.cases, np.isfinite(judged), strict=True)
     folds = {case.fold for case, is_known in pairs if is_known}
@@ -152,12 +146,6 @@ def _score(scores: LabelScores, metric: RaceMetric) -> float:
 
 
 def _columns(names: Sequence[str], idea: Idea) -> list[int]:
-    unknown = sorted(set(idea.labels) - set(names))
-    if unknown:
-        raise PlanError(
-            f"nominated: {idea.name} is for {', '.join(unknown)}, which is not segmented",
-            remedy=f"Name some of: {', '.join(names)}.",
-        )
     return [place for place, name in enumerate(names) if not idea.labels or name in idea.labels]
 
 

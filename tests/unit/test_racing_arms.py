@@ -8,6 +8,7 @@ from tinymodel import tiny_configuration
 
 from selfseg.errors import PlanError, RecordError
 from selfseg.inference.trained import weights_digest
+from selfseg.plan_checks import check_plan
 from selfseg.racing.arms import apply_ideas, arm_plan, describe_rest, entrants, with_loss
 from selfseg.racing.outcome import with_outcome
 from selfseg.records import serial
@@ -114,8 +115,25 @@ def test_ideas_that_cannot_be_wanted() -> None:
     ):
         with pytest.raises(PlanError, match=message):
             entrants(plan, CONFIGURATION, wanted, most)
-    with pytest.raises(PlanError, match="two ideas"):
-        entrants(a_plan(TOP_K, TOP_K), CONFIGURATION, None, 4)
+
+
+@pytest.mark.parametrize(
+    ("ideas", "message"),
+    [
+        ((TOP_K, FOCAL, TOP_K), "nominated: two ideas of 3d_fullres are named 'top_k'"),
+        (
+            (TOP_K.model_copy(update={"labels": ("core", "liver")}),),
+            "nominated.top_k.labels: liver, must be some of core, rim",
+        ),
+    ],
+    ids=["name", "labels"],
+)
+def test_ideas_that_no_race_could_judge_are_found_before(
+    ideas: tuple[Idea, ...], message: str
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        check_plan(a_plan(*ideas))
+    assert message in caught.value.message
 
 
 def test_a_name_may_not_look_like_two_ideas() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from racedata import label_scores, scores_of, write_unraced
+from racedata import DECISION, IDEAS, label_scores, scores_of, write_unraced
 
 from selfseg.cli.race_tables import print_race
 from selfseg.errors import DivergenceError
@@ -16,9 +19,10 @@ from selfseg.racing.train import Track
 from selfseg.records import serial
 from selfseg.records.dataset import Splits
 from selfseg.records.metrics import MetricsTable
+from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Plan
-from selfseg.records.race import RaceLength
-from selfseg.requests import RaceRequest
+from selfseg.records.race import Arm, RaceLength
+from selfseg.requests import RaceRequest, TrainRequest
 
 GAINS = {"top_k": 0.02, "focal": 0.04, "tversky": -0.01}
 
@@ -84,3 +88,94 @@ def test_a_plain_arm_that_diverges_ends_the_race(
 ) -> None:
     with pytest.raises(DivergenceError):
         start(known, monkeypatch, "plain")
+
+
+class Trainings:
+    """In place of `train` and `validate`: writes a fold, and keeps the requests."""
+
+    def __init__(self, known: Workspace) -> None:
+        self.track = Track(
+            known, known.folder.race("3d_fullres", "key"), "3d_fullres", IDEAS, RaceRequest(),
+            topology=False,
+        )  # fmt: skip
+        self.requests: list[TrainRequest] = []
+
+    def job(self, workspace: Workspace, request: TrainRequest) -> TrainRequest:
+        """Return a request as a job."""
+        self.requests.append(request)
+        self.files = workspace.folder.fold("3d_fullres", request.fold)
+        return request
+
+    def train(self, request: TrainRequest) -> None:
+        """Write a fold as long as was asked."""
+        assert request.epochs
+        assert request.steps_per_epoch
+        made = TrainedFold(
+            configuration="3d_fullres", fold=request.fold, dataset="phantom", seed=request.seed,
+            plan_digest="", epochs=request.epochs, steps=request.epochs * request.steps_per_epoch,
+            seconds=1.0, precision="float32", mirror_axes=(), train_cases=(), validation_cases=(),
+        )  # fmt: skip
+        serial.save(made, self.files.description)
+        self.files.weights.write_bytes(b"weights")
+
+    def validate(self, request: TrainRequest, _: Workspace) -> MetricsTable:
+        """Write scores."""
+        cases = scores_of(serial.load(Splits, self.track.known.folder.splits), [request.fold], 0.0)
+        table = MetricsTable(mean=label_scores(None, None), labels={}, cases=cases)
+        serial.save(table, self.files.scores)
+        return table
+
+
+@pytest.fixture
+def simulated(known: Workspace, monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    """Trainings that write what they should, fit for every plan."""
+    found = Trainings(known)
+    monkeypatch.setattr(trainings, "training_job", found.job)
+    monkeypatch.setattr("selfseg.training.train.train", found.train)
+    monkeypatch.setattr("selfseg.training.validate.validate", found.validate)
+    monkeypatch.setattr(Workspace, "is_validated", lambda *_: True)
+    monkeypatch.setattr(Workspace, "fault", lambda *_: "")
+    return found
+
+
+def length_of(epochs: int, steps_per_epoch: int) -> RaceLength:
+    return RaceLength(
+        epochs=epochs, steps_per_epoch=steps_per_epoch, further_arms=0, decision=DECISION
+    )
+
+
+def test_only_arms_of_one_length_are_compared(simulated: Trainings) -> None:
+    def restarts(length: RaceLength, seed: int = 0) -> list[bool]:
+        simulated.requests.clear()
+        track = replace(simulated.track, request=RaceRequest(seed=seed))
+        trainings.train_arms(track, [Arm()], ["0", "1"], length)
+        return [request.restart for request in simulated.requests]
+
+    assert restarts(length_of(5, 10)) == [False, False]
+    assert restarts(length_of(5, 10)) == []
+    # as after a lost race.json, with other times measured
+    assert restarts(length_of(5, 9)) == [True, True]
+    assert restarts(length_of(9, 5)) == [True, True]
+    assert restarts(length_of(9, 5), seed=1) == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("begun", "restart"), [((5, 10), False), ((5, 9), True), ((6, 10), True), (None, True)],
+    ids=["the same", "other epochs", "longer", "damaged"],
+)  # fmt: skip
+def test_a_training_goes_on_only_with_its_length(
+    simulated: Trainings,
+    monkeypatch: pytest.MonkeyPatch,
+    begun: tuple[int, int] | None,
+    *,
+    restart: bool,
+) -> None:
+    files = simulated.track.arm_workspace(Arm()).folder.fold("3d_fullres", "0")
+    files.checkpoint.parent.mkdir(parents=True)
+    files.checkpoint.write_bytes(b"state")
+    position = None
+    if begun is not None:
+        position = SimpleNamespace(seed=0, steps_per_epoch=begun[1], total_steps=prod(begun))
+    monkeypatch.setattr("selfseg.training.checkpoints.peek", lambda _: position)
+    trainings.train_arms(simulated.track, [Arm()], ["0"], length_of(5, 10))
+    assert [request.restart for request in simulated.requests] == [restart]

@@ -12,7 +12,7 @@ from pathlib import Path
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.locks import held
 from selfseg.folds import find_configuration, open_workspace, training_job
-from selfseg.inference.trained import Workspace, files_digest
+from selfseg.inference.trained import Workspace, files_digest, previous_digest
 from selfseg.racing.arms import apply_ideas, describe_rest, entrants
 from selfseg.racing.combine import combine
 from selfseg.racing.judge import Ground, judge
@@ -120,6 +120,7 @@ def _basis(
         folds=folds,
         splits=splits,
         files=files_digest(known.dataset, [case.id for case in known.dataset.cases]),
+        previous=previous_digest(known.folder, configuration),
         seed=request.seed,
         total_s=request.time_s,
     )

@@ -125,6 +125,7 @@ class RaceBasis(Record):
         ideas: In the plan's order, without their trials.
         folds: Numbers of those that are raced.
         splits, files: The folds, and a digest of the files of all cases.
+        previous: In a cascade, a digest of the previous stage's weights.
         seed, total_s: Of all trainings; time limit.
     """
 
@@ -133,6 +134,7 @@ class RaceBasis(Record):
     folds: tuple[str, ...]
     splits: Splits
     files: str
+    previous: str = ""
     seed: int
     total_s: float | None
 

@@ -227,6 +227,24 @@ def test_folds_are_chosen_and_strange_ones_refused(
             start(known, monkeypatch, {}, ideas=("focal",), folds=(fold,))
 
 
+def test_a_stage_that_was_trained_again_makes_another_race(
+    known: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = known.plan.configurations[0].model_copy(update={"name": "3d_lowres"})
+    cascade = known.plan.configurations[0].model_copy(update={"previous_stage": "3d_lowres"})
+    plan = known.plan.model_copy(
+        update={"configurations": (stage, cascade), "proposed": ("3d_lowres", "3d_fullres")}
+    )
+    serial.save(plan, known.folder.plan)
+    weights = known.folder.fold("3d_lowres", "0").weights
+    weights.parent.mkdir(parents=True)
+    names = tuple(idea.name for idea in IDEAS)
+    for text, trained in ((b"once", True), (b"once", False), (b"again", True)):
+        weights.write_bytes(text)
+        _, simulated = start(known, monkeypatch, {}, configuration="3d_fullres", ideas=names)
+        assert bool(simulated.trained) is trained
+
+
 def test_one_race_at_a_time(known: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     result, _ = start(known, monkeypatch, {})
     assert result.folder is not None

@@ -30,7 +30,8 @@ def combine(track: Track, record: RaceRecord, ground: Ground) -> RaceRecord:
             record = _with(record, uncompared(former.idea, further, arm, refused))
             continue
         if left == 0:
-            record = _with(record, _untried(former, arm))
+            because = f"accepted alone; no time was kept to try it on top of {', '.join(arm.ideas)}"
+            record = _with(record, uncompared(former.idea, further, arm, because))
             continue
         left -= 1
         (found,) = train_arms(track, [further], record.basis.folds, record.length)
@@ -59,10 +60,3 @@ def _with(
         arms, results = (*arms, trained[0]), (*results, trained[1])
     changes = {"arms": arms, "results": results, "trials": (*record.trials, trial)}
     return record.model_copy(update=changes)
-
-
-def _untried(former: RaceTrial, arm: Arm) -> RaceTrial:
-    """Return an idea that won alone, but had no time left to be tried on top of others."""
-    because = f"accepted alone; no time was kept to try it on top of {', '.join(arm.ideas)}"
-    changes = {"on_top_of": arm.ideas, "accepted": False, "because": because}
-    return former.model_copy(update={"trial": former.trial.model_copy(update=changes)})

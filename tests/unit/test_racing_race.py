@@ -163,6 +163,8 @@ def test_in_limited_time_only_the_next_is_tried(
     top_k = serial.load(Plan, known.folder.plan).nominated[0]
     assert [trial.accepted for trial in top_k.trials] == [True, False]
     assert "no time was kept" in top_k.trials[-1].because
+    assert (top_k.trials[-1].gains, top_k.trials[-1].steps) == ((), 0)  # nothing was measured
+    assert result.record.trials[-1].gains == ()
     assert "arms" in result.record.length.decision.because
 
 

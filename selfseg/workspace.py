@@ -112,6 +112,11 @@ class DatasetFolder:
         return self.path / "plan.json"
 
     @property
+    def plan_lock(self) -> Path:
+        """Held by the process that reads the plan to write a changed one."""
+        return self.path / ".plan.lock"
+
+    @property
     def splits(self) -> Path:
         """Folds."""
         return self.path / "splits.json"

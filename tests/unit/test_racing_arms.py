@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import pytest
 from racedata import a_plan, a_record, a_trial, an_idea
 from tinymodel import tiny_configuration
 
 from selfseg.errors import PlanError, RecordError
+from selfseg.execution.locks import waited_for
 from selfseg.inference.trained import weights_digest
 from selfseg.plan_checks import check_plan
 from selfseg.racing.arms import apply_ideas, arm_plan, describe_rest, entrants, with_loss
-from selfseg.racing.outcome import with_outcome
+from selfseg.racing.outcome import with_outcome, write_outcome
 from selfseg.records import serial
 from selfseg.records.ideas import Idea
 from selfseg.records.loss import (
@@ -22,7 +26,9 @@ from selfseg.records.loss import (
     TopKTerm,
     TverskyTerm,
 )
+from selfseg.records.plan import Plan
 from selfseg.records.race import RaceRecord, RaceTrial
+from selfseg.workspace import DatasetFolder
 
 CONFIGURATION = tiny_configuration()
 PLAIN = Loss(terms=(DiceTerm(), CrossEntropyTerm()), deep_supervision_decay=0.25)
@@ -174,6 +180,31 @@ def test_the_plan_tells_all_numbers_and_has_what_won() -> None:
     loss = told["configurations.3d_fullres.loss.terms"]
     assert (loss.value, loss.alternatives) == ("1 dice + 1 top_k", ("1 dice",))
     assert with_outcome(updated, record) == updated  # written once, however often it is run
+
+
+def test_an_earlier_race_is_not_written_again() -> None:
+    first, second = raced(), raced()
+    other = a_trial().model_copy(update={"steps": 700})
+    trials = tuple(trial.model_copy(update={"trial": other}) for trial in second.trials)
+    second = second.model_copy(update={"trials": trials})
+    plan = with_outcome(with_outcome(a_plan(TOP_K, FOCAL), first), second)
+    assert [len(idea.trials) for idea in plan.nominated] == [2, 2]
+    assert with_outcome(plan, first) == plan
+
+
+def test_outcomes_are_written_one_after_another(tmp_path: Path) -> None:
+    """Races of two configurations may end at the same time; neither forgets the other's."""
+    folder = DatasetFolder(tmp_path)
+    serial.save(a_plan(TOP_K, FOCAL), folder.plan)
+    before = folder.plan.read_bytes()
+    writer = threading.Thread(target=write_outcome, args=(folder, raced()))
+    with waited_for(folder.plan_lock):
+        writer.start()
+        writer.join(0.5)
+        assert writer.is_alive()
+        assert folder.plan.read_bytes() == before
+    writer.join(30)
+    assert all(idea.trials for idea in serial.load(Plan, folder.plan).nominated)
 
 
 def test_without_a_winner_only_the_numbers_are_written() -> None:

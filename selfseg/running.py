@@ -224,7 +224,7 @@ def _speeds(plan: Plan, request: RunRequest, *, trainings_each: int) -> tuple[Sp
                 configuration=name,
                 previous_stage=item.previous_stage,
                 step_s=step_s,
-                case_s=case_seconds(item, step_s, mirrored=mirrored),
+                case_s=case_seconds(plan, item, step_s, mirrored=mirrored),
             )
         )
     return tuple(speeds)

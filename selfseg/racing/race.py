@@ -158,7 +158,7 @@ def _begin(
     length = racer.race_length(
         arms,
         [sum(case.fold == fold for case in cases) for fold in basis.folds],
-        case_seconds(item, plain_s, mirrored=item.optimization.short_recipe.mirror),
+        case_seconds(track.known.plan, item, plain_s, mirrored=_mirrors(basis, arms, left_s)),
         item.optimization,
         left_s,
     )
@@ -177,6 +177,19 @@ def _begin(
     )
     serial.save(record, track.folder.record)
     return record
+
+
+def _mirrors(basis: RaceBasis, arms: Sequence[Arm], left_s: float | None) -> bool:
+    """Tell whether trainings of about the length that the time allows predict mirrored images."""
+    from selfseg.training.schedule import choose_recipe
+
+    options = basis.configuration.optimization
+    steps = float(options.epochs * options.steps_per_epoch)
+    if left_s is not None:
+        all_s = len(basis.folds) * sum(arm.step_s or 0.0 for arm in arms)
+        steps = min(steps, left_s / all_s)
+    recipe, _ = choose_recipe(options, steps)
+    return recipe.mirror
 
 
 def _measured(track: Track, arm: Arm, basis: RaceBasis) -> Arm:

@@ -168,6 +168,31 @@ def test_in_limited_time_only_the_next_is_tried(
     assert "arms" in result.record.length.decision.because
 
 
+@pytest.mark.parametrize(("time_s", "mirrored"), [(300.0, False), (30_000.0, True)])
+def test_prediction_is_timed_as_the_recipe_mirrors(
+    known: Workspace, monkeypatch: pytest.MonkeyPatch, time_s: float, *, mirrored: bool
+) -> None:
+    """Sixteen trainings of 0.1 s a step: fewer than a thousand steps each, or more."""
+    item = known.plan.configurations[0]
+    short = item.optimization.recipe.model_copy(update={"mirror": False})
+    changes = {"short_recipe": short, "short_below_steps": 1000}
+    options = item.optimization.model_copy(update=changes)
+    changed = item.model_copy(update={"optimization": options})
+    plan = known.plan.model_copy(update={"configurations": (changed,)})
+    serial.save(plan, known.folder.plan)
+    timed = []
+
+    def seconds(*_: object, mirrored: bool) -> float:
+        timed.append(mirrored)
+        return 0.1
+
+    monkeypatch.setattr(race, "training_job", lambda *_: None)
+    monkeypatch.setattr(race, "loss_step_seconds", lambda *_, limit_s: 0.1 + 0 * limit_s)
+    monkeypatch.setattr(race, "case_seconds", seconds)
+    start(known, monkeypatch, {}, time_s=time_s)
+    assert timed == [mirrored]
+
+
 def test_time_for_no_step_is_refused(known: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(race, "training_job", lambda *_: None)
     monkeypatch.setattr(race, "loss_step_seconds", lambda *_, limit_s: 10.0 + 0 * limit_s)

@@ -23,12 +23,14 @@ from selfseg.records import serial
 from selfseg.records.dataset import Splits
 from selfseg.records.ideas import Idea
 from selfseg.records.plan import Configuration
-from selfseg.records.race import Arm, RaceBasis, RacedCase, RaceRecord
+from selfseg.records.race import Arm, RaceBasis, RacedCase, RaceMetric, RaceRecord
 from selfseg.requests import RaceRequest
 from selfseg.speeds import case_seconds, loss_step_seconds
 from selfseg.workspace import RaceFolder, planned_folder
 
 log = logging.getLogger(__name__)
+
+TOPOLOGY: frozenset[RaceMetric] = frozenset({"cldice", "betti0"})
 
 MEASURING_SHARE = 0.01  # of the time limit, for each arm
 
@@ -67,7 +69,7 @@ def race_dataset(dataset: str, workspace: Path, request: RaceRequest) -> RaceRes
         log.warning("One fold: nothing can be accepted, as one training may just have been lucky")
     folder = known.folder.race(configuration.name, serial.digest(basis)[:8])
     with held(folder.lock, f"{configuration.name} is being raced"):
-        topology = any("cldice" in racer.race_metrics(idea) for idea in ideas)
+        topology = any(TOPOLOGY & {*racer.race_metrics(idea)} for idea in ideas)
         track = Track(known, folder, configuration.name, basis.ideas, request, topology)
         record = _former(folder) or _begin(track, basis, cases, racer)
         if not record.finished:

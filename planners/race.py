@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from selfseg.records.ideas import Idea
 from selfseg.records.optimization import Optimization
 from selfseg.records.plan import Decision
-from selfseg.records.race import Arm, RaceEvidence, RaceLength, RaceMetric, RaceRules
+from selfseg.records.race import Arm, RaceEvidence, RaceLength, RaceMetric, RaceRules, RaceTrial
 
 # Ideas for tubes are judged by what tubes are for: whether they hang together.
 TUBE_TERMS = frozenset({"cl_dice", "segments", "skeleton_recall"})
@@ -118,6 +118,20 @@ class DefaultRacer:
             value="accepted" if accepted else "rejected",
             because="; ".join(parts),
         )
+
+    def rank_ideas(self, won: Sequence[RaceTrial]) -> tuple[RaceTrial, ...]:
+        """Order ideas by gain in widths of its interval, the surest first.
+
+        Ideas are judged by different metrics: a point of `betti0` is not one of Dice. How far a
+        gain stands out of its own spread has no unit.
+        """
+        return tuple(sorted(won, key=_sureness, reverse=True))
+
+
+def _sureness(trial: RaceTrial) -> tuple[float, float]:
+    """Return the judged gain in half widths of its interval, and where that is equal the gain."""
+    gain = trial.trial.gains[0].gain
+    return gain.value / max(gain.value - gain.lower, ROUNDING), gain.value
 
 
 def _length(epochs: int, per_epoch: int, further: int, because: str) -> RaceLength:

@@ -14,10 +14,8 @@ def combine(track: Track, record: RaceRecord, ground: Ground) -> RaceRecord:
     Raises:
         SelfSegError: As `train`.
     """
-    won = sorted(
-        (trial for trial in record.trials if trial.trial.accepted),
-        key=lambda trial: -trial.trial.gains[0].gain.value,
-    )
+    accepted = [trial for trial in record.trials if trial.trial.accepted]
+    won = ground.racer.rank_ideas(accepted)
     if not won:
         return record
     by_name = {idea.name: idea for idea in track.ideas}

@@ -244,6 +244,14 @@ class RaceFolder:
         return ArmFolder(self.path / safe, self.home, configuration)
 
 
+def race_home(folder: Path) -> Path | None:
+    """Return the data set's folder in which an arm of a race lies; None if it is no such arm."""
+    parents = folder.resolve().parents
+    if len(parents) < 3 or parents[1].name != "race":
+        return None
+    return parents[2] if DatasetFolder(parents[2]).plan.is_file() else None
+
+
 def keep_former(path: Path, text: str) -> None:
     """Keep a file that is about to be replaced by a different one: it may hold edits by hand."""
     if not path.is_file():

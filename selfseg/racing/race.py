@@ -233,6 +233,11 @@ def _tell(record: RaceRecord) -> None:
         basis.configuration.name, len(record.arms), ", ".join(basis.folds),
         length.decision.value, length.decision.because,
     )  # fmt: skip
+    trainings, further = len(record.arms) * len(basis.folds), length.further_arms
+    log.info(
+        "%d trainings, %s steps in all%s", trainings, f"{trainings * length.steps:,}",
+        f"; for ideas together up to {further * len(basis.folds)} more" if further else "",
+    )  # fmt: skip
     for arm in record.arms:
         terms = chain(*(idea.terms for idea in basis.ideas if idea.name in arm.ideas))
         added = ", ".join(term.kind for term in terms)

@@ -60,6 +60,16 @@ def test_prediction_is_timed_as_the_recipe_mirrors(
     assert timed == [mirrored]
 
 
+def test_the_whole_length_is_told_before_anything_is_trained(
+    known: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Four arms on four folds, and no time limit."""
+    with caplog.at_level("INFO"):
+        start(known, monkeypatch, {})
+    assert "62500 steps each" in caplog.text
+    assert "16 trainings, 1,000,000 steps in all; for ideas together up to 8 more" in caplog.text
+
+
 def test_time_for_no_step_is_refused(known: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(race, "training_job", lambda *_: None)
     monkeypatch.setattr(race, "loss_step_seconds", lambda *_, limit_s: 10.0 + 0 * limit_s)

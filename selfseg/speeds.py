@@ -7,11 +7,11 @@ from math import ceil, prod
 from typing import TYPE_CHECKING
 
 from selfseg.records.plan import Configuration, Plan
+from selfseg.records.run import FORWARD_SHARE
 
 if TYPE_CHECKING:
     from selfseg.training.job import TrainingJob
 
-FORWARD_SHARE = 1 / 3  # of a training step is the forward pass
 TIMED_STEPS = 5
 
 

@@ -24,6 +24,7 @@ from selfseg.records.dataset import Splits
 from selfseg.records.ideas import Idea
 from selfseg.records.plan import Configuration
 from selfseg.records.race import Arm, RaceBasis, RacedCase, RaceMetric, RaceRecord
+from selfseg.records.run import MEASURING_SHARE
 from selfseg.requests import RaceRequest
 from selfseg.speeds import case_seconds, loss_step_seconds
 from selfseg.workspace import RaceFolder, planned_folder
@@ -31,8 +32,6 @@ from selfseg.workspace import RaceFolder, planned_folder
 log = logging.getLogger(__name__)
 
 TOPOLOGY: frozenset[RaceMetric] = frozenset({"cldice", "betti0"})
-
-MEASURING_SHARE = 0.01  # of the time limit, for each arm
 
 
 @dataclass(frozen=True)

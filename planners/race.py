@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from selfseg.records.ideas import Idea
 from selfseg.records.optimization import Optimization
 from selfseg.records.plan import Decision
-from selfseg.records.race import Arm, RaceEvidence, RaceLength, RaceMetric, RaceRules
+from selfseg.records.race import Arm, RaceEvidence, RaceLength, RaceMetric, RaceRules, RaceTrial
+from selfseg.records.run import FORWARD_SHARE
 
 # Ideas for tubes are judged by what tubes are for: whether they hang together.
 TUBE_TERMS = frozenset({"cl_dice", "segments", "skeleton_recall"})
@@ -21,7 +22,6 @@ FURTHER_ARMS = 1
 RESERVE = 0.12
 START_S = 4.0  # of each training: processes, reading cases
 SCORING_S = 0.5  # of each held-out case
-FORWARD_SHARE = 1 / 3  # of a training step; what a validation patch of an epoch costs
 
 # Losing half a Dice point is what no user would notice.
 LARGEST_LOSS = 0.005
@@ -77,6 +77,7 @@ class DefaultRacer:
         fixed_s = START_S * len(held_out) + (case_s + SCORING_S) * sum(held_out)
         free_s = remaining_s * (1 - RESERVE) - fixed_s * (len(arms) + further)
         recipes = (optimization.recipe, optimization.short_recipe)
+        # a validation patch of an epoch costs a forward pass
         epoch_ends = 1 + FORWARD_SHARE * max(recipe.validation_share for recipe in recipes)
         round_s = len(held_out) * (sum(speeds) + further * slowest) * epoch_ends
         planned = optimization.epochs * optimization.steps_per_epoch
@@ -118,6 +119,20 @@ class DefaultRacer:
             value="accepted" if accepted else "rejected",
             because="; ".join(parts),
         )
+
+    def rank_ideas(self, won: Sequence[RaceTrial]) -> tuple[RaceTrial, ...]:
+        """Order ideas by gain in widths of its interval, the surest first.
+
+        Ideas are judged by different metrics: a point of `betti0` is not one of Dice. How far a
+        gain stands out of its own spread has no unit.
+        """
+        return tuple(sorted(won, key=_sureness, reverse=True))
+
+
+def _sureness(trial: RaceTrial) -> tuple[float, float]:
+    """Return the judged gain in half widths of its interval, and where that is equal the gain."""
+    gain = trial.trial.gains[0].gain
+    return gain.value / max(gain.value - gain.lower, ROUNDING), gain.value
 
 
 def _length(epochs: int, per_epoch: int, further: int, because: str) -> RaceLength:

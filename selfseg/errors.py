@@ -9,6 +9,7 @@ SelfSegError
 ├── CheckpointError  training state that cannot be resumed
 ├── ModelError       a model that is missing, incomplete or ambiguous
 ├── ImageError       an image file that cannot be read or written
+├── DivergenceError  a training whose loss is no longer a number
 └── DeviceError      a device or a worker process that failed
 """
 
@@ -83,6 +84,20 @@ class ModelError(SelfSegError):
 
 class ImageError(SelfSegError):
     """An image file cannot be read or written."""
+
+
+class DivergenceError(SelfSegError):
+    """The loss of a training is no longer a number.
+
+    Args:
+        message: Which training.
+        step: After which step.
+        remedy: What to do about it.
+    """
+
+    def __init__(self, message: str, *, step: int, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.step = step
 
 
 class DeviceError(SelfSegError):

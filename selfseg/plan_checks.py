@@ -48,6 +48,7 @@ def check_plan(plan: Plan, *, remedy: str = MEND_PLAN) -> None:
             complaints.append(f"proposed: {item.name} needs {item.previous_stage} as well")
     complaints += _stage_complaints(plan)
     complaints += _target_complaints(plan)
+    complaints += _idea_complaints(plan)
     if complaints:
         raise PlanError(
             f"plan of {plan.dataset} cannot be executed: {'; '.join(complaints)}",
@@ -121,6 +122,17 @@ def _stage_complaints(plan: Plan) -> Iterator[str]:
             yield f"configurations.{item.name}.previous_stage: no configuration {name!r}"
         elif known[name].previous_stage is not None:
             yield f"configurations.{item.name}.previous_stage: {name} must not have one itself"
+
+
+def _idea_complaints(plan: Plan) -> Iterator[str]:
+    """Yield nominated ideas that a race could not tell apart, or judge."""
+    pairs = [(idea.configuration, idea.name) for idea in plan.nominated]
+    for configuration, name in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
+        yield f"nominated: two ideas of {configuration} are named {name!r}"
+    for idea in plan.nominated:
+        if unknown := sorted(set(idea.labels) - set(plan.targets.names)):
+            found, known = ", ".join(unknown), ", ".join(plan.targets.names)
+            yield f"nominated.{idea.name}.labels: {found}, must be some of {known}"
 
 
 def _normalization_complaints(item: Configuration) -> Iterator[str]:

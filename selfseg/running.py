@@ -19,7 +19,7 @@ from selfseg.inference.trained import Workspace
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.plan import Plan
-from selfseg.records.run import RunRecord, Schedule, Speed, Training
+from selfseg.records.run import MEASURING_SHARE, RunRecord, Schedule, Speed, Training
 from selfseg.records.selection import Selection, ValidationTiming
 from selfseg.requests import (
     PlanRequest,
@@ -34,7 +34,6 @@ from selfseg.workspace import DatasetFolder, planned_folder
 log = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 3.0  # so much of the elapsed time may be forgotten by a kill
-MEASURING_SHARE = 0.01  # of the time limit, for each configuration
 SHORTEST_TRAINING_S = 5.0
 
 
@@ -224,7 +223,7 @@ def _speeds(plan: Plan, request: RunRequest, *, trainings_each: int) -> tuple[Sp
                 configuration=name,
                 previous_stage=item.previous_stage,
                 step_s=step_s,
-                case_s=case_seconds(item, step_s, mirrored=mirrored),
+                case_s=case_seconds(plan, item, step_s, mirrored=mirrored),
             )
         )
     return tuple(speeds)

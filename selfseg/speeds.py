@@ -6,19 +6,19 @@ import time
 from math import ceil, prod
 from typing import TYPE_CHECKING
 
-from selfseg.records.plan import Configuration
+from selfseg.records.plan import Configuration, Plan
+from selfseg.records.run import FORWARD_SHARE
 
 if TYPE_CHECKING:
     from selfseg.training.job import TrainingJob
 
-FORWARD_SHARE = 1 / 3  # of a training step is the forward pass
 TIMED_STEPS = 5
 
 
-def case_seconds(item: Configuration, step_s: float, *, mirrored: bool) -> float:
+def case_seconds(plan: Plan, item: Configuration, step_s: float, *, mirrored: bool) -> float:
     """Return about how long the median case takes to predict, from the time of a training step."""
     views = 2 ** len(item.inference.mirror_axes) if mirrored else 1
-    return step_s * FORWARD_SHARE / item.batch * _windows(item) * views
+    return step_s * FORWARD_SHARE / item.batch * _windows(plan, item) * views
 
 
 def loss_step_seconds(job: TrainingJob, *, limit_s: float) -> float:
@@ -46,6 +46,7 @@ def loss_step_seconds(job: TrainingJob, *, limit_s: float) -> float:
         outputs=job.outputs,
         seed=job.seed,
         device=device,
+        heads=job.heads,
     )
     loss = build_loss(configuration.loss, job.plan.targets).to(device)
     loss.progress = 1.0  # terms that start late count as well
@@ -73,7 +74,7 @@ def loss_step_seconds(job: TrainingJob, *, limit_s: float) -> float:
     return sum(times[1:]) / len(times[1:])
 
 
-def _windows(item: Configuration) -> int:
+def _windows(plan: Plan, item: Configuration) -> int:
     """Return about how many windows the median image takes."""
     patch = (1,) * (3 - len(item.patch)) + item.patch
     sizes = (patch[0] - 2 * item.context, *patch[1:])
@@ -83,5 +84,19 @@ def _windows(item: Configuration) -> int:
         for n, p in zip(item.median_shape, sizes, strict=True)
     ]
     if len(item.patch) == 2:
-        counts[0] = round(item.median_shape[0])
+        counts[0] = _slices(plan, item)
     return prod(counts)
+
+
+def _slices(plan: Plan, item: Configuration) -> int:
+    """Return about how many slices the median image has for a 2D network.
+
+    A 2D configuration leaves every case its own slices and plans with one; those with a third axis
+    know about how many there are. Resampled ones may have fewer, hence the most.
+    """
+    alike = [
+        other
+        for other in plan.configurations
+        if other.preprocessing.axes[0] == item.preprocessing.axes[0]
+    ]
+    return max(round(other.median_shape[0]) for other in (item, *alike))

@@ -122,6 +122,11 @@ class DatasetFolder:
         return self.path / "plan.json"
 
     @property
+    def plan_lock(self) -> Path:
+        """Held by the process that reads the plan to write a changed one."""
+        return self.path / ".plan.lock"
+
+    @property
     def splits(self) -> Path:
         """Folds."""
         return self.path / "splits.json"
@@ -247,6 +252,14 @@ class RaceFolder:
         if safe != name:  # two names may look alike now
             safe += f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         return ArmFolder(self.path / safe, self.home, configuration)
+
+
+def race_home(folder: Path) -> Path | None:
+    """Return the data set's folder in which an arm of a race lies; None if it is no such arm."""
+    parents = folder.resolve().parents
+    if len(parents) < 3 or parents[1].name != "race":
+        return None
+    return parents[2] if DatasetFolder(parents[2]).plan.is_file() else None
 
 
 def keep_former(path: Path, text: str) -> None:

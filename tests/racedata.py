@@ -1,17 +1,22 @@
-"""Simulated races: scores of arms on held-out cases, without any training."""
+"""Simulated races: workspaces and scores of arms on held-out cases, without any training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+from selectiondata import write_members
 from tinymodel import tiny_configuration, tiny_plan
 
+from selfseg.inference.trained import Workspace
 from selfseg.racing.judge import Ground, judge
 from selfseg.racing.rules import find_racer
+from selfseg.records import serial
 from selfseg.records.dataset import Fold, Splits
 from selfseg.records.ideas import Idea, IdeaTrial, RaceGain
-from selfseg.records.loss import LossTerm, TopKTerm
+from selfseg.records.loss import FocalTerm, LossTerm, TopKTerm, TverskyTerm
 from selfseg.records.metrics import CaseScores, LabelScores, TopologyScores
 from selfseg.records.plan import Decision, Plan
 from selfseg.records.race import (
@@ -167,4 +172,42 @@ def a_record(ideas: tuple[Idea, ...], trials: tuple[RaceTrial, ...]) -> RaceReco
         trials=trials,
         loss=configuration.loss,
         finished=True,
+    )
+
+
+CASES = 20
+FOLDS = 4
+IDEAS = (
+    an_idea("top_k", TopKTerm()),
+    an_idea("focal", FocalTerm()),
+    an_idea("tversky", TverskyTerm()),
+)
+
+
+def nothing(*_: object) -> npt.NDArray[np.float64]:
+    """Return no probabilities: no fold is trained here."""
+    raise AssertionError
+
+
+def write_unraced(folder: Path) -> Workspace:
+    """Write a workspace of twenty cases in four folds, nothing trained, three ideas."""
+    found = write_members(folder, {"3d_fullres": nothing}, cases=CASES, folds={"3d_fullres": ()})
+    serial.save(found.dataset, found.folder.dataset)
+    ids = [case.id for case in found.dataset.cases]
+    parts = [(ids[n::FOLDS], [c for c in ids if c not in ids[n::FOLDS]]) for n in range(FOLDS)]
+    folds = tuple(Fold(train=tuple(rest), validation=tuple(own)) for own, rest in parts)
+    serial.save(Splits(folds=folds), found.folder.splits)
+    plan = found.plan.model_copy(update={"nominated": IDEAS})
+    serial.save(plan, found.folder.plan)
+    return Workspace(found.folder, plan, found.dataset)
+
+
+def scores_of(splits: Splits, folds: Sequence[str], gain: float) -> tuple[CaseScores, ...]:
+    """Return scores of what folds hold out: 0.5 and a gain, with a spread of all gains but 0."""
+    held_out = [case for fold in folds for case in splits.folds[int(fold)].validation]
+    spread = 0.002 * (gain != 0)
+    dice = {case: 0.5 + gain + spread * (n % 3 - 1) for n, case in enumerate(held_out)}
+    return tuple(
+        CaseScores(case=case, labels={name: label_scores(value, value) for name in NAMES})
+        for case, value in dice.items()
     )

@@ -25,7 +25,11 @@ def race(
     ] = None,
     time: Annotated[
         str | None,
-        typer.Option("--time", help="Limit over everything: 2h. Default: short trainings."),
+        typer.Option(
+            "--time",
+            help="Limit over everything: 2h. Default: every training has a quarter of the plan's "
+            "epochs, mostly 62,500 steps.",
+        ),
     ] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,

@@ -56,6 +56,9 @@ def _table(record: RaceRecord) -> Table:
     table.add_column("gain by metric")
     table.add_column("")
     for trial in record.trials:
+        if not trial.gains:
+            table.add_row(_raced(trial), *("–",) * 5, "rejected")
+            continue
         judged, *single = trial.trial.gains
         gain = judged.gain
         table.add_row(
@@ -63,7 +66,7 @@ def _table(record: RaceRecord) -> Table:
             judged.metric.removeprefix("mean of "),
             f"{gain.value:+.4f}",
             f"{gain.lower:+.4f} – {gain.upper:+.4f}",
-            f"{trial.trial.worst_change:+.4f}",
+            "–" if trial.trial.worst_change is None else f"{trial.trial.worst_change:+.4f}",
             ", ".join(f"{one.metric} {one.gain.value:+.4f}" for one in single),
             "accepted" if trial.trial.accepted else "rejected",
         )

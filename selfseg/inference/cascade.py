@@ -16,6 +16,7 @@ from selfseg.inference.find import find_models
 from selfseg.inference.model import Model, load_model
 from selfseg.inference.predictor import PredictionReport, predict_cases
 from selfseg.records.dataset import Case
+from selfseg.workspace import race_home
 
 log = logging.getLogger(__name__)
 
@@ -87,18 +88,23 @@ def previous_stages(
 def load_previous(model: Model) -> Model:
     """Load the previous stage of a cascade from the same folder, on the same device.
 
+    An arm of a race has its own models of the cascade alone; the stage is the data set's.
+
     Raises:
         ModelError: It has no trained fold, or does not fit the plan.
     """
     stage = model.configuration.previous_stage
-    if stage not in {found.configuration.name for found in find_models(model.folder)}:
-        raise ModelError(
-            f"{model.folder}: {model.configuration.name} needs the segmentation of {stage}, which "
-            "has no trained fold",
-            remedy=f"Run 'selfseg train {model.plan.dataset} {stage} FOLD', or bring its folder of "
-            "models/ here.",
-        )
-    return load_model(model.folder, configuration=stage, device=model.device)
+    for place in (model.folder, race_home(model.folder)):
+        if place is None:
+            continue
+        if stage in {found.configuration.name for found in find_models(place)}:
+            return load_model(place, configuration=stage, device=model.device)
+    raise ModelError(
+        f"{model.folder}: {model.configuration.name} needs the segmentation of {stage}, which "
+        "has no trained fold",
+        remedy=f"Run 'selfseg train {model.plan.dataset} {stage} FOLD', or bring its folder of "
+        "models/ here.",
+    )
 
 
 def _predict_previous(

@@ -18,18 +18,12 @@ def entrants(
     """Return the ideas to race, in the plan's order: those wanted, else all that were not yet.
 
     Raises:
-        PlanError: A wanted idea does not exist or is part of the loss already; two have one name.
+        PlanError: A wanted idea does not exist or is part of the loss already.
     """
     own = [idea for idea in plan.nominated if idea.configuration == configuration.name]
-    names = [idea.name for idea in own]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise PlanError(
-            f"nominated: two ideas of {configuration.name} are named {twice[0]!r}",
-            remedy="Give one of them another name in plan.json.",
-        )
     if wanted is None:
         return tuple(idea for idea in own if not idea.trials)[:most]
+    names = [idea.name for idea in own]
     unknown = sorted(set(wanted) - set(names))
     if unknown:
         raise PlanError(
@@ -79,12 +73,18 @@ def arm_plan(plan: Plan, name: str, ideas: Sequence[Idea]) -> Plan:
     """Return the plan of an arm.
 
     Raises:
-        PlanError: An idea does not fit the data, or changes nothing.
+        PlanError: An idea does not fit the data, changes nothing, or would take away what is not
+            there, or what an idea before it brought.
     """
     loss = find_configuration(plan, name).loss
     changed = apply_ideas(loss, ideas)
     told = ", ".join(idea.name for idea in ideas)
-    remedy = f"Mend or remove the idea ({told}) in 'nominated' of plan.json."
+    remedy = (
+        f"Mend or remove the idea ({told}) in 'nominated' of plan.json, or name others with "
+        "--ideas."
+    )
+    if refused := _replacement_fault(loss, ideas):
+        raise PlanError(f"nominated: {refused}", remedy=remedy)
     if ideas and changed == loss:
         raise PlanError(f"nominated: {told} changes nothing in the loss of {name}", remedy=remedy)
     if not changed.terms:
@@ -92,6 +92,21 @@ def arm_plan(plan: Plan, name: str, ideas: Sequence[Idea]) -> Plan:
     made = with_loss(plan, name, changed).model_copy(update={"nominated": ()})
     check_plan(made, remedy=remedy)
     return made
+
+
+def _replacement_fault(loss: Loss, ideas: Sequence[Idea]) -> str:
+    """Return which idea cannot replace what it should, and why; '' if all can."""
+    brought: dict[str, str] = {}
+    for idea in ideas:
+        there = {term.kind for term in loss.terms}
+        for kind in idea.replaces:
+            if kind in brought:
+                return f"{idea.name} replaces {kind}, which {brought[kind]} brought"
+            if kind not in there:
+                return f"{idea.name} replaces {kind}, which the loss does not have"
+        loss = apply_idea(loss, idea)
+        brought |= {term.kind: idea.name for term in idea.terms}
+    return ""
 
 
 def describe_rest(plan: Plan, configuration: Configuration) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from selfseg.errors import PlanError, SelfSegError
 from selfseg.racing.rules import Racer
 from selfseg.racing.statistics import Interval, mean_interval
 from selfseg.records.ideas import Idea, IdeaTrial, RaceGain
@@ -45,10 +44,11 @@ def judge(
     A case's gain is the mean over the idea's labels of the mean over the planner's metrics of the
     differences.
 
-    Raises:
-        PlanError: The idea is for a label that does not exist.
-        SelfSegError: No held-out case has any of its labels.
+    An idea whose arm could not be trained to its end, or whose labels no held-out case has, is
+    rejected for that.
     """
+    if result.stopped:
+        return uncompared(idea.name, arm, against, result.stopped)
     metrics, columns = ground.racer.race_metrics(idea), _columns(ground.names, idea)
     tables = {
         metric: paired_gains(result.cases, former.cases, ground.names, metric)
@@ -56,17 +56,17 @@ def judge(
     }
     judged = _mean(_mean(np.stack([tables[metric][:, columns] for metric in metrics]), 0), 1)
     if not np.isfinite(judged).any():
-        raise SelfSegError(
-            f"{idea.name}: no held-out case has any of its labels, annotated or predicted",
-            remedy="Give the race more time, or check the references.",
-        )
+        because = "no held-out case has any of its labels, annotated or predicted"
+        return uncompared(idea.name, arm, against, because)
     interval = _interval(ground, judged)
+    pairs = zip(ground.cases, np.isfinite(judged), strict=True)
+    folds = {case.fold for case, is_known in pairs if is_known}
     changes = _mean(tables["dice"], 0)
     evidence = RaceEvidence(
         metrics=metrics,
         gain=interval.estimate,
         worst_change=float(np.nanmin(changes)),
-        folds=len({case.fold for case in ground.cases}),
+        folds=len(folds),
         cases=int(np.isfinite(judged).sum()),
         cases_better=int((judged > ROUNDING).sum()),
         by_fold=interval.by_fold,
@@ -96,6 +96,15 @@ def judge(
         gains=tuple(float(gain) if np.isfinite(gain) else None for gain in judged),
         trial=trial,
     )
+
+
+def uncompared(name: str, arm: Arm, against: Arm, because: str) -> RaceTrial:
+    """Return the trial of an idea that is rejected without a number."""
+    trial = IdeaTrial(
+        on_top_of=against.ideas, folds=(), cases=0, steps=0, gains=(), worst_change=None,
+        accepted=False, because=because,
+    )  # fmt: skip
+    return RaceTrial(idea=name, arm=arm.name, against=against.name, gains=(), trial=trial)
 
 
 def paired_gains(
@@ -137,12 +146,6 @@ def _score(scores: LabelScores, metric: RaceMetric) -> float:
 
 
 def _columns(names: Sequence[str], idea: Idea) -> list[int]:
-    unknown = sorted(set(idea.labels) - set(names))
-    if unknown:
-        raise PlanError(
-            f"nominated: {idea.name} is for {', '.join(unknown)}, which is not segmented",
-            remedy=f"Name some of: {', '.join(names)}.",
-        )
     return [place for place, name in enumerate(names) if not idea.labels or name in idea.labels]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from selfseg.errors import PlanError
+from selfseg.execution.locks import waited_for
 from selfseg.folds import find_configuration
 from selfseg.plan_checks import check_plan
 from selfseg.racing.arms import with_loss
@@ -21,11 +22,11 @@ def write_outcome(folder: DatasetFolder, record: RaceRecord) -> None:
     Raises:
         PlanError: The raced configuration or an idea was changed during the race.
     """
-    plan = serial.load(Plan, folder.plan)
-    updated = with_outcome(plan, record)
-    check_plan(updated)
-    keep_former(folder.plan, serial.text(updated))
-    serial.save(updated, folder.plan)
+    with waited_for(folder.plan_lock):  # another configuration's race may end now as well
+        updated = with_outcome(serial.load(Plan, folder.plan), record)
+        check_plan(updated)
+        keep_former(folder.plan, serial.text(updated))
+        serial.save(updated, folder.plan)
 
 
 def with_outcome(plan: Plan, record: RaceRecord) -> Plan:
@@ -62,9 +63,12 @@ def with_outcome(plan: Plan, record: RaceRecord) -> Plan:
 
 
 def _is_told(now: Idea | None, raced: Idea, record: RaceRecord) -> bool:
-    """Tell whether an idea of the plan has the trials of this race already."""
+    """Tell whether an idea of the plan has the trials of this race already, wherever they stand."""
+    if now is None:
+        return False
     trials = _trials(record, raced)
-    return now is not None and now.trials[-len(trials) :] == trials
+    count = len(trials)
+    return any(now.trials[n : n + count] == trials for n in range(len(now.trials) - count + 1))
 
 
 def _trials(record: RaceRecord, idea: Idea) -> tuple[IdeaTrial, ...]:
@@ -98,10 +102,11 @@ def _decisions(record: RaceRecord) -> list[Decision]:
 
 def _decision(found: IdeaTrial, idea: Idea, record: RaceRecord) -> Decision:
     on = f" on top of {', '.join(found.on_top_of)}" if found.on_top_of else ""
+    raced = f"raced{on} for {found.steps} steps on {len(found.folds)} folds with seed "
+    raced += str(record.basis.seed)
     return Decision(
         rule="race.accept_idea",
         subject=f"configurations.{idea.configuration}.nominated.{idea.name}",
         value="accepted" if found.accepted else "rejected",
-        because=f"raced{on} for {found.steps} steps on {len(found.folds)} folds with seed "
-        f"{record.basis.seed}: {found.because}",
+        because=f"{raced if found.gains else f'not compared{on}'}: {found.because}",
     )

@@ -12,8 +12,9 @@ from pathlib import Path
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.locks import held
 from selfseg.folds import find_configuration, open_workspace, training_job
-from selfseg.inference.trained import Workspace, files_digest
+from selfseg.inference.trained import Workspace, files_digest, previous_digest
 from selfseg.racing.arms import apply_ideas, describe_rest, entrants
+from selfseg.racing.combine import combine
 from selfseg.racing.judge import Ground, judge
 from selfseg.racing.outcome import write_outcome
 from selfseg.racing.rules import Racer, find_racer
@@ -22,14 +23,15 @@ from selfseg.records import serial
 from selfseg.records.dataset import Splits
 from selfseg.records.ideas import Idea
 from selfseg.records.plan import Configuration
-from selfseg.records.race import Arm, ArmResult, RaceBasis, RacedCase, RaceRecord, RaceTrial
+from selfseg.records.race import Arm, RaceBasis, RacedCase, RaceMetric, RaceRecord
+from selfseg.records.run import MEASURING_SHARE
 from selfseg.requests import RaceRequest
 from selfseg.speeds import case_seconds, loss_step_seconds
 from selfseg.workspace import RaceFolder, planned_folder
 
 log = logging.getLogger(__name__)
 
-MEASURING_SHARE = 0.01  # of the time limit, for each arm
+TOPOLOGY: frozenset[RaceMetric] = frozenset({"cldice", "betti0"})
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def race_dataset(dataset: str, workspace: Path, request: RaceRequest) -> RaceRes
         log.warning("One fold: nothing can be accepted, as one training may just have been lucky")
     folder = known.folder.race(configuration.name, serial.digest(basis)[:8])
     with held(folder.lock, f"{configuration.name} is being raced"):
-        topology = any("cldice" in racer.race_metrics(idea) for idea in ideas)
+        topology = any(TOPOLOGY & {*racer.race_metrics(idea)} for idea in ideas)
         track = Track(known, folder, configuration.name, basis.ideas, request, topology)
         record = _former(folder) or _begin(track, basis, cases, racer)
         if not record.finished:
@@ -119,6 +121,7 @@ def _basis(
         folds=folds,
         splits=splits,
         files=files_digest(known.dataset, [case.id for case in known.dataset.cases]),
+        previous=previous_digest(known.folder, configuration),
         seed=request.seed,
         total_s=request.time_s,
     )
@@ -142,10 +145,13 @@ def _begin(
     """Measure the arms, decide how long the trainings are, and write that down.
 
     Raises:
+        PlanError: An idea does not fit the plan.
         SelfSegError: The time is too short for a single step.
     """
     began_s = time.monotonic()
     arms = [Arm(), *(Arm(ideas=(idea.name,)) for idea in track.ideas)]
+    for arm in arms:
+        track.arm_workspace(arm)  # refused before any time is spent
     arms = [_measured(track, arm, basis) for arm in arms]
     plain_s = arms[0].step_s or 0.0
     item = basis.configuration
@@ -153,7 +159,7 @@ def _begin(
     length = racer.race_length(
         arms,
         [sum(case.fold == fold for case in cases) for fold in basis.folds],
-        case_seconds(item, plain_s, mirrored=item.optimization.short_recipe.mirror),
+        case_seconds(track.known.plan, item, plain_s, mirrored=_mirrors(basis, arms, left_s)),
         item.optimization,
         left_s,
     )
@@ -174,12 +180,24 @@ def _begin(
     return record
 
 
+def _mirrors(basis: RaceBasis, arms: Sequence[Arm], left_s: float | None) -> bool:
+    """Tell whether trainings of about the length that the time allows predict mirrored images."""
+    from selfseg.training.schedule import choose_recipe
+
+    options = basis.configuration.optimization
+    steps = float(options.epochs * options.steps_per_epoch)
+    if left_s is not None:
+        all_s = len(basis.folds) * sum(arm.step_s or 0.0 for arm in arms)
+        steps = min(steps, left_s / all_s)
+    recipe, _ = choose_recipe(options, steps)
+    return recipe.mirror
+
+
 def _measured(track: Track, arm: Arm, basis: RaceBasis) -> Arm:
-    """Return an arm with the time of its step, where time is limited; check that it fits."""
-    workspace = track.arm_workspace(arm)
+    """Return an arm with the time of its step, where time is limited."""
     if basis.total_s is None:
         return arm
-    job = training_job(workspace, track.train_request(basis.folds[0]))
+    job = training_job(track.arm_workspace(arm), track.train_request(basis.folds[0]))
     step_s = loss_step_seconds(job, limit_s=MEASURING_SHARE * basis.total_s)
     log.info("%s: %.3g s a step", arm.name, step_s)
     return arm.model_copy(update={"step_s": step_s})
@@ -189,8 +207,9 @@ def _run(track: Track, record: RaceRecord, racer: Racer) -> RaceRecord:
     """Train and judge all single ideas, then combine those that won."""
     _tell(record)
     results = train_arms(track, record.arms, record.basis.folds, record.length)
+    expected = [case.case for case in record.cases]
     for result in results:
-        assert [case.case for case in result.cases] == [case.case for case in record.cases]
+        assert result.stopped or [case.case for case in result.cases] == expected
     names = track.known.plan.targets.names
     ground = Ground(record.cases, names, record.length.steps, racer)
     plain, *single = zip(record.arms, results, strict=True)
@@ -199,51 +218,10 @@ def _run(track: Track, record: RaceRecord, racer: Racer) -> RaceRecord:
         for idea, with_idea in zip(track.ideas, single, strict=True)
     ]
     record = record.model_copy(update={"results": tuple(results), "trials": tuple(trials)})
-    record = _combine(track, record, ground)
+    record = combine(track, record, ground)
     by_name = {idea.name: idea for idea in track.ideas}
     loss = apply_ideas(record.loss, [by_name[name] for name in record.accepted])
     return record.model_copy(update={"loss": loss, "finished": True})
-
-
-def _combine(track: Track, record: RaceRecord, ground: Ground) -> RaceRecord:
-    """Take the best idea that won; try each further one on top of what was taken before."""
-    won = sorted(
-        (trial for trial in record.trials if trial.trial.accepted),
-        key=lambda trial: -trial.trial.gains[0].gain.value,
-    )
-    if not won:
-        return record
-    by_name = {idea.name: idea for idea in track.ideas}
-    pairs = zip(record.arms, record.results, strict=True)
-    arm, result = next(pair for pair in pairs if pair[0].name == won[0].arm)
-    for number, former in enumerate(won[1:]):
-        if number >= record.length.further_arms:
-            untried = _untried(former, arm)
-            record = record.model_copy(update={"trials": (*record.trials, untried)})
-            continue
-        further = Arm(ideas=(*arm.ideas, former.idea))
-        (found,) = train_arms(track, [further], record.basis.folds, record.length)
-        trial = judge(ground, by_name[former.idea], further, found, arm, result)
-        record = _with(record, further, found, trial)
-        if trial.trial.accepted:
-            arm, result = further, found
-    return record.model_copy(update={"accepted": arm.ideas})
-
-
-def _with(record: RaceRecord, arm: Arm, result: ArmResult, trial: RaceTrial) -> RaceRecord:
-    changes = {
-        "arms": (*record.arms, arm),
-        "results": (*record.results, result),
-        "trials": (*record.trials, trial),
-    }
-    return record.model_copy(update=changes)
-
-
-def _untried(former: RaceTrial, arm: Arm) -> RaceTrial:
-    """Return an idea that won alone, but had no time left to be tried on top of others."""
-    because = f"accepted alone; no time was kept to try it on top of {', '.join(arm.ideas)}"
-    changes = {"on_top_of": arm.ideas, "accepted": False, "because": because}
-    return former.model_copy(update={"trial": former.trial.model_copy(update=changes)})
 
 
 def _tell(record: RaceRecord) -> None:
@@ -253,6 +231,11 @@ def _tell(record: RaceRecord) -> None:
         "Race of %s: %d arms × folds %s, %s (%s)",
         basis.configuration.name, len(record.arms), ", ".join(basis.folds),
         length.decision.value, length.decision.because,
+    )  # fmt: skip
+    trainings, further = len(record.arms) * len(basis.folds), length.further_arms
+    log.info(
+        "%d trainings, %s steps in all%s", trainings, f"{trainings * length.steps:,}",
+        f"; for ideas together up to {further * len(basis.folds)} more" if further else "",
     )  # fmt: skip
     for arm in record.arms:
         terms = chain(*(idea.terms for idea in basis.ideas if idea.name in arm.ideas))

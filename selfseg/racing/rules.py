@@ -9,7 +9,7 @@ from selfseg import planning
 from selfseg.records.ideas import Idea
 from selfseg.records.optimization import Optimization
 from selfseg.records.plan import Decision
-from selfseg.records.race import Arm, RaceEvidence, RaceLength, RaceMetric, RaceRules
+from selfseg.records.race import Arm, RaceEvidence, RaceLength, RaceMetric, RaceRules, RaceTrial
 
 
 @runtime_checkable
@@ -37,6 +37,13 @@ class Racer(Protocol):
 
     def accept_idea(self, evidence: RaceEvidence) -> Decision:
         """Decide whether an idea is `accepted` or `rejected`."""
+        ...
+
+    def rank_ideas(self, won: Sequence[RaceTrial]) -> tuple[RaceTrial, ...]:
+        """Order the trials of ideas that were accepted alone, the best first.
+
+        The first one is taken; the others are tried on top, in this order.
+        """
         ...
 
 

@@ -38,21 +38,22 @@ def mean_interval(
     all cases of a fold were predicted by the same two networks.
 
     Args:
-        values: One a case, finite; at least one.
+        values: One a case, finite, in [-1, 1]; at least one.
         groups: Patient of each case.
         folds: Fold that held each case out; a patient lies in one fold.
         confidence: Of the two-sided interval.
         fold_level: See above.
 
     Returns:
-        The interval is the mean alone where all values are equal, and where there is one cluster.
+        The interval is the mean alone where all values are equal, and [-1, 1], all that a gain can
+        be, where there is one cluster: nothing is known of its luck.
     """
     by_fold = fold_p_value(values, folds) < fold_level
     mean = float(values.mean())
     sums = _cluster_sums(values - mean, folds if by_fold else groups)
     count = len(sums)
     if count < 2:
-        return Interval(Estimate(value=mean, lower=mean, upper=mean), by_fold)
+        return Interval(Estimate(value=mean, lower=-1.0, upper=1.0), by_fold)
     error = np.sqrt(count / (count - 1) * (sums**2).sum()) / len(values)
     half = float(stats.t.ppf((1 + confidence) / 2, count - 1) * error)
     return Interval(Estimate(value=mean, lower=mean - half, upper=mean + half), by_fold)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfseg.errors import RecordError, SelfSegError
+from selfseg.errors import DivergenceError, RecordError, SelfSegError
 from selfseg.execution.processes import default_workers, map_parallel
 from selfseg.folds import find_configuration, training_job
 from selfseg.inference.trained import Workspace
@@ -15,6 +15,7 @@ from selfseg.racing.arms import arm_plan
 from selfseg.records import serial
 from selfseg.records.ideas import Idea
 from selfseg.records.metrics import CaseScores, MetricsTable
+from selfseg.records.model import TrainedFold
 from selfseg.records.race import Arm, ArmResult, RaceLength
 from selfseg.requests import RaceRequest, TrainRequest
 from selfseg.workspace import RaceFolder
@@ -52,7 +53,9 @@ class Track:
         plan = arm_plan(self.known.plan, self.configuration, [by_name[n] for n in arm.ideas])
         return Workspace(self.folder.arm(arm.name, self.configuration), plan, self.known.dataset)
 
-    def train_request(self, fold: str, length: RaceLength | None = None) -> TrainRequest:
+    def train_request(
+        self, fold: str, length: RaceLength | None = None, *, restart: bool = False
+    ) -> TrainRequest:
         """Return how a fold is trained."""
         return TrainRequest(
             configuration=self.configuration,
@@ -62,6 +65,7 @@ class Track:
             device=self.request.device,
             workers=self.request.workers,
             seed=self.request.seed,
+            restart=restart,
         )
 
 
@@ -70,32 +74,81 @@ def train_arms(
 ) -> list[ArmResult]:
     """Train arms fold by fold, from where they are; return their scores.
 
+    An arm with ideas whose loss is no longer a number is stopped for good; the others go on.
+
     Raises:
-        SelfSegError: As `train`; the loss of an arm is no longer a number.
+        SelfSegError: As `train`.
     """
+    stopped: dict[str, str] = {}
     scores: dict[str, list[CaseScores]] = {arm.name: [] for arm in arms}
     turns = [(fold, arm) for fold in folds for arm in arms]
     for number, (fold, arm) in enumerate(turns, start=1):
-        workspace = track.arm_workspace(arm)
-        table = _finished_scores(track, workspace, fold)
-        if table is None:
-            log.info("Race: training %d of %d, %s, fold %s", number, len(turns), arm.name, fold)
-            table = _train(track, workspace, fold, length)
-        if track.topology:
-            table = _with_topology(track, workspace, fold, table)
-        scores[arm.name] += table.cases
-    return [ArmResult(arm=name, cases=tuple(cases)) for name, cases in scores.items()]
+        if arm.name in stopped:
+            continue
+        told = f"training {number} of {len(turns)}, {arm.name}, fold {fold}"
+        try:
+            scores[arm.name] += _scores(track, arm, fold, length, told).cases
+        except DivergenceError as error:
+            if not arm.ideas:
+                raise
+            stopped[arm.name] = f"diverged at step {error.step} of fold {fold}"
+            log.warning("%s: %s", arm.name, stopped[arm.name])
+    return [
+        ArmResult(arm=name, cases=(), stopped=stopped[name])
+        if name in stopped
+        else ArmResult(arm=name, cases=tuple(cases))
+        for name, cases in scores.items()
+    ]
 
 
-def _finished_scores(track: Track, workspace: Workspace, fold: str) -> MetricsTable | None:
+def _scores(track: Track, arm: Arm, fold: str, length: RaceLength, told: str) -> MetricsTable:
+    """Return the scores of an arm on what a fold holds out; train it where that is not done."""
+    workspace = track.arm_workspace(arm)
+    table = _finished_scores(track, workspace, fold, length)
+    if table is None:
+        log.info("Race: %s", told)
+        table = _train(track, workspace, fold, length)
+    return _with_topology(track, workspace, fold, table) if track.topology else table
+
+
+def _finished_scores(
+    track: Track, workspace: Workspace, fold: str, length: RaceLength
+) -> MetricsTable | None:
     """Return the scores of a fold that is trained and validated, without touching it."""
     configuration = find_configuration(workspace.plan, track.configuration)
     trained = workspace.describe(configuration, fold)
     if trained is None or not workspace.is_validated(configuration, trained):
         return None
-    if workspace.fault(configuration, trained):
+    if not _is_raced(track, workspace, trained, length):
         return None
     return serial.load(MetricsTable, workspace.folder.fold(configuration.name, fold).scores)
+
+
+def _is_raced(track: Track, workspace: Workspace, trained: TrainedFold, length: RaceLength) -> bool:
+    """Tell whether a finished fold fits plan and data, and is as long as all others."""
+    configuration = find_configuration(workspace.plan, track.configuration)
+    made = (trained.seed, trained.epochs, trained.steps)
+    wanted = (track.request.seed, length.epochs, length.steps)
+    return made == wanted and not workspace.fault(configuration, trained)
+
+
+def _must_restart(track: Track, workspace: Workspace, fold: str, length: RaceLength) -> bool:
+    """Tell whether what lies there of a fold cannot go on: it was begun for another length.
+
+    That happens where `race.json` was lost, and the race is planned anew.
+    """
+    from selfseg.training.checkpoints import peek
+
+    configuration = find_configuration(workspace.plan, track.configuration)
+    trained = workspace.describe(configuration, fold)
+    if trained is not None:
+        return not _is_raced(track, workspace, trained, length)
+    files = workspace.folder.fold(track.configuration, fold)
+    if not files.checkpoint.is_file():
+        return False
+    found = peek(files)
+    wanted = (track.request.seed, length.steps_per_epoch, length.steps)
+    return found is None or (found.seed, found.steps_per_epoch, found.total_steps) != wanted
 
 
 def _train(track: Track, workspace: Workspace, fold: str, length: RaceLength) -> MetricsTable:
@@ -103,7 +156,8 @@ def _train(track: Track, workspace: Workspace, fold: str, length: RaceLength) ->
     from selfseg.training.validate import validate
 
     serial.save(workspace.plan, workspace.folder.plan)  # a model folder has its plan beside it
-    job = training_job(workspace, track.train_request(fold, length))
+    restart = _must_restart(track, workspace, fold, length)
+    job = training_job(workspace, track.train_request(fold, length, restart=restart))
     train(job)
     table = validate(job, workspace)
     assert table is not None  # folds without held-out cases are not raced

@@ -25,9 +25,10 @@ class IdeaTrial(Record):
 
     Attributes:
         on_top_of: Ideas that were accepted before and part of both arms.
-        folds, cases, steps: What was trained and compared: folds, held-out cases, steps each.
-        gains: The mean that was judged, `mean of …`, then that of each metric.
-        worst_change: Smallest mean change of any label's Dice.
+        folds, cases, steps: What was trained and compared: folds, held-out cases, steps each; none
+            where nothing was compared.
+        gains: The mean that was judged, `mean of …`, then that of each metric; none likewise.
+        worst_change: Smallest mean change of any label's Dice; None likewise.
         accepted: Whether the idea became part of the plan.
         because: Why.
     """
@@ -37,7 +38,7 @@ class IdeaTrial(Record):
     cases: int
     steps: int
     gains: tuple[RaceGain, ...]
-    worst_change: float
+    worst_change: float | None
     accepted: bool
     because: str
 
@@ -49,7 +50,7 @@ class Idea(Record):
         name: Of the idea, unique within the configuration; `+` joins several.
         configuration: Whose loss it would change.
         terms: What joins the loss.
-        replaces: Kinds of terms that leave it.
+        replaces: Kinds of terms that leave it; it must have them all.
         labels: Labels or regions that it is for, and judged on; empty means all.
         because: The evidence.
         trials: What races found, the last one last.

@@ -72,7 +72,7 @@ class RaceEvidence(Record):
         metrics: Whose mean is judged.
         gain: Mean over the cases of the paired gain, with its interval; see `RaceGain`.
         worst_change: Smallest mean change of any label's Dice.
-        folds, cases, cases_better: Counted on held-out cases.
+        folds, cases, cases_better: Of the held-out cases that have any of the labels.
         by_fold: Whether the interval is one over folds, because they differ.
     """
 
@@ -94,14 +94,21 @@ class RacedCase(Record):
 
 
 class ArmResult(Record):
-    """Scores of an arm on the held-out cases, in the order of the race's cases."""
+    """Scores of an arm on the held-out cases, in the order of the race's cases.
+
+    `stopped` says why it could not be trained to its end; then it has no scores.
+    """
 
     arm: str
     cases: tuple[CaseScores, ...]
+    stopped: str = ""
 
 
 class RaceTrial(Record):
-    """An idea, the arms it was judged by, and the paired gain of each case (None: undefined)."""
+    """An idea, the arms it was judged by, and the paired gain of each case (None: undefined).
+
+    Without gains the arms could not be compared.
+    """
 
     idea: str
     arm: str
@@ -118,6 +125,7 @@ class RaceBasis(Record):
         ideas: In the plan's order, without their trials.
         folds: Numbers of those that are raced.
         splits, files: The folds, and a digest of the files of all cases.
+        previous: In a cascade, a digest of the previous stage's weights.
         seed, total_s: Of all trainings; time limit.
     """
 
@@ -126,6 +134,7 @@ class RaceBasis(Record):
     folds: tuple[str, ...]
     splits: Splits
     files: str
+    previous: str = ""
     seed: int
     total_s: float | None
 

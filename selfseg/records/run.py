@@ -8,6 +8,9 @@ from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Decision
 from selfseg.records.serial import Record
 
+FORWARD_SHARE = 1 / 3  # of a training step is the forward pass
+MEASURING_SHARE = 0.01  # of a time limit, spent on measuring the speed of each thing it is for
+
 
 class Speed(Record):
     """How fast a configuration is on this machine.

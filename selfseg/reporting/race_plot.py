@@ -24,7 +24,8 @@ def save_differences(record: RaceRecord, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    trials = [trial for trial in record.trials if trial.arm in {arm.name for arm in record.arms}]
+    compared = [trial for trial in record.trials if trial.gains]
+    trials = [trial for trial in compared if trial.arm in {arm.name for arm in record.arms}]
     unique = {(trial.arm, trial.against): trial for trial in reversed(trials)}
     shown = [trial for trial in trials if unique[trial.arm, trial.against] is trial]
     figure = Figure(figsize=(1.8 + 1.7 * len(shown), 4.4), layout="constrained")

@@ -17,6 +17,7 @@ from selfseg.networks.training_heads import HeadCounts, needed_heads
 from selfseg.records import serial
 from selfseg.records.optimization import Recipe
 from selfseg.records.plan import Configuration, Plan
+from selfseg.records.run import MEASURING_SHARE
 from selfseg.training.schedule import choose_recipe
 from selfseg.training.state import choose_layout, seconds_per_step
 from selfseg.workspace import FoldFolder
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 
 # A timed training is cut into about so many epochs: often enough to see it go and to save.
 EPOCHS_OF_TIMED_RUN = 25
-MEASURING_SHARE = 0.01  # of a timed run, spent on measuring its speed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from selfseg.errors import DeviceError, SelfSegError
+from selfseg.errors import DeviceError, DivergenceError
 from selfseg.execution.locks import held
 from selfseg.inference.trained import weights_digest
 from selfseg.loading.batches import Batch, default_loader_workers, training_batches
@@ -66,7 +66,7 @@ def train(job: TrainingJob) -> TrainedFold:
         CheckpointError: The checkpoint is damaged, or it or the finished fold belongs to other
             options.
         DeviceError: Out of memory, or another process trains this fold.
-        SelfSegError: The loss is no longer a number.
+        DivergenceError: The loss is no longer a number.
     """
     with held(job.output.lock, f"fold {job.fold} of {job.configuration.name} is being trained"):
         try:
@@ -256,16 +256,17 @@ def _refuse_divergence(state: TrainState, run: Run) -> None:
     """Stop when the loss is no number for good, before a checkpoint could keep such weights.
 
     Raises:
-        SelfSegError: It is; the last checkpoint is still good.
+        DivergenceError: It is; the last checkpoint is still good.
     """
     if not state.losses.has_diverged() and math.isfinite(state.losses.mean()):
         return
     recipe = "recipe" if run.course.kind == "long" else "short_recipe"
     place = f"configurations.{run.job.configuration.name}.optimization.{recipe}.optimizer"
     rate = f"{place}.learning_rate={run.course.recipe.optimizer.learning_rate / 10:g}"
-    raise SelfSegError(
+    raise DivergenceError(
         f"{run.job.output.path}: the loss is not a number after step {state.step}: "
         "training has diverged",
+        step=state.step,
         remedy=f"Lower the learning rate ('selfseg plan DATASET --set {rate}'), then train with "
         "--restart.",
     )

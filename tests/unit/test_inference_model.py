@@ -6,9 +6,10 @@ from tinymodel import LABELS, save_model, tiny_configuration, tiny_plan
 from torch import Tensor, nn
 
 from selfseg.errors import ModelError, RecordError
+from selfseg.inference.cascade import load_previous
 from selfseg.inference.ensemble import MeanOfLogits
 from selfseg.inference.find import find_models
-from selfseg.inference.model import load_model
+from selfseg.inference.model import Model, load_model
 from selfseg.inference.trained import weights_digest
 from selfseg.networks.weights import load_weights, save_weights
 from selfseg.records import serial
@@ -168,6 +169,20 @@ def test_only_axes_that_every_fold_was_trained_with_are_mirrored(tmp_path: Path)
     serial.save(trained.model_copy(update={"mirror_axes": (2,)}), path)
     assert load_model(tmp_path, device=CPU).mirror_axes == (2,)
     assert load_model(tmp_path, folds=("0",), device=CPU).mirror_axes == (0, 1, 2)
+
+
+def test_the_previous_stage_of_an_arm_is_the_data_set_s(tmp_path: Path) -> None:
+    home = save_model(tmp_path / "phantom", tiny_plan(tiny_configuration("3d_lowres")))
+    cascade = tiny_configuration().model_copy(update={"previous_stage": "3d_lowres"})
+    arm = home.race("3d_fullres", "key").arm("plain+top k", "3d_fullres").path
+
+    def of(folder: Path) -> Model:
+        return Model(folder, tiny_plan(cascade), cascade, ("0",), (), nn.Identity(), CPU)
+
+    previous = load_previous(of(arm))
+    assert (previous.folder, previous.configuration.name) == (home.path, "3d_lowres")
+    with pytest.raises(ModelError, match="needs the segmentation of 3d_lowres"):
+        load_previous(of(tmp_path / "elsewhere" / "else" / "folder"))
 
 
 def test_a_folds_folder_points_to_the_model(tmp_path: Path) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from racedata import an_idea
+from racedata import a_trial, an_idea
 from selfseg.planners.race import DefaultRacer
 
 from selfseg.planning import find_planner
 from selfseg.racing.rules import Racer, Racing, find_racer
 from selfseg.records.estimate import Estimate
+from selfseg.records.ideas import RaceGain
 from selfseg.records.loss import ClDiceTerm, SmoothnessTerm
 from selfseg.records.optimization import SGD, Optimization, Poly, Recipe
-from selfseg.records.race import Arm, RaceEvidence, RaceLength
+from selfseg.records.race import Arm, RaceEvidence, RaceLength, RaceTrial
 
 RECIPE = Recipe(optimizer=SGD(), schedule=Poly(), validation_share=0.2)
 OPTIONS = Optimization(
@@ -81,6 +82,21 @@ def test_tubes_are_judged_by_topology() -> None:
     tube = an_idea("tube", SmoothnessTerm(axis_weights=(1.0,) * 3), ClDiceTerm(iterations=3))
     assert racer.race_metrics(tube) == ("cldice", "betti0")
     assert racer.race_metrics(an_idea()) == ("dice", "nsd")
+
+
+def won(name: str, value: float, half: float) -> RaceTrial:
+    estimate = Estimate(value=value, lower=value - half, upper=value + half)
+    gains = (RaceGain(metric="mean of …", gain=estimate),)
+    trial = a_trial(accepted=True).model_copy(update={"gains": gains})
+    return RaceTrial(idea=name, arm=f"plain+{name}", against="plain", gains=(value,), trial=trial)
+
+
+def test_ideas_are_ordered_by_how_sure_their_gain_is() -> None:
+    """Pieces gain ten times what overlap does, on a scale of its own, and are less sure."""
+    pieces, overlap = won("pieces", 0.2, 0.15), won("overlap", 0.02, 0.005)
+    larger, exact = won("larger", 0.04, 0.01), won("exact", 0.01, 0.0)
+    found = DefaultRacer().rank_ideas([pieces, overlap, larger, exact])
+    assert [trial.idea for trial in found] == ["exact", "larger", "overlap", "pieces"]
 
 
 def test_without_limit_a_race_takes_a_quarter_of_the_epochs() -> None:

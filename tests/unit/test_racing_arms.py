@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import pytest
 from racedata import a_plan, a_record, a_trial, an_idea
 from tinymodel import tiny_configuration
 
 from selfseg.errors import PlanError, RecordError
+from selfseg.execution.locks import waited_for
 from selfseg.inference.trained import weights_digest
+from selfseg.plan_checks import check_plan
 from selfseg.racing.arms import apply_ideas, arm_plan, describe_rest, entrants, with_loss
-from selfseg.racing.outcome import with_outcome
+from selfseg.racing.outcome import with_outcome, write_outcome
 from selfseg.records import serial
 from selfseg.records.ideas import Idea
 from selfseg.records.loss import (
@@ -21,7 +26,9 @@ from selfseg.records.loss import (
     TopKTerm,
     TverskyTerm,
 )
+from selfseg.records.plan import Plan
 from selfseg.records.race import RaceRecord, RaceTrial
+from selfseg.workspace import DatasetFolder
 
 CONFIGURATION = tiny_configuration()
 PLAIN = Loss(terms=(DiceTerm(), CrossEntropyTerm()), deep_supervision_decay=0.25)
@@ -64,14 +71,31 @@ def test_the_plan_of_an_arm_has_its_loss_and_no_ideas() -> None:
             ),
             "leaves no term",
         ),
+        (TOP_K, "top_k replaces cross_entropy, which the loss does not have"),
         (an_idea("sigmoid", BinaryCrossEntropyTerm()), "is for regions"),
     ],
-    ids=["nothing", "no term", "not for labels"],
+    ids=["nothing", "no term", "nothing to replace", "not for labels"],
 )  # fmt: skip
 def test_an_idea_that_cannot_be_raced_is_named(idea: Idea, message: str) -> None:
     with pytest.raises(PlanError, match=message) as caught:
         arm_plan(a_plan(idea), "3d_fullres", [idea])
     assert idea.name in caught.value.remedy
+
+
+def test_an_idea_may_not_take_away_what_another_brought() -> None:
+    """Adaptive weights and class weights both take the place of plain cross-entropy."""
+    weighted = an_idea(
+        "weights",
+        CrossEntropyTerm(class_weights=(0.5, 1.0, 2.0)),
+        replaces=("cross_entropy",),
+    )
+    plan = with_loss(a_plan(TOP_K, weighted), "3d_fullres", PLAIN)
+    for idea in (TOP_K, weighted):
+        arm_plan(plan, "3d_fullres", [idea])
+    with pytest.raises(PlanError, match="top_k replaces cross_entropy, which weights brought"):
+        arm_plan(plan, "3d_fullres", [weighted, TOP_K])
+    with pytest.raises(PlanError, match="weights replaces cross_entropy, which the loss does not"):
+        arm_plan(plan, "3d_fullres", [TOP_K, weighted])
 
 
 def test_untried_ideas_of_the_configuration_are_raced_in_order() -> None:
@@ -97,8 +121,25 @@ def test_ideas_that_cannot_be_wanted() -> None:
     ):
         with pytest.raises(PlanError, match=message):
             entrants(plan, CONFIGURATION, wanted, most)
-    with pytest.raises(PlanError, match="two ideas"):
-        entrants(a_plan(TOP_K, TOP_K), CONFIGURATION, None, 4)
+
+
+@pytest.mark.parametrize(
+    ("ideas", "message"),
+    [
+        ((TOP_K, FOCAL, TOP_K), "nominated: two ideas of 3d_fullres are named 'top_k'"),
+        (
+            (TOP_K.model_copy(update={"labels": ("core", "liver")}),),
+            "nominated.top_k.labels: liver, must be some of core, rim",
+        ),
+    ],
+    ids=["name", "labels"],
+)
+def test_ideas_that_no_race_could_judge_are_found_before(
+    ideas: tuple[Idea, ...], message: str
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        check_plan(a_plan(*ideas))
+    assert message in caught.value.message
 
 
 def test_a_name_may_not_look_like_two_ideas() -> None:
@@ -139,6 +180,31 @@ def test_the_plan_tells_all_numbers_and_has_what_won() -> None:
     loss = told["configurations.3d_fullres.loss.terms"]
     assert (loss.value, loss.alternatives) == ("1 dice + 1 top_k", ("1 dice",))
     assert with_outcome(updated, record) == updated  # written once, however often it is run
+
+
+def test_an_earlier_race_is_not_written_again() -> None:
+    first, second = raced(), raced()
+    other = a_trial().model_copy(update={"steps": 700})
+    trials = tuple(trial.model_copy(update={"trial": other}) for trial in second.trials)
+    second = second.model_copy(update={"trials": trials})
+    plan = with_outcome(with_outcome(a_plan(TOP_K, FOCAL), first), second)
+    assert [len(idea.trials) for idea in plan.nominated] == [2, 2]
+    assert with_outcome(plan, first) == plan
+
+
+def test_outcomes_are_written_one_after_another(tmp_path: Path) -> None:
+    """Races of two configurations may end at the same time; neither forgets the other's."""
+    folder = DatasetFolder(tmp_path)
+    serial.save(a_plan(TOP_K, FOCAL), folder.plan)
+    before = folder.plan.read_bytes()
+    writer = threading.Thread(target=write_outcome, args=(folder, raced()))
+    with waited_for(folder.plan_lock):
+        writer.start()
+        writer.join(0.5)
+        assert writer.is_alive()
+        assert folder.plan.read_bytes() == before
+    writer.join(30)
+    assert all(idea.trials for idea in serial.load(Plan, folder.plan).nominated)
 
 
 def test_without_a_winner_only_the_numbers_are_written() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from racedata import NAMES, an_idea, cases_of, ground_of, label_scores, simulate
 
-from selfseg.errors import PlanError, SelfSegError
 from selfseg.racing.judge import judge, paired_gains
 from selfseg.records.loss import ClDiceTerm
 from selfseg.records.metrics import CaseScores, LabelScores
@@ -95,15 +94,25 @@ def test_cases_without_any_label_do_not_count() -> None:
     assert trial.gains[:5] == (None,) * 5
     assert trial.trial.cases == 15
     assert trial.trial.gains[0].gain.value == pytest.approx(0.1)
-    with pytest.raises(SelfSegError, match="no held-out case has any"):
-        judge(ground, an_idea(), WITH, emptied(better, 20), Arm(), emptied(plain, 20))
+    nowhere = judge(ground, an_idea(), WITH, emptied(better, 20), Arm(), emptied(plain, 20))
+    assert (nowhere.gains, nowhere.trial.accepted) == ((), False)
+    assert nowhere.trial.because.startswith("no held-out case has any of its labels")
 
 
-def test_an_idea_for_an_unknown_label_is_refused() -> None:
-    arm = results((0.9, 0.9), (0.9, 0.9))
-    strange = an_idea().model_copy(update={"labels": ("liver",)})
-    with pytest.raises(PlanError, match="worst is for liver"):
-        judge(ground_of(cases_of(20)), strange, WITH, arm, Arm(), arm)
+@pytest.mark.parametrize(("kept", "folds"), [(1, 1), (4, 1), (8, 2)])
+def test_folds_without_any_label_do_not_count(kept: int, folds: int) -> None:
+    """Twenty cases in five folds, of which only the first `kept` have a label."""
+    nothing = case(label_scores(None, None), label_scores(None, None))
+    arms = [results((dice,) * 2, (dice,) * 2) for dice in (0.9, 0.8)]
+    better, plain = (
+        arm.model_copy(update={"cases": (*arm.cases[:kept], *(nothing,) * (20 - kept))})
+        for arm in arms
+    )
+    found = judge(ground_of(cases_of(20)), an_idea(), WITH, better, Arm(), plain).trial
+    assert found.cases == kept
+    assert found.accepted == (folds > 1)
+    assert ("one fold cannot tell" in found.because) == (folds == 1)
+    assert (found.gains[0].gain.lower > 0) == (kept > 1)
 
 
 def test_exchanged_arms_give_the_opposite_gain() -> None:

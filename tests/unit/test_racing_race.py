@@ -2,138 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
-from racedata import an_idea, label_scores
-from selectiondata import write_members
+from racedata import CASES, IDEAS, an_idea, write_unraced
+from raceruns import gains_of, nominate, start
 
-from selfseg.errors import SelfSegError
+from selfseg.errors import PlanError, SelfSegError
 from selfseg.execution.locks import held
 from selfseg.inference.trained import Workspace
 from selfseg.racing import race
-from selfseg.racing.train import Track
+from selfseg.racing.rules import find_racer
 from selfseg.records import serial
-from selfseg.records.dataset import Fold, Splits
-from selfseg.records.loss import FocalTerm, TopKTerm, TverskyTerm
-from selfseg.records.metrics import CaseScores
+from selfseg.records.dataset import Splits
+from selfseg.records.loss import DiceTerm, TopKTerm
 from selfseg.records.plan import Plan
-from selfseg.records.race import Arm, ArmResult, RaceLength, RaceRecord
-from selfseg.requests import RaceRequest
-
-CASES = 20
-FOLDS = 4
-IDEAS = (
-    an_idea("top_k", TopKTerm()),
-    an_idea("focal", FocalTerm()),
-    an_idea("tversky", TverskyTerm()),
-)
-Gains = Mapping[frozenset[str], float]
-
-
-def nothing(*_: object) -> npt.NDArray[np.float64]:
-    """Return no probabilities: no fold is trained here."""
-    raise AssertionError
+from selfseg.records.race import RaceMetric, RaceRecord
 
 
 @pytest.fixture
 def known(tmp_path: Path) -> Workspace:
     """Twenty cases in four folds, nothing trained, three ideas."""
-    found = write_members(tmp_path, {"3d_fullres": nothing}, cases=CASES, folds={
-        "3d_fullres": ()
-    })  # fmt: skip
-    serial.save(found.dataset, found.folder.dataset)
-    ids = [case.id for case in found.dataset.cases]
-    parts = [(ids[n::FOLDS], [c for c in ids if c not in ids[n::FOLDS]]) for n in range(FOLDS)]
-    folds = tuple(Fold(train=tuple(rest), validation=tuple(own)) for own, rest in parts)
-    serial.save(Splits(folds=folds), found.folder.splits)
-    serial.save(found.plan.model_copy(update={"nominated": IDEAS}), found.folder.plan)
-    return found
+    return write_unraced(tmp_path)
 
 
-class Simulated:
-    """In place of `train_arms`: every arm scores what its ideas gain; keeps what was trained."""
-
-    def __init__(self, known: Workspace, gains: Gains) -> None:
-        self.splits = serial.load(Splits, known.folder.splits)
-        self.gains = gains
-        self.trained: list[tuple[str, ...]] = []
-
-    def __call__(
-        self, track: Track, arms: Sequence[Arm], folds: Sequence[str], length: RaceLength
-    ) -> list[ArmResult]:
-        """Return scores (with a spread that is the same in all arms)."""
-        self.trained += [arm.ideas for arm in arms]
-        return [ArmResult(arm=arm.name, cases=self._cases(arm, folds)) for arm in arms]
-
-    def _cases(self, arm: Arm, folds: Sequence[str]) -> tuple[CaseScores, ...]:
-        gain = self.gains.get(frozenset(arm.ideas), 0.0)
-        held_out = [case for fold in folds for case in self.splits.folds[int(fold)].validation]
-        dice = {case: 0.5 + gain * (1 + 0.1 * (n % 3 - 1)) for n, case in enumerate(held_out)}
-        return tuple(
-            CaseScores(case=case, labels={name: label_scores(value, value) for name in NAMES})
-            for case, value in dice.items()
-        )
-
-
-NAMES = ("core", "rim")
-
-
-def start(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch, gains: Gains, **options: object
-) -> tuple[race.RaceResult, Simulated]:
-    """Race with simulated trainings."""
-    simulated = Simulated(known, gains)
-    monkeypatch.setattr(race, "train_arms", simulated)
-    request = RaceRequest(**options)  # type: ignore[arg-type]
-    return race.race_dataset("phantom", known.folder.path.parent, request), simulated
-
-
-def gains_of(**gains: float) -> Gains:
-    """Return gains by ideas: `focal_and_top_k=0.02`."""
-    return {frozenset(names.split("_and_")): gain for names, gain in gains.items()}
-
-
-def test_the_best_enters_and_others_are_tried_on_top_of_it(
+def test_an_idea_that_cannot_be_trained_is_told_before_anything_is(
     known: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gains = gains_of(
-        top_k=0.02, focal=0.04, tversky=0.03, focal_and_tversky=0.03, focal_and_top_k=0.05
-    )
-    result, simulated = start(known, monkeypatch, gains)
-    assert result.record is not None
-    # without a time limit all that won are tried
-    single: list[tuple[str, ...]] = [(), ("top_k",), ("focal",), ("tversky",)]
-    assert simulated.trained == [*single, ("focal", "tversky"), ("focal", "top_k")]
-    assert result.record.accepted == ("focal", "top_k")
-    plan = serial.load(Plan, known.folder.plan)
-    kinds = [term.kind for term in plan.configurations[0].loss.terms]
-    assert kinds == ["dice", "focal", "top_k"]
-    trials = {idea.name: idea.trials for idea in plan.nominated}
-    assert [trial.accepted for trial in trials["tversky"]] == [True, False]
-    assert trials["tversky"][1].on_top_of == ("focal",)
-    assert [trial.accepted for trial in trials["top_k"]] == [True, True]
-    assert trials["top_k"][1].gains[0].gain.value == pytest.approx(0.01, rel=0.02)
-    assert (known.folder.path / "plan.former-1.json").is_file()
+    strange = an_idea("strange", TopKTerm(), replaces=("cross_entropy",))
+    nominate(known, IDEAS[0], strange, terms=(DiceTerm(),))
+    with pytest.raises(PlanError, match="strange replaces cross_entropy"):
+        start(known, monkeypatch, {}, time_s=60.0)
 
 
-def test_in_limited_time_only_the_next_is_tried(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("time_s", "mirrored"), [(300.0, False), (30_000.0, True)])
+def test_prediction_is_timed_as_the_recipe_mirrors(
+    known: Workspace, monkeypatch: pytest.MonkeyPatch, time_s: float, *, mirrored: bool
 ) -> None:
+    """Sixteen trainings of 0.1 s a step: fewer than a thousand steps each, or more."""
+    item = known.plan.configurations[0]
+    short = item.optimization.recipe.model_copy(update={"mirror": False})
+    changes = {"short_recipe": short, "short_below_steps": 1000}
+    options = item.optimization.model_copy(update=changes)
+    changed = item.model_copy(update={"optimization": options})
+    plan = known.plan.model_copy(update={"configurations": (changed,)})
+    serial.save(plan, known.folder.plan)
+    timed = []
+
+    def seconds(*_: object, mirrored: bool) -> float:
+        timed.append(mirrored)
+        return 0.1
+
     monkeypatch.setattr(race, "training_job", lambda *_: None)
     monkeypatch.setattr(race, "loss_step_seconds", lambda *_, limit_s: 0.1 + 0 * limit_s)
-    gains = gains_of(top_k=0.02, focal=0.04, tversky=0.03, focal_and_tversky=0.06)
-    result, simulated = start(known, monkeypatch, gains, time_s=3600.0)
-    assert result.record is not None
-    assert simulated.trained[4:] == [("focal", "tversky")]
-    assert result.record.accepted == ("focal", "tversky")
-    top_k = serial.load(Plan, known.folder.plan).nominated[0]
-    assert [trial.accepted for trial in top_k.trials] == [True, False]
-    assert "no time was kept" in top_k.trials[-1].because
-    assert "arms" in result.record.length.decision.because
+    monkeypatch.setattr(race, "case_seconds", seconds)
+    start(known, monkeypatch, {}, time_s=time_s)
+    assert timed == [mirrored]
+
+
+def test_the_whole_length_is_told_before_anything_is_trained(
+    known: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Four arms on four folds, and no time limit."""
+    with caplog.at_level("INFO"):
+        start(known, monkeypatch, {})
+    assert "62500 steps each" in caplog.text
+    assert "16 trainings, 1,000,000 steps in all; for ideas together up to 8 more" in caplog.text
 
 
 def test_time_for_no_step_is_refused(known: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +111,15 @@ def test_a_race_that_ended_before_the_plan_was_written(
     assert serial.load(Plan, known.folder.plan) == after
 
 
+@pytest.mark.parametrize("metric", ["cldice", "betti0", "nsd"])
+def test_topology_is_scored_where_an_idea_is_judged_by_it(
+    known: Workspace, monkeypatch: pytest.MonkeyPatch, metric: RaceMetric
+) -> None:
+    monkeypatch.setattr(type(find_racer()), "race_metrics", lambda *_: ("dice", metric))
+    _, simulated = start(known, monkeypatch, {})
+    assert simulated.topology is (metric != "nsd")
+
+
 def test_one_held_out_patient_is_refused(known: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = serial.load(Splits, known.folder.splits)
     one = splits.folds[0].model_copy(update={"validation": ("case_0",)})
@@ -195,6 +138,24 @@ def test_folds_are_chosen_and_strange_ones_refused(
     for fold in ("7", "all"):
         with pytest.raises(SelfSegError, match=f"{fold} of .* does not exist"):
             start(known, monkeypatch, {}, ideas=("focal",), folds=(fold,))
+
+
+def test_a_stage_that_was_trained_again_makes_another_race(
+    known: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = known.plan.configurations[0].model_copy(update={"name": "3d_lowres"})
+    cascade = known.plan.configurations[0].model_copy(update={"previous_stage": "3d_lowres"})
+    plan = known.plan.model_copy(
+        update={"configurations": (stage, cascade), "proposed": ("3d_lowres", "3d_fullres")}
+    )
+    serial.save(plan, known.folder.plan)
+    weights = known.folder.fold("3d_lowres", "0").weights
+    weights.parent.mkdir(parents=True)
+    names = tuple(idea.name for idea in IDEAS)
+    for text, trained in ((b"once", True), (b"once", False), (b"again", True)):
+        weights.write_bytes(text)
+        _, simulated = start(known, monkeypatch, {}, configuration="3d_fullres", ideas=names)
+        assert bool(simulated.trained) is trained
 
 
 def test_one_race_at_a_time(known: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

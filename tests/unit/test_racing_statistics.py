@@ -64,9 +64,11 @@ def test_where_folds_cannot_be_tested(values: list[float], folds: str, p: float)
     assert fold_p_value(np.array(values), list(folds)) == p
 
 
-def test_one_observation_has_no_interval() -> None:
-    one = mean_interval(np.array([0.3]), ["a"], ["0"], confidence=0.9, fold_level=0.25).estimate
-    assert one.lower == one.value == one.upper == pytest.approx(0.3)
+@pytest.mark.parametrize("cases", [1, 3])
+def test_one_patient_says_nothing(cases: int) -> None:
+    values, groups, folds = np.full(cases, 0.3), ["a"] * cases, ["0"] * cases
+    one = mean_interval(values, groups, folds, confidence=0.9, fold_level=0.25).estimate
+    assert (one.lower, one.value, one.upper) == pytest.approx((-1.0, 0.3, 1.0))
 
 
 @pytest.mark.parametrize("folds", [5, 3, 2])

@@ -12,7 +12,7 @@ import torch
 from tinymodel import tiny_plan
 from trainingjobs import CPU, KilledError, half_trained, make_job
 
-from selfseg.errors import CheckpointError, DeviceError, SelfSegError
+from selfseg.errors import CheckpointError, DeviceError, DivergenceError
 from selfseg.execution.locks import held
 from selfseg.records import serial
 from selfseg.records.model import TrainedFold
@@ -192,7 +192,7 @@ def test_diverged_training_stops_at_once_and_keeps_the_last_checkpoint(
         return torch.tensor(math.nan)
 
     monkeypatch.setattr(training, "train_step", broken)
-    with pytest.raises(SelfSegError, match="diverged") as caught:
+    with pytest.raises(DivergenceError, match="diverged") as caught:
         train(job)
     assert steps == [5]
     assert "3d_fullres.optimization.short_recipe.optimizer.learning_rate=0.0001" in (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from selfseg.errors import PlanError, SelfSegError
 from selfseg.execution.processes import default_workers
-from selfseg.inference.trained import Workspace, files_digest, previous_digest
+from selfseg.inference.trained import PlannedDataset, files_digest, previous_digest
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.loss_maps import needed_maps
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from selfseg.training.job import TrainingJob
 
 
-def open_workspace(folder: DatasetFolder) -> Workspace:
+def open_planned(folder: DatasetFolder) -> PlannedDataset:
     """Read plan and dataset of a planned dataset; a plan that was edited is checked."""
     from selfseg.plan_checks import check_plan
 
     plan = serial.load(Plan, folder.plan)
     check_plan(plan)
-    return Workspace(folder, plan, serial.load(Dataset, folder.dataset))
+    return PlannedDataset(folder, plan, serial.load(Dataset, folder.dataset))
 
 
 def find_configuration(plan: Plan, name: str) -> Configuration:
@@ -56,7 +56,7 @@ def prepare(
     return arrays
 
 
-def training_job(known: Workspace, request: TrainRequest) -> TrainingJob:
+def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
     """Return the job of a fold, with all that its training reads made ready.
 
     Raises:
@@ -94,7 +94,7 @@ def training_job(known: Workspace, request: TrainRequest) -> TrainingJob:
 
 
 def validate_fold(
-    known: Workspace, trained: TrainedFold, *, device: str, workers: int | None
+    known: PlannedDataset, trained: TrainedFold, *, device: str, workers: int | None
 ) -> MetricsTable | None:
     """Predict and score the held-out cases of a finished fold, where that is not done."""
     from selfseg.networks.device import select_device
@@ -118,7 +118,7 @@ def validate_fold(
 
 
 def previous_maps(
-    known: Workspace, configuration: Configuration, cases: Sequence[str]
+    known: PlannedDataset, configuration: Configuration, cases: Sequence[str]
 ) -> dict[str, Path] | None:
     """Return the previous stage's out-of-fold label map of each case; None outside a cascade.
 
@@ -135,7 +135,7 @@ def previous_maps(
 
 
 def prepare_previous(
-    known: Workspace,
+    known: PlannedDataset,
     configuration: Configuration,
     maps: Mapping[str, Path] | None,
     *,
@@ -163,7 +163,7 @@ def prepare_previous(
 
 
 def _prepare_loss_maps(
-    known: Workspace, configuration: Configuration, *, workers: int
+    known: PlannedDataset, configuration: Configuration, *, workers: int
 ) -> Path | None:
     """Make what the terms of the loss need besides the labels, where that is not done."""
     from selfseg.preprocessing.loss_maps import prepare_maps
@@ -186,7 +186,7 @@ def _prepare_loss_maps(
     return target
 
 
-def _fold_cases(known: Workspace, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _fold_cases(known: PlannedDataset, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if fold == "all":
         return tuple(case.id for case in known.dataset.cases), ()
     splits = serial.load(Splits, known.folder.splits)

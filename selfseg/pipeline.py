@@ -12,7 +12,7 @@ from selfseg import planning
 from selfseg.budget import detect_budget, parse_gib
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.processes import default_workers
-from selfseg.folds import open_workspace, prepare, training_job, validate_fold
+from selfseg.folds import open_planned, prepare, training_job, validate_fold
 from selfseg.plan_checks import MEND_PLAN, check_plan
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
@@ -112,7 +112,7 @@ def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainRes
     from selfseg.training.train import train
     from selfseg.training.validate import validate
 
-    known = open_workspace(planned_folder(workspace, dataset))
+    known = open_planned(planned_folder(workspace, dataset))
     job = training_job(known, request)
     trained = train(job)
     scores = validate(job, known)
@@ -173,7 +173,7 @@ def select_models(dataset: str, workspace: Path, request: SelectRequest) -> Sele
     from selfseg.selection.scoring import Measure
     from selfseg.selection.select import select
 
-    known = open_workspace(planned_folder(workspace, dataset))
+    known = open_planned(planned_folder(workspace, dataset))
     selector = planning.find_selector(known.plan.planner)
     comparison = compare(known, selector.selection_rules())
     for fold in comparison.unvalidated:

@@ -14,8 +14,8 @@ from selfseg import pipeline, planning
 from selfseg.budget import parse_gib
 from selfseg.errors import NoPlanError, RecordError, SelfSegError
 from selfseg.execution.locks import held
-from selfseg.folds import find_configuration, open_workspace
-from selfseg.inference.trained import Workspace
+from selfseg.folds import find_configuration, open_planned
+from selfseg.inference.trained import PlannedDataset
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.plan import Plan
@@ -101,7 +101,7 @@ def run_dataset(source: str, workspace: Path, request: RunRequest) -> RunResult:
     began_s = time.monotonic()
     folder = _planned(source, workspace, request)
     with held(folder.run_lock, "is run"):
-        known = open_workspace(folder)
+        known = open_planned(folder)
         former = _former(folder, request)
         if former is None:
             former = _begin(known, request, began_s)
@@ -116,7 +116,7 @@ def run_dataset(source: str, workspace: Path, request: RunRequest) -> RunResult:
     return RunResult(folder, record, selection)
 
 
-def _begin(known: Workspace, request: RunRequest, began_s: float) -> RunRecord:
+def _begin(known: PlannedDataset, request: RunRequest, began_s: float) -> RunRecord:
     """Measure, and decide what is trained."""
     splits = serial.load(Splits, known.folder.splits)
     speeds = _speeds(known.plan, request, trainings_each=len(splits.folds))
@@ -130,7 +130,7 @@ def _begin(known: Workspace, request: RunRequest, began_s: float) -> RunRecord:
 
 
 def time_table(
-    known: Workspace, record: RunRecord, elapsed_s: float
+    known: PlannedDataset, record: RunRecord, elapsed_s: float
 ) -> list[tuple[Training, float | None]]:
     """Return every training that is left with the seconds it may take (None: the plan's length).
 
@@ -229,7 +229,7 @@ def _speeds(plan: Plan, request: RunRequest, *, trainings_each: int) -> tuple[Sp
     return tuple(speeds)
 
 
-def _train_all(known: Workspace, clock: Clock, workspace: Path, request: RunRequest) -> None:
+def _train_all(known: PlannedDataset, clock: Clock, workspace: Path, request: RunRequest) -> None:
     while table := time_table(known, clock.record, clock.elapsed_s):
         _log_table(table, clock)
         training, seconds = table[0]
@@ -254,7 +254,7 @@ def _log_table(table: Sequence[tuple[Training, float | None]], clock: Clock) -> 
         log.info("  %s fold %s: %s", training.configuration, training.fold, length)
 
 
-def _left(known: Workspace, schedule: Schedule) -> list[Training]:
+def _left(known: PlannedDataset, schedule: Schedule) -> list[Training]:
     """Return the trainings whose fold is not trained and validated yet."""
     left, outdated = [], []
     for training in schedule.trainings:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.locks import is_held
-from selfseg.inference.trained import ALL_CASES, Workspace, changed_members
+from selfseg.inference.trained import ALL_CASES, PlannedDataset, changed_members
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.metrics import MetricsTable
@@ -74,7 +74,7 @@ def read_status(dataset: str | None, workspace: Path) -> tuple[DatasetStatus, ..
 
 def _status(folder: DatasetFolder) -> DatasetStatus:
     plan = serial.load(Plan, folder.plan)
-    known = Workspace(folder, plan, serial.load(Dataset, folder.dataset))
+    known = PlannedDataset(folder, plan, serial.load(Dataset, folder.dataset))
     splits = serial.load(Splits, folder.splits)
     names = [str(number) for number in range(len(splits.folds))]
     folds = tuple(
@@ -89,7 +89,7 @@ def _status(folder: DatasetFolder) -> DatasetStatus:
     return DatasetStatus(plan.dataset, summary, folds, _next(known, folds, run, chosen))
 
 
-def _fold_status(known: Workspace, item: Configuration, fold: str) -> FoldStatus:
+def _fold_status(known: PlannedDataset, item: Configuration, fold: str) -> FoldStatus:
     files = known.folder.fold(item.name, fold)
     proposed = not known.plan.proposed or item.name in known.plan.proposed
     state: State = "missing"
@@ -127,7 +127,7 @@ def _run(folder: DatasetFolder) -> RunRecord | None:
         return None
 
 
-def _selected(known: Workspace, folds: Sequence[FoldStatus]) -> Literal["yes", "before", "no"]:
+def _selected(known: PlannedDataset, folds: Sequence[FoldStatus]) -> Literal["yes", "before", "no"]:
     """Tell whether there is a selection, and whether it was made of what is trained now."""
     if not known.folder.selection.is_file():
         return "no"
@@ -158,7 +158,9 @@ def _summary(
     return ", ".join(parts)
 
 
-def _next(known: Workspace, folds: Sequence[FoldStatus], run: RunRecord | None, chosen: str) -> str:
+def _next(
+    known: PlannedDataset, folds: Sequence[FoldStatus], run: RunRecord | None, chosen: str
+) -> str:
     """Return the command that would go on; empty if there is nothing to do, or it is being done."""
     name = known.plan.dataset
     if any(fold.state == "running" for fold in folds) or is_held(known.folder.run_lock):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from selectiondata import write_members
 from tinymodel import tiny_configuration, tiny_plan
 
-from selfseg.inference.trained import Workspace
+from selfseg.inference.trained import PlannedDataset
 from selfseg.racing.judge import Ground, judge
 from selfseg.racing.rules import find_racer
 from selfseg.records import serial
@@ -189,7 +189,7 @@ def nothing(*_: object) -> npt.NDArray[np.float64]:
     raise AssertionError
 
 
-def write_unraced(folder: Path) -> Workspace:
+def write_unraced(folder: Path) -> PlannedDataset:
     """Write a workspace of twenty cases in four folds, nothing trained, three ideas."""
     found = write_members(folder, {"3d_fullres": nothing}, cases=CASES, folds={"3d_fullres": ()})
     serial.save(found.dataset, found.folder.dataset)
@@ -199,7 +199,7 @@ def write_unraced(folder: Path) -> Workspace:
     serial.save(Splits(folds=folds), found.folder.splits)
     plan = found.plan.model_copy(update={"nominated": IDEAS})
     serial.save(plan, found.folder.plan)
-    return Workspace(found.folder, plan, found.dataset)
+    return PlannedDataset(found.folder, plan, found.dataset)
 
 
 def scores_of(splits: Splits, folds: Sequence[str], gain: float) -> tuple[CaseScores, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 from racedata import scores_of
 
-from selfseg.inference.trained import Workspace
+from selfseg.inference.trained import PlannedDataset
 from selfseg.racing import combine, race
 from selfseg.racing.arms import with_loss
 from selfseg.racing.train import Track
@@ -25,7 +25,7 @@ Gains = Mapping[frozenset[str], float]
 class Simulated:
     """In place of `train_arms`: every arm scores what its ideas gain; keeps what was trained."""
 
-    def __init__(self, known: Workspace, gains: Gains) -> None:
+    def __init__(self, known: PlannedDataset, gains: Gains) -> None:
         self.splits = serial.load(Splits, known.folder.splits)
         self.gains = gains
         self.trained: list[tuple[str, ...]] = []
@@ -44,7 +44,7 @@ class Simulated:
 
 
 def start(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch, gains: Gains, **options: object
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch, gains: Gains, **options: object
 ) -> tuple[race.RaceResult, Simulated]:
     """Race with simulated trainings."""
     simulated = Simulated(known, gains)
@@ -59,7 +59,7 @@ def gains_of(**gains: float) -> Gains:
     return {frozenset(names.split("_and_")): gain for names, gain in gains.items()}
 
 
-def nominate(known: Workspace, *ideas: Idea, terms: tuple[LossTerm, ...]) -> None:
+def nominate(known: PlannedDataset, *ideas: Idea, terms: tuple[LossTerm, ...]) -> None:
     """Write a plan with another loss and other ideas."""
     plan = known.plan.model_copy(update={"nominated": ideas})
     serial.save(with_loss(plan, "3d_fullres", Loss(terms=terms)), known.folder.plan)

@@ -11,7 +11,7 @@ import SimpleITK as sitk  # noqa: N813
 from tinymodel import LABELS, tiny_configuration, tiny_plan
 
 from selfseg.evaluation.table import metrics_table
-from selfseg.inference.trained import Workspace, files_digest, weights_digest
+from selfseg.inference.trained import PlannedDataset, files_digest, weights_digest
 from selfseg.io.store import save_slabs
 from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset, File, Region
@@ -52,7 +52,7 @@ def write_members(
     seconds: Mapping[str, float] | None = None,
     paint: Painted | None = None,
     regions: tuple[Region, ...] = (),
-) -> Workspace:
+) -> PlannedDataset:
     """Write everything that a selection reads; case i is held out by fold i modulo 4.
 
     Images are written with `paint` only. With `regions` members give their probabilities.
@@ -78,7 +78,7 @@ def write_members(
         ),
         regions=regions,
     )
-    known = Workspace(dataset, plan, data)
+    known = PlannedDataset(dataset, plan, data)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(ids):
         _write_reference(reference(index), folder / "data" / f"{name}.nii.gz")
@@ -123,7 +123,7 @@ def _store(probabilities: npt.NDArray[np.float64], path: Path) -> None:
 
 
 def _description(
-    known: Workspace, configuration: Configuration, fold: str, held_out: list[str]
+    known: PlannedDataset, configuration: Configuration, fold: str, held_out: list[str]
 ) -> TrainedFold:
     return TrainedFold(
         configuration=configuration.name,

@@ -93,7 +93,7 @@ def changed_members(folder: DatasetFolder, plan: Plan, selection: Selection) -> 
 
 
 @dataclass(frozen=True)
-class Workspace:
+class PlannedDataset:
     """What folds are judged against: the plan and the data as they are now."""
 
     folder: DatasetFolder

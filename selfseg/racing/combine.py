@@ -43,7 +43,7 @@ def combine(track: Track, record: RaceRecord, ground: Ground) -> RaceRecord:
 def _refusal(track: Track, arm: Arm) -> str:
     """Return why the ideas of an arm do not go together; '' if they do."""
     try:
-        track.arm_workspace(arm)
+        track.planned_arm(arm)
     except PlanError as error:
         return f"cannot be combined: {error.message}"
     return ""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.locks import held
-from selfseg.folds import find_configuration, open_workspace, training_job
-from selfseg.inference.trained import Workspace, files_digest, previous_digest
+from selfseg.folds import find_configuration, open_planned, training_job
+from selfseg.inference.trained import PlannedDataset, files_digest, previous_digest
 from selfseg.racing.arms import apply_ideas, describe_rest, entrants
 from selfseg.racing.combine import combine
 from selfseg.racing.judge import Ground, judge
@@ -54,7 +54,7 @@ def race_dataset(dataset: str, workspace: Path, request: RaceRequest) -> RaceRes
         SelfSegError: As `train`; fewer than two patients are held out; no time for a single step;
             another process races; the plan's configuration was changed meanwhile.
     """
-    known = open_workspace(planned_folder(workspace, dataset))
+    known = open_planned(planned_folder(workspace, dataset))
     names = known.plan.proposed or tuple(item.name for item in known.plan.configurations)
     configuration = find_configuration(known.plan, request.configuration or names[0])
     racer = find_racer(known.plan.planner)
@@ -79,7 +79,7 @@ def race_dataset(dataset: str, workspace: Path, request: RaceRequest) -> RaceRes
     return RaceResult(record, folder)
 
 
-def raced_cases(known: Workspace, basis: RaceBasis) -> tuple[RacedCase, ...]:
+def raced_cases(known: PlannedDataset, basis: RaceBasis) -> tuple[RacedCase, ...]:
     """Return the held-out cases by fold, in the order in which they are scored.
 
     Raises:
@@ -103,7 +103,7 @@ def raced_cases(known: Workspace, basis: RaceBasis) -> tuple[RacedCase, ...]:
 
 
 def _basis(
-    known: Workspace, configuration: Configuration, ideas: Sequence[Idea], request: RaceRequest
+    known: PlannedDataset, configuration: Configuration, ideas: Sequence[Idea], request: RaceRequest
 ) -> RaceBasis:
     splits = serial.load(Splits, known.folder.splits)
     numbered = [str(n) for n, fold in enumerate(splits.folds) if fold.validation]
@@ -151,7 +151,7 @@ def _begin(
     began_s = time.monotonic()
     arms = [Arm(), *(Arm(ideas=(idea.name,)) for idea in track.ideas)]
     for arm in arms:
-        track.arm_workspace(arm)  # refused before any time is spent
+        track.planned_arm(arm)  # refused before any time is spent
     arms = [_measured(track, arm, basis) for arm in arms]
     plain_s = arms[0].step_s or 0.0
     item = basis.configuration
@@ -197,7 +197,7 @@ def _measured(track: Track, arm: Arm, basis: RaceBasis) -> Arm:
     """Return an arm with the time of its step, where time is limited."""
     if basis.total_s is None:
         return arm
-    job = training_job(track.arm_workspace(arm), track.train_request(basis.folds[0]))
+    job = training_job(track.planned_arm(arm), track.train_request(basis.folds[0]))
     step_s = loss_step_seconds(job, limit_s=MEASURING_SHARE * basis.total_s)
     log.info("%s: %.3g s a step", arm.name, step_s)
     return arm.model_copy(update={"step_s": step_s})

@@ -10,7 +10,7 @@ from pathlib import Path
 from selfseg.errors import DivergenceError, RecordError, SelfSegError
 from selfseg.execution.processes import default_workers, map_parallel
 from selfseg.folds import find_configuration, training_job
-from selfseg.inference.trained import Workspace
+from selfseg.inference.trained import PlannedDataset
 from selfseg.racing.arms import arm_plan
 from selfseg.records import serial
 from selfseg.records.ideas import Idea
@@ -36,22 +36,24 @@ class Track:
         topology: Whether scores of topology are wanted.
     """
 
-    known: Workspace
+    known: PlannedDataset
     folder: RaceFolder
     configuration: str
     ideas: tuple[Idea, ...]
     request: RaceRequest
     topology: bool
 
-    def arm_workspace(self, arm: Arm) -> Workspace:
-        """Return an arm as a workspace of its own that shares arrays and folds with the data set.
+    def planned_arm(self, arm: Arm) -> PlannedDataset:
+        """Return an arm as a planned data set of its own, with the arrays and folds of the first.
 
         Raises:
             PlanError: An idea does not fit the data, or changes nothing.
         """
         by_name = {idea.name: idea for idea in self.ideas}
         plan = arm_plan(self.known.plan, self.configuration, [by_name[n] for n in arm.ideas])
-        return Workspace(self.folder.arm(arm.name, self.configuration), plan, self.known.dataset)
+        return PlannedDataset(
+            self.folder.arm(arm.name, self.configuration), plan, self.known.dataset
+        )
 
     def train_request(
         self, fold: str, length: RaceLength | None = None, *, restart: bool = False
@@ -103,47 +105,49 @@ def train_arms(
 
 def _scores(track: Track, arm: Arm, fold: str, length: RaceLength, told: str) -> MetricsTable:
     """Return the scores of an arm on what a fold holds out; train it where that is not done."""
-    workspace = track.arm_workspace(arm)
-    table = _finished_scores(track, workspace, fold, length)
+    planned = track.planned_arm(arm)
+    table = _finished_scores(track, planned, fold, length)
     if table is None:
         log.info("Race: %s", told)
-        table = _train(track, workspace, fold, length)
-    return _with_topology(track, workspace, fold, table) if track.topology else table
+        table = _train(track, planned, fold, length)
+    return _with_topology(track, planned, fold, table) if track.topology else table
 
 
 def _finished_scores(
-    track: Track, workspace: Workspace, fold: str, length: RaceLength
+    track: Track, planned: PlannedDataset, fold: str, length: RaceLength
 ) -> MetricsTable | None:
     """Return the scores of a fold that is trained and validated, without touching it."""
-    configuration = find_configuration(workspace.plan, track.configuration)
-    trained = workspace.describe(configuration, fold)
-    if trained is None or not workspace.is_validated(configuration, trained):
+    configuration = find_configuration(planned.plan, track.configuration)
+    trained = planned.describe(configuration, fold)
+    if trained is None or not planned.is_validated(configuration, trained):
         return None
-    if not _is_raced(track, workspace, trained, length):
+    if not _is_raced(track, planned, trained, length):
         return None
-    return serial.load(MetricsTable, workspace.folder.fold(configuration.name, fold).scores)
+    return serial.load(MetricsTable, planned.folder.fold(configuration.name, fold).scores)
 
 
-def _is_raced(track: Track, workspace: Workspace, trained: TrainedFold, length: RaceLength) -> bool:
+def _is_raced(
+    track: Track, planned: PlannedDataset, trained: TrainedFold, length: RaceLength
+) -> bool:
     """Tell whether a finished fold fits plan and data, and is as long as all others."""
-    configuration = find_configuration(workspace.plan, track.configuration)
+    configuration = find_configuration(planned.plan, track.configuration)
     made = (trained.seed, trained.epochs, trained.steps)
     wanted = (track.request.seed, length.epochs, length.steps)
-    return made == wanted and not workspace.fault(configuration, trained)
+    return made == wanted and not planned.fault(configuration, trained)
 
 
-def _must_restart(track: Track, workspace: Workspace, fold: str, length: RaceLength) -> bool:
+def _must_restart(track: Track, planned: PlannedDataset, fold: str, length: RaceLength) -> bool:
     """Tell whether what lies there of a fold cannot go on: it was begun for another length.
 
     That happens where `race.json` was lost, and the race is planned anew.
     """
     from selfseg.training.checkpoints import peek
 
-    configuration = find_configuration(workspace.plan, track.configuration)
-    trained = workspace.describe(configuration, fold)
+    configuration = find_configuration(planned.plan, track.configuration)
+    trained = planned.describe(configuration, fold)
     if trained is not None:
-        return not _is_raced(track, workspace, trained, length)
-    files = workspace.folder.fold(track.configuration, fold)
+        return not _is_raced(track, planned, trained, length)
+    files = planned.folder.fold(track.configuration, fold)
     if not files.checkpoint.is_file():
         return False
     found = peek(files)
@@ -151,24 +155,24 @@ def _must_restart(track: Track, workspace: Workspace, fold: str, length: RaceLen
     return found is None or (found.seed, found.steps_per_epoch, found.total_steps) != wanted
 
 
-def _train(track: Track, workspace: Workspace, fold: str, length: RaceLength) -> MetricsTable:
+def _train(track: Track, planned: PlannedDataset, fold: str, length: RaceLength) -> MetricsTable:
     from selfseg.training.train import train
     from selfseg.training.validate import validate
 
-    serial.save(workspace.plan, workspace.folder.plan)  # a model folder has its plan beside it
-    restart = _must_restart(track, workspace, fold, length)
-    job = training_job(workspace, track.train_request(fold, length, restart=restart))
+    serial.save(planned.plan, planned.folder.plan)  # a model folder has its plan beside it
+    restart = _must_restart(track, planned, fold, length)
+    job = training_job(planned, track.train_request(fold, length, restart=restart))
     train(job)
-    table = validate(job, workspace)
+    table = validate(job, planned)
     assert table is not None  # folds without held-out cases are not raced
     return table
 
 
 def _with_topology(
-    track: Track, workspace: Workspace, fold: str, table: MetricsTable
+    track: Track, planned: PlannedDataset, fold: str, table: MetricsTable
 ) -> MetricsTable:
     """Return the scores with those of topology; they are kept beside the others."""
-    files = workspace.folder.fold(track.configuration, fold)
+    files = planned.folder.fold(track.configuration, fold)
     try:
         known = serial.load(MetricsTable, files.topology)
     except RecordError:

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 
 from selfseg.errors import ModelError
-from selfseg.inference.trained import Workspace, model_digest, trained_folds
+from selfseg.inference.trained import PlannedDataset, model_digest, trained_folds
 from selfseg.records import serial
 from selfseg.records.model import TrainedFold
 from selfseg.records.names import ConfigurationName
@@ -68,7 +68,7 @@ class Comparison:
         return [group for size in sizes for group in combinations(names, size)]
 
 
-def find_trained(known: Workspace) -> tuple[tuple[Trained, ...], tuple[str, ...]]:
+def find_trained(known: PlannedDataset) -> tuple[tuple[Trained, ...], tuple[str, ...]]:
     """Return the configurations with finished cross-validation folds, and notes on those left out.
 
     Fold `all` never counts: it has no held-out cases. What no longer fits plan, data or previous
@@ -94,7 +94,7 @@ def find_trained(known: Workspace) -> tuple[tuple[Trained, ...], tuple[str, ...]
     return tuple(found), tuple(notes)
 
 
-def compare(known: Workspace, rules: SelectionRules) -> Comparison:
+def compare(known: PlannedDataset, rules: SelectionRules) -> Comparison:
     """Return what is trained and can be compared on the same held-out cases.
 
     A configuration that lacks folds is compared, and so are all others, on those it has; one that
@@ -174,7 +174,7 @@ def _common_folds(
     return found, folds, notes
 
 
-def _check_cases(known: Workspace, trained: Sequence[Trained], folds: Sequence[str]) -> None:
+def _check_cases(known: PlannedDataset, trained: Sequence[Trained], folds: Sequence[str]) -> None:
     """Refuse folds that do not make one cross-validation: no case twice, none that was trained on.
 
     Raises:
@@ -205,7 +205,7 @@ def _check_cases(known: Workspace, trained: Sequence[Trained], folds: Sequence[s
 
 
 def _held_out(
-    known: Workspace, trained: Sequence[Trained], folds: Sequence[str]
+    known: PlannedDataset, trained: Sequence[Trained], folds: Sequence[str]
 ) -> tuple[HeldOut, ...]:
     root = Path(known.dataset.root)
     by_id = {case.id: case for case in known.dataset.cases}

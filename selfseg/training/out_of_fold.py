@@ -12,7 +12,7 @@ from pathlib import Path
 
 from selfseg.errors import SelfSegError
 from selfseg.inference.export import label_map_path
-from selfseg.inference.trained import ALL_CASES, Workspace, trained_folds
+from selfseg.inference.trained import ALL_CASES, PlannedDataset, trained_folds
 from selfseg.records.dataset import Case, Splits
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration
@@ -48,7 +48,7 @@ class _Source:
 
 
 def out_of_fold_maps(
-    known: Workspace, stage: Configuration, splits: Splits, cases: Sequence[str]
+    known: PlannedDataset, stage: Configuration, splits: Splits, cases: Sequence[str]
 ) -> dict[str, Path]:
     """Return for each case the label map of the fold that held it out.
 
@@ -82,7 +82,7 @@ def out_of_fold_maps(
     return found
 
 
-def _source(known: Workspace, stage: Configuration, name: str) -> _Source | None:
+def _source(known: PlannedDataset, stage: Configuration, name: str) -> _Source | None:
     fold = known.describe(stage, name)
     if fold is None:
         return None
@@ -98,7 +98,7 @@ def _source(known: Workspace, stage: Configuration, name: str) -> _Source | None
 
 
 def _explain(
-    known: Workspace,
+    known: PlannedDataset,
     stage: Configuration,
     splits: Splits,
     sources: dict[str, _Source],

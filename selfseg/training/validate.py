@@ -10,7 +10,7 @@ from pathlib import Path
 from selfseg.errors import SelfSegError
 from selfseg.execution.locks import held
 from selfseg.execution.processes import default_workers
-from selfseg.inference.trained import Workspace
+from selfseg.inference.trained import PlannedDataset
 from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset, File
 from selfseg.records.metrics import CaseScores, MetricsTable
@@ -20,7 +20,7 @@ from selfseg.training.job import TrainingJob
 log = logging.getLogger(__name__)
 
 
-def validate(job: TrainingJob, known: Workspace) -> MetricsTable | None:
+def validate(job: TrainingJob, known: PlannedDataset) -> MetricsTable | None:
     """Return the scores of the fold's validation cases; None if it has none.
 
     Predictions, compact probabilities and scores are written to `validation/`. What is there is
@@ -35,7 +35,7 @@ def validate(job: TrainingJob, known: Workspace) -> MetricsTable | None:
         return _validate(job, known)
 
 
-def _validate(job: TrainingJob, known: Workspace) -> MetricsTable:
+def _validate(job: TrainingJob, known: PlannedDataset) -> MetricsTable:
     from selfseg.evaluation.table import write_table
 
     dataset, stored = known.dataset, job.output.scores

@@ -84,7 +84,7 @@ def train(folder: DatasetFolder, configuration: str, fold: str) -> pipeline.Trai
 
 
 def previous_maps(folder: DatasetFolder) -> dict[str, Path]:
-    known = folds.open_workspace(folder)
+    known = folds.open_planned(folder)
     last = folds.find_configuration(known.plan, "3d_cascade")
     maps = folds.previous_maps(known, last, CASES)
     assert maps is not None
@@ -212,7 +212,7 @@ def test_maps_of_an_image_that_has_changed_are_refused(copied: DatasetFolder) ->
         for case in dataset.cases
     )
     serial.save(dataset.model_copy(update={"cases": cases}), copied.dataset)
-    known = folds.open_workspace(copied)
+    known = folds.open_planned(copied)
     low = folds.find_configuration(known.plan, "3d_lowres")
     path = copied.fold("3d_lowres", "1").description  # as if it had been trained again
     fold = serial.load(TrainedFold, path)
@@ -243,7 +243,7 @@ def test_a_cascade_is_outdated_when_its_first_stage_was_trained_again(
     assert state() == "outdated"
     with pytest.raises(CheckpointError, match="the weights of 3d_lowres"):
         train(copied, "3d_cascade", "0")
-    known = folds.open_workspace(copied)
+    known = folds.open_planned(copied)
     _, notes = find_trained(known)
     assert "3d_cascade fold 0 was trained after another 3d_lowres: left out" in notes
 
@@ -256,13 +256,13 @@ def last_stage(folder: DatasetFolder) -> tuple[Plan, Configuration]:
 def test_previous_maps_are_made_again_when_they_change(copied: DatasetFolder) -> None:
     _, last = last_stage(copied)
     maps = previous_maps(copied)
-    stage = folds.prepare_previous(folds.open_workspace(copied), last, maps, workers=0)
+    stage = folds.prepare_previous(folds.open_planned(copied), last, maps, workers=0)
     assert stage is not None
     assert stage.folder == copied.previous_stage(last.preprocessing, "3d_lowres")
     files = {case: stage.folder / f"{case}.b2nd" for case in CASES}
     before = {case: file.stat().st_mtime_ns for case, file in files.items()}
     shutil.copy(maps[CASES[1]], maps[CASES[0]])
-    folds.prepare_previous(folds.open_workspace(copied), last, maps, workers=0)
+    folds.prepare_previous(folds.open_planned(copied), last, maps, workers=0)
     changed = [case for case in CASES if files[case].stat().st_mtime_ns != before[case]]
     assert changed == [CASES[0]]
 
@@ -299,7 +299,7 @@ class Spy(nn.Module):
 def test_prediction_and_training_see_the_same_input(trained: DatasetFolder) -> None:
     plan, last = last_stage(trained)
     dataset, maps = serial.load(Dataset, trained.dataset), previous_maps(trained)
-    stage = folds.prepare_previous(folds.open_workspace(trained), last, maps, workers=0)
+    stage = folds.prepare_previous(folds.open_planned(trained), last, maps, workers=0)
     model = load_model(trained.path, configuration="3d_cascade", device=CPU)
     assert isinstance(model.network, OneHotInput)
     root = Path(dataset.root)
@@ -330,7 +330,7 @@ def test_prediction_and_training_see_the_same_input(trained: DatasetFolder) -> N
 def test_the_previous_map_is_cut_and_turned_like_the_label(trained: DatasetFolder) -> None:
     plan, last = last_stage(trained)
     stage = folds.prepare_previous(
-        folds.open_workspace(trained), last, previous_maps(trained), workers=0
+        folds.open_planned(trained), last, previous_maps(trained), workers=0
     )
     assert isinstance(stage, PreviousStage)
     quiet = {f"previous_{name}_p": 0.0 for name in ("morphology", "removal")}

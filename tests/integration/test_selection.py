@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from commandline import TINY_NETWORK, selfseg, write_tiny_dataset
 
-from selfseg.folds import open_workspace
+from selfseg.folds import open_planned
 from selfseg.io.images import read_label_map
 from selfseg.planning import find_selector
 from selfseg.records import serial
@@ -81,7 +81,7 @@ def test_select_then_predict(trained: Path) -> None:
     assert "selection.json" not in asked.stderr
 
     # An ensemble, whatever was chosen here.
-    flat, volume = compare(open_workspace(dataset), find_selector().selection_rules()).trained
+    flat, volume = compare(open_planned(dataset), find_selector().selection_rules()).trained
     both = selection.model_copy(update={"members": (flat.member, volume.member)})
     serial.save(both, dataset.selection)
     said = predict(trained, "ensemble")

@@ -8,7 +8,7 @@ import pytest
 from racedata import IDEAS, NAMES, an_idea, write_unraced
 from raceruns import gains_of, nominate, start
 
-from selfseg.inference.trained import Workspace
+from selfseg.inference.trained import PlannedDataset
 from selfseg.racing import race
 from selfseg.records import serial
 from selfseg.records.loss import CrossEntropyTerm, DiceTerm, FocalTerm, SignedDistanceTerm, TopKTerm
@@ -16,13 +16,13 @@ from selfseg.records.plan import Plan
 
 
 @pytest.fixture
-def known(tmp_path: Path) -> Workspace:
+def known(tmp_path: Path) -> PlannedDataset:
     """Twenty cases in four folds, nothing trained, three ideas."""
     return write_unraced(tmp_path)
 
 
 def test_the_best_enters_and_others_are_tried_on_top_of_it(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gains = gains_of(
         top_k=0.02, focal=0.04, tversky=0.03, focal_and_tversky=0.03, focal_and_top_k=0.05
@@ -45,7 +45,7 @@ def test_the_best_enters_and_others_are_tried_on_top_of_it(
 
 
 def test_ideas_that_cannot_be_trained_together_are_not_combined(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two heads for distances: the plan of the pair cannot be executed."""
     heads = [an_idea(name, SignedDistanceTerm(labels=(name,))) for name in NAMES]
@@ -62,7 +62,7 @@ def test_ideas_that_cannot_be_trained_together_are_not_combined(
 
 
 def test_an_idea_that_replaces_what_is_gone_is_not_combined(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ideas = (
         an_idea("top_k", TopKTerm(), replaces=("cross_entropy",)),
@@ -81,7 +81,7 @@ def test_an_idea_that_replaces_what_is_gone_is_not_combined(
 
 
 def test_in_limited_time_only_the_next_is_tried(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(race, "training_job", lambda *_: None)
     monkeypatch.setattr(race, "loss_step_seconds", lambda *_, limit_s: 0.1 + 0 * limit_s)

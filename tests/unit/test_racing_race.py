@@ -10,7 +10,7 @@ from raceruns import gains_of, nominate, start
 
 from selfseg.errors import PlanError, SelfSegError
 from selfseg.execution.locks import held
-from selfseg.inference.trained import Workspace
+from selfseg.inference.trained import PlannedDataset
 from selfseg.racing import race
 from selfseg.racing.rules import find_racer
 from selfseg.records import serial
@@ -21,13 +21,13 @@ from selfseg.records.race import RaceMetric, RaceRecord
 
 
 @pytest.fixture
-def known(tmp_path: Path) -> Workspace:
+def known(tmp_path: Path) -> PlannedDataset:
     """Twenty cases in four folds, nothing trained, three ideas."""
     return write_unraced(tmp_path)
 
 
 def test_an_idea_that_cannot_be_trained_is_told_before_anything_is(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strange = an_idea("strange", TopKTerm(), replaces=("cross_entropy",))
     nominate(known, IDEAS[0], strange, terms=(DiceTerm(),))
@@ -37,7 +37,7 @@ def test_an_idea_that_cannot_be_trained_is_told_before_anything_is(
 
 @pytest.mark.parametrize(("time_s", "mirrored"), [(300.0, False), (30_000.0, True)])
 def test_prediction_is_timed_as_the_recipe_mirrors(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch, time_s: float, *, mirrored: bool
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch, time_s: float, *, mirrored: bool
 ) -> None:
     """Sixteen trainings of 0.1 s a step: fewer than a thousand steps each, or more."""
     item = known.plan.configurations[0]
@@ -61,7 +61,7 @@ def test_prediction_is_timed_as_the_recipe_mirrors(
 
 
 def test_the_whole_length_is_told_before_anything_is_trained(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Four arms on four folds, and no time limit."""
     with caplog.at_level("INFO"):
@@ -70,7 +70,9 @@ def test_the_whole_length_is_told_before_anything_is_trained(
     assert "16 trainings, 1,000,000 steps in all; for ideas together up to 8 more" in caplog.text
 
 
-def test_time_for_no_step_is_refused(known: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_for_no_step_is_refused(
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(race, "training_job", lambda *_: None)
     monkeypatch.setattr(race, "loss_step_seconds", lambda *_, limit_s: 10.0 + 0 * limit_s)
     with pytest.raises(SelfSegError, match="no step fits") as caught:
@@ -79,7 +81,7 @@ def test_time_for_no_step_is_refused(known: Workspace, monkeypatch: pytest.Monke
 
 
 def test_a_second_race_begins_only_if_asked(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result, _ = start(known, monkeypatch, gains_of(top_k=-0.02))
     assert result.record is not None
@@ -99,7 +101,7 @@ def test_a_second_race_begins_only_if_asked(
 
 
 def test_a_race_that_ended_before_the_plan_was_written(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = serial.load(Plan, known.folder.plan)
     result, _ = start(known, monkeypatch, gains_of(top_k=0.02))
@@ -113,14 +115,16 @@ def test_a_race_that_ended_before_the_plan_was_written(
 
 @pytest.mark.parametrize("metric", ["cldice", "betti0", "nsd"])
 def test_topology_is_scored_where_an_idea_is_judged_by_it(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch, metric: RaceMetric
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch, metric: RaceMetric
 ) -> None:
     monkeypatch.setattr(type(find_racer()), "race_metrics", lambda *_: ("dice", metric))
     _, simulated = start(known, monkeypatch, {})
     assert simulated.topology is (metric != "nsd")
 
 
-def test_one_held_out_patient_is_refused(known: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_held_out_patient_is_refused(
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     splits = serial.load(Splits, known.folder.splits)
     one = splits.folds[0].model_copy(update={"validation": ("case_0",)})
     serial.save(Splits(folds=(one,)), known.folder.splits)
@@ -129,7 +133,7 @@ def test_one_held_out_patient_is_refused(known: Workspace, monkeypatch: pytest.M
 
 
 def test_folds_are_chosen_and_strange_ones_refused(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result, _ = start(known, monkeypatch, gains_of(top_k=0.02), folds=("1", "3"))
     assert result.record is not None
@@ -141,7 +145,7 @@ def test_folds_are_chosen_and_strange_ones_refused(
 
 
 def test_a_stage_that_was_trained_again_makes_another_race(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = known.plan.configurations[0].model_copy(update={"name": "3d_lowres"})
     cascade = known.plan.configurations[0].model_copy(update={"previous_stage": "3d_lowres"})
@@ -158,7 +162,7 @@ def test_a_stage_that_was_trained_again_makes_another_race(
         assert bool(simulated.trained) is trained
 
 
-def test_one_race_at_a_time(known: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_race_at_a_time(known: PlannedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     result, _ = start(known, monkeypatch, {})
     assert result.folder is not None
     names = tuple(idea.name for idea in IDEAS)
@@ -166,7 +170,9 @@ def test_one_race_at_a_time(known: Workspace, monkeypatch: pytest.MonkeyPatch) -
         start(known, monkeypatch, {}, ideas=names)
 
 
-def test_a_damaged_record_begins_anew(known: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_record_begins_anew(
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = serial.load(Plan, known.folder.plan)
     result, _ = start(known, monkeypatch, {})
     assert result.folder is not None

@@ -12,7 +12,7 @@ from racedata import DECISION, IDEAS, label_scores, scores_of, write_unraced
 
 from selfseg.cli.race_tables import print_race
 from selfseg.errors import DivergenceError
-from selfseg.inference.trained import Workspace
+from selfseg.inference.trained import PlannedDataset
 from selfseg.racing import train as trainings
 from selfseg.racing.race import RaceResult, race_dataset
 from selfseg.racing.train import Track
@@ -28,19 +28,19 @@ GAINS = {"top_k": 0.02, "focal": 0.04, "tversky": -0.01}
 
 
 @pytest.fixture
-def known(tmp_path: Path) -> Workspace:
+def known(tmp_path: Path) -> PlannedDataset:
     """Twenty cases in four folds, nothing trained, three ideas."""
     return write_unraced(tmp_path)
 
 
 def start(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch, diverging: str
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch, diverging: str
 ) -> tuple[RaceResult, list[str]]:
     """Race, where one arm diverges in its second fold; return what was trained as well."""
     trained = []
 
-    def simulated(track: Track, workspace: Workspace, fold: str, _: RaceLength) -> MetricsTable:
-        arm = workspace.folder.path.name
+    def simulated(track: Track, planned: PlannedDataset, fold: str, _: RaceLength) -> MetricsTable:
+        arm = planned.folder.path.name
         trained.append(f"{arm} {fold}")
         if arm == diverging and fold == "1":
             raise DivergenceError("the loss is not a number", step=7)
@@ -54,7 +54,7 @@ def start(
 
 
 def test_an_idea_that_diverges_is_rejected_and_the_race_goes_on(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result, trained = start(known, monkeypatch, "plain+focal")
     assert "plain+focal 1" in trained
@@ -74,7 +74,7 @@ def test_an_idea_that_diverges_is_rejected_and_the_race_goes_on(
 
 
 def test_a_combination_that_diverges_is_rejected(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result, _ = start(known, monkeypatch, "plain+focal+top_k")
     assert result.record is not None
@@ -84,7 +84,7 @@ def test_a_combination_that_diverges_is_rejected(
 
 
 def test_a_plain_arm_that_diverges_ends_the_race(
-    known: Workspace, monkeypatch: pytest.MonkeyPatch
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DivergenceError):
         start(known, monkeypatch, "plain")
@@ -93,17 +93,17 @@ def test_a_plain_arm_that_diverges_ends_the_race(
 class Trainings:
     """In place of `train` and `validate`: writes a fold, and keeps the requests."""
 
-    def __init__(self, known: Workspace) -> None:
+    def __init__(self, known: PlannedDataset) -> None:
         self.track = Track(
             known, known.folder.race("3d_fullres", "key"), "3d_fullres", IDEAS, RaceRequest(),
             topology=False,
         )  # fmt: skip
         self.requests: list[TrainRequest] = []
 
-    def job(self, workspace: Workspace, request: TrainRequest) -> TrainRequest:
+    def job(self, planned: PlannedDataset, request: TrainRequest) -> TrainRequest:
         """Return a request as a job."""
         self.requests.append(request)
-        self.files = workspace.folder.fold("3d_fullres", request.fold)
+        self.files = planned.folder.fold("3d_fullres", request.fold)
         return request
 
     def train(self, request: TrainRequest) -> None:
@@ -118,7 +118,7 @@ class Trainings:
         serial.save(made, self.files.description)
         self.files.weights.write_bytes(b"weights")
 
-    def validate(self, request: TrainRequest, _: Workspace) -> MetricsTable:
+    def validate(self, request: TrainRequest, _: PlannedDataset) -> MetricsTable:
         """Write scores."""
         cases = scores_of(serial.load(Splits, self.track.known.folder.splits), [request.fold], 0.0)
         table = MetricsTable(mean=label_scores(None, None), labels={}, cases=cases)
@@ -127,14 +127,14 @@ class Trainings:
 
 
 @pytest.fixture
-def simulated(known: Workspace, monkeypatch: pytest.MonkeyPatch) -> Trainings:
+def simulated(known: PlannedDataset, monkeypatch: pytest.MonkeyPatch) -> Trainings:
     """Trainings that write what they should, fit for every plan."""
     found = Trainings(known)
     monkeypatch.setattr(trainings, "training_job", found.job)
     monkeypatch.setattr("selfseg.training.train.train", found.train)
     monkeypatch.setattr("selfseg.training.validate.validate", found.validate)
-    monkeypatch.setattr(Workspace, "is_validated", lambda *_: True)
-    monkeypatch.setattr(Workspace, "fault", lambda *_: "")
+    monkeypatch.setattr(PlannedDataset, "is_validated", lambda *_: True)
+    monkeypatch.setattr(PlannedDataset, "fault", lambda *_: "")
     return found
 
 
@@ -170,7 +170,7 @@ def test_a_training_goes_on_only_with_its_length(
     *,
     restart: bool,
 ) -> None:
-    files = simulated.track.arm_workspace(Arm()).folder.fold("3d_fullres", "0")
+    files = simulated.track.planned_arm(Arm()).folder.fold("3d_fullres", "0")
     files.checkpoint.parent.mkdir(parents=True)
     files.checkpoint.write_bytes(b"state")
     position = None

@@ -9,7 +9,7 @@ from selectiondata import one_hot, write_members
 
 from selfseg import running
 from selfseg.errors import SelfSegError
-from selfseg.inference.trained import Workspace
+from selfseg.inference.trained import PlannedDataset
 from selfseg.records import serial
 from selfseg.records.dataset import Fold, Splits
 from selfseg.records.model import TrainedFold
@@ -25,7 +25,7 @@ NAMES = ("0", "1", "2", "3")
 
 
 @pytest.fixture
-def known(tmp_path: Path) -> Workspace:
+def known(tmp_path: Path) -> PlannedDataset:
     """Two configurations; one lacks its last fold."""
     members = {name: lambda label, _: one_hot(label) for name in ("2d", "3d_fullres")}
     found = write_members(tmp_path, members, folds={"2d": NAMES[:3], "3d_fullres": NAMES})
@@ -43,7 +43,7 @@ def known(tmp_path: Path) -> Workspace:
 
 
 def record(
-    known: Workspace, *, total_s: float | None = 1000.0, finished: bool = False
+    known: PlannedDataset, *, total_s: float | None = 1000.0, finished: bool = False
 ) -> RunRecord:
     trainings = tuple(
         Training(configuration=item.name, fold=fold)
@@ -62,7 +62,7 @@ def record(
     )
 
 
-def test_only_what_is_not_trained_and_validated_is_left(known: Workspace) -> None:
+def test_only_what_is_not_trained_and_validated_is_left(known: PlannedDataset) -> None:
     ((training, seconds),) = running.time_table(known, record(known), 100.0)
     assert (training.configuration, training.fold) == ("2d", "3")
     assert seconds is not None
@@ -74,12 +74,12 @@ def test_only_what_is_not_trained_and_validated_is_left(known: Workspace) -> Non
     assert running.time_table(known, record(known, total_s=None), 0.0)[0][1] is None
 
 
-def test_time_that_is_gone_leaves_the_shortest_training(known: Workspace) -> None:
+def test_time_that_is_gone_leaves_the_shortest_training(known: PlannedDataset) -> None:
     ((_, seconds),) = running.time_table(known, record(known), 5000.0)
     assert seconds == running.SHORTEST_TRAINING_S
 
 
-def test_a_fold_of_another_plan_stops_the_run_and_is_named(known: Workspace) -> None:
+def test_a_fold_of_another_plan_stops_the_run_and_is_named(known: PlannedDataset) -> None:
     path = known.folder.fold("2d", "1").description
     former = serial.load(TrainedFold, path)
     serial.save(former.model_copy(update={"plan_digest": "other"}), path)
@@ -89,7 +89,7 @@ def test_a_fold_of_another_plan_stops_the_run_and_is_named(known: Workspace) -> 
 
 
 def test_a_run_refuses_options_that_the_plan_was_not_made_with(
-    known: Workspace, tmp_path: Path
+    known: PlannedDataset, tmp_path: Path
 ) -> None:
     few = tmp_path / "few.txt"
     few.write_text("case_0\ncase_1\n")
@@ -103,7 +103,9 @@ def test_a_run_refuses_options_that_the_plan_was_not_made_with(
     assert not known.folder.run.exists()
 
 
-def test_a_run_refuses_another_data_set_of_the_same_name(known: Workspace, tmp_path: Path) -> None:
+def test_a_run_refuses_another_data_set_of_the_same_name(
+    known: PlannedDataset, tmp_path: Path
+) -> None:
     other = tmp_path / "elsewhere"
     other.mkdir()
     (other / "dataset.json").write_text('{"name": "phantom"}')
@@ -111,7 +113,7 @@ def test_a_run_refuses_another_data_set_of_the_same_name(known: Workspace, tmp_p
         running.run_dataset(str(other), tmp_path, RunRequest())
 
 
-def select(known: Workspace) -> Selection:
+def select(known: PlannedDataset) -> Selection:
     from selfseg import pipeline
 
     return pipeline.select_models(
@@ -119,7 +121,7 @@ def select(known: Workspace) -> Selection:
     )
 
 
-def test_status_names_what_would_go_on(known: Workspace) -> None:
+def test_status_names_what_would_go_on(known: PlannedDataset) -> None:
     def status() -> tuple[str, str]:
         (found,) = read_status("phantom", known.folder.path.parent)
         return found.summary, found.next_command
@@ -140,7 +142,7 @@ def test_status_names_what_would_go_on(known: Workspace) -> None:
     assert "selected before the last training" in status()[0]
 
 
-def test_status_tells_what_is_outdated(known: Workspace) -> None:
+def test_status_tells_what_is_outdated(known: PlannedDataset) -> None:
     path = known.folder.fold("2d", "1").description
     former = serial.load(TrainedFold, path)
     serial.save(former.model_copy(update={"data_digest": "other"}), path)
@@ -151,7 +153,7 @@ def test_status_tells_what_is_outdated(known: Workspace) -> None:
     assert found.next_command == "selfseg train phantom 2d 1 --restart"
 
 
-def test_folds_that_are_no_cross_validation_are_refused(known: Workspace) -> None:
+def test_folds_that_are_no_cross_validation_are_refused(known: PlannedDataset) -> None:
     from selfseg.errors import ModelError
     from selfseg.planning import find_selector
 
@@ -174,13 +176,13 @@ def test_folds_that_are_no_cross_validation_are_refused(known: Workspace) -> Non
             serial.save(former, path)
 
 
-def _files_digest(known: Workspace, cases: tuple[str, ...]) -> str:
+def _files_digest(known: PlannedDataset, cases: tuple[str, ...]) -> str:
     from selfseg.inference.trained import files_digest
 
     return files_digest(known.dataset, cases)
 
 
-def test_a_cascade_without_its_stage_cannot_be_proposed(known: Workspace) -> None:
+def test_a_cascade_without_its_stage_cannot_be_proposed(known: PlannedDataset) -> None:
     from selfseg.errors import PlanError
     from selfseg.plan_checks import check_plan
 

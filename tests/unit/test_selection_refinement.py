@@ -14,7 +14,7 @@ import torch
 from selectiondata import Indices, Simulated, one_hot, write_members
 from tinymodel import LABELS
 
-from selfseg.inference.trained import Workspace
+from selfseg.inference.trained import PlannedDataset
 from selfseg.planning import find_selector
 from selfseg.postprocessing.crf import CRF_VERSION
 from selfseg.postprocessing.crf_tuning import FoldChoice, Tuning, Volumes, tune_folds
@@ -63,12 +63,12 @@ def misleading(label: Indices, index: int) -> Probabilities:
     return painted(np.roll(label, 4, axis=2), index)
 
 
-def known_of(folder: Path, simulate: Simulated, **more: object) -> Workspace:
+def known_of(folder: Path, simulate: Simulated, **more: object) -> PlannedDataset:
     more = {"cases": 16, "paint": painted, **more}
     return write_members(folder, {"2d": simulate}, **more)  # type: ignore[arg-type]
 
 
-def run(known: Workspace, grid: CrfGrid | None = GRID) -> Selection:
+def run(known: PlannedDataset, grid: CrfGrid | None = GRID) -> Selection:
     return select(
         compare(known, find_selector().selection_rules()),
         known.plan.targets,

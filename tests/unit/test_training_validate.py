@@ -13,7 +13,7 @@ from trainingjobs import CPU
 
 from selfseg.errors import SelfSegError
 from selfseg.inference import predictor
-from selfseg.inference.trained import Workspace
+from selfseg.inference.trained import PlannedDataset
 from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset, File
 from selfseg.records.metrics import MetricsTable
@@ -74,8 +74,8 @@ def job(tmp_path: Path) -> TrainingJob:
     )
 
 
-def known(job: TrainingJob, dataset: Dataset) -> Workspace:
-    return Workspace(DatasetFolder(job.output.path.parents[2]), job.plan, dataset)
+def known(job: TrainingJob, dataset: Dataset) -> PlannedDataset:
+    return PlannedDataset(DatasetFolder(job.output.path.parents[2]), job.plan, dataset)
 
 
 def test_held_out_cases_are_predicted_and_scored_once(

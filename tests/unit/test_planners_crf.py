@@ -10,7 +10,7 @@ from selfseg.planners.crf import decide_crf, intensity_grid
 from selfseg.planners.default import DefaultPlanner
 
 from selfseg.planning import Planner, edit_plan
-from selfseg.records.fingerprint import Fingerprint, LabelSummary
+from selfseg.records.fingerprint import Fingerprint, LabelFacts, LabelSummary
 from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Budget, Plan
 from selfseg.records.preprocessing import (
@@ -53,7 +53,15 @@ def label(name: str = "organ", voxels: float = 5000, **shape: object) -> LabelSu
 
 def facts(*labels: LabelSummary, cases: int = 20, channels: int = 1) -> Fingerprint:
     made = make_fingerprint(GRID * cases, channels=channels)
-    return made.model_copy(update={"labels": labels})
+    found = tuple(
+        LabelFacts(
+            voxels=round(item.median_voxels), volume_ml=1, components=1, largest_share=1,
+            extent_mm=item.median_extent_mm,
+        )
+        for item in labels
+    )  # fmt: skip
+    known = tuple(case.model_copy(update={"labels": found}) for case in made.cases)
+    return made.model_copy(update={"cases": known, "labels": labels})
 
 
 def test_regions_are_not_measured() -> None:

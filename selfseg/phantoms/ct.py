@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,11 +86,10 @@ def write_dataset(
         shape: Voxels of each case.
         spacing_mm: Voxel size of each case.
     """
-    cases = (
-        make_phantom(np.random.default_rng([seed, index]), shape=shape, spacing_mm=spacing_mm)
-        for index in range(train + test)
+    make = partial(make_phantom, shape=shape, spacing_mm=spacing_mm)
+    write_cases(
+        root, make, name=name, channel="CT", labels=LABELS, train=train, test=test, seed=seed
     )
-    write_cases(root, cases, name=name, channel="CT", labels=LABELS, train=train)
 
 
 def voxel_centers_mm(shape: Shape3, spacing_mm: Triple) -> Floats:

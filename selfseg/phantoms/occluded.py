@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +34,24 @@ Bools = npt.NDArray[np.bool_]
 
 
 def write_occluded_dataset(root: Path, *, name: str, train: int, test: int, seed: int) -> None:
-    """Write cases of `make_occluded` in the nnU-Net v2 raw layout; case i depends on (seed, i)."""
-    _write(root, make_occluded, name=name, train=train, test=test, seed=seed)
+    """Write cases of `make_occluded` in the nnU-Net v2 raw layout; see `write_cases`."""
+    write_cases(
+        root,
+        make_occluded,
+        name=name,
+        channel="CT",
+        labels=LABELS,
+        train=train,
+        test=test,
+        seed=seed,
+    )
 
 
 def write_blobs_dataset(root: Path, *, name: str, train: int, test: int, seed: int) -> None:
-    """Write cases of `make_blobs` in the nnU-Net v2 raw layout; case i depends on (seed, i)."""
-    _write(root, make_blobs, name=name, train=train, test=test, seed=seed)
+    """Write cases of `make_blobs` in the nnU-Net v2 raw layout; see `write_cases`."""
+    write_cases(
+        root, make_blobs, name=name, channel="CT", labels=LABELS, train=train, test=test, seed=seed
+    )
 
 
 def make_occluded(rng: np.random.Generator) -> Phantom:
@@ -98,16 +108,3 @@ def _phantom(image: npt.NDArray[np.float32], mask: Bools, rng: np.random.Generat
         label=mask.astype(np.uint8) * ORGAN,
         geometry=Geometry(shape=SHAPE, spacing_mm=SPACING_MM),
     )
-
-
-def _write(
-    root: Path,
-    make: Callable[[np.random.Generator], Phantom],
-    *,
-    name: str,
-    train: int,
-    test: int,
-    seed: int,
-) -> None:
-    cases = (make(np.random.default_rng([seed, index])) for index in range(train + test))
-    write_cases(root, cases, name=name, channel="CT", labels=LABELS, train=train)

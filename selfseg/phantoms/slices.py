@@ -26,17 +26,17 @@ LESION_SLICES = (1, 2)
 
 
 def write_slices_dataset(root: Path, *, name: str, train: int, test: int, seed: int) -> None:
-    """Write a dataset of thick-sliced phantoms, 5 × 0.8 × 0.8 mm, in the nnU-Net v2 raw layout.
-
-    Args:
-        root: Folder to fill.
-        name: Name in dataset.json.
-        train: Number of training cases.
-        test: Number of test cases.
-        seed: Seed; case i depends on (seed, i) only.
-    """
-    cases = (make_slices(np.random.default_rng([seed, i])) for i in range(train + test))
-    write_cases(root, cases, name=name, channel="MRI", labels=LABELS, train=train)
+    """Write a dataset of thick-sliced phantoms, 5 × 0.8 × 0.8 mm; see `write_cases`."""
+    write_cases(
+        root,
+        make_slices,
+        name=name,
+        channel="MRI",
+        labels=LABELS,
+        train=train,
+        test=test,
+        seed=seed,
+    )
 
 
 def make_slices(rng: np.random.Generator) -> Phantom:

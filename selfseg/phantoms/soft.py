@@ -24,17 +24,10 @@ RADIUS_MM = (10.0, 15.0)
 
 
 def write_soft_dataset(root: Path, *, name: str, train: int, test: int, seed: int) -> None:
-    """Write a dataset of soft organs, 1.5 mm voxels, in the nnU-Net v2 raw layout.
-
-    Args:
-        root: Folder to fill.
-        name: Name in dataset.json.
-        train: Number of training cases.
-        test: Number of test cases.
-        seed: Seed; case i depends on (seed, i) only.
-    """
-    cases = (make_soft(np.random.default_rng([seed, i])) for i in range(train + test))
-    write_cases(root, cases, name=name, channel="MRI", labels=LABELS, train=train)
+    """Write a dataset of soft organs, 1.5 mm voxels; see `write_cases`."""
+    write_cases(
+        root, make_soft, name=name, channel="MRI", labels=LABELS, train=train, test=test, seed=seed
+    )
 
 
 def make_soft(rng: np.random.Generator) -> Phantom:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,28 +30,33 @@ class Phantom:
     geometry: Geometry
 
 
-def write_cases(
+def write_cases(  # noqa: PLR0913 (what a dataset consists of)
     root: Path,
-    cases: Iterable[Phantom],
+    make: Callable[[np.random.Generator], Phantom],
     *,
     name: str,
     channel: str,
     labels: Sequence[Label],
     train: int,
+    test: int,
+    seed: int,
 ) -> None:
-    """Write cases one by one, with references for all of them.
+    """Make and write cases one by one, with references for all of them.
 
     Args:
         root: Folder to fill: imagesTr, labelsTr, imagesTs, labelsTs, dataset.json.
-        cases: Training cases first.
+        make: Makes a case.
         name: Name in dataset.json.
         channel: Name of the only channel.
         labels: Foreground labels.
-        train: Number of training cases.
+        train: Number of training cases; they come first.
+        test: Number of test cases.
+        seed: Seed; case i depends on (seed, i) only.
     """
     from selfseg.io.images import write_label_map, write_volume
 
-    for index, phantom in enumerate(cases):
+    for index in range(train + test):
+        phantom = make(np.random.default_rng([seed, index]))
         part = "Tr" if index < train else "Ts"
         native, orientation = phantom.geometry, Orientation()
         case = f"case_{index:03d}"

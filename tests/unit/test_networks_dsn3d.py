@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from networkcounts import count_outputs_of_convolutions
 from selfseg.planners.memory import count_features, count_parameters
 from targets import plain
 from torch import nn
@@ -71,16 +72,7 @@ def test_the_receptive_field_is_66_voxels() -> None:
 def test_counts_are_those_of_the_built_network(options: DSN3D) -> None:
     network = build_network(options, channels=2, outputs=3)
     assert count_parameters(options, 2, 3) == sum(p.numel() for p in network.parameters())
-    total = 0
-
-    def add(_: nn.Module, __: object, out: torch.Tensor) -> None:
-        nonlocal total
-        total += out.numel()
-
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
-            module.register_forward_hook(add)
-    network(torch.zeros(1, 2, 8, 16, 24))
+    total = count_outputs_of_convolutions(network, torch.zeros(1, 2, 8, 16, 24))
     assert count_features(options, (8, 16, 24), 3) == total
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networkcounts import count_outputs_of_convolutions
 from selfseg.planners.memory import count_features, count_parameters
 from targets import plain
 from torch import nn
@@ -106,16 +107,7 @@ def test_every_loss_has_its_branch() -> None:
 def test_counts_are_those_of_the_built_network() -> None:
     network = build_network(SMALL, channels=2, outputs=3)
     assert count_parameters(SMALL, 2, 3) == sum(p.numel() for p in network.parameters())
-    total = 0
-
-    def add(_: nn.Module, __: object, out: torch.Tensor) -> None:
-        nonlocal total
-        total += out.numel()
-
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.register_forward_hook(add)
-    network(torch.zeros(1, 2, 16, 24))
+    total = count_outputs_of_convolutions(network, torch.zeros(1, 2, 16, 24))
     assert count_features(SMALL, (16, 24), 3) == total
 
 

@@ -4,7 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint types format bench build clean
+# The competitor lives in an environment of its own; both sides use the torch of constraints.txt.
+BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
+NNUNET := nnunetv2==2.8.1
+DATA ?= ../shared/data
+PARTS ?=
+
+.PHONY: setup demo test lint types format bench ratios build clean
 
 setup: $(STAMP)  ## virtual environment with selfseg and its development tools
 
@@ -31,7 +38,16 @@ format: $(STAMP)  ## rewrite in the project's style
 types: $(STAMP)  ## mypy strict over both trees and the tests
 	$(BIN)/mypy selfseg planners tests
 
-bench: $(STAMP)  ## ratio benchmarks
+bench: $(BENCH_STAMP)  ## against nnU-Net, side by side (PARTS="plan export" for some of them)
+	PYTHONPATH=tests/benchmarks $(BENCH_VENV)/bin/python -m versus $(PARTS) --data $(DATA)
+
+$(BENCH_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(BENCH_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable . "$(NNUNET)"
+	touch $(BENCH_STAMP)
+
+ratios: $(STAMP)  ## selfseg against plain ways of doing the same, and what ideas gain; about an hour
 	$(BIN)/python -m pytest -m bench -s tests/benchmarks
 
 build: $(STAMP)  ## wheel and sdist (a stale build/ would leak deleted modules)
@@ -39,4 +55,4 @@ build: $(STAMP)  ## wheel and sdist (a stale build/ would leak deleted modules)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## everything that can be made again
-	rm -rf build dist demo selfseg_workspace .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info $(VENV)
+	rm -rf build dist demo bench $(BENCH_VENV) selfseg_workspace .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info $(VENV)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 from trainingdata import make_configuration, make_folder  # noqa: E402

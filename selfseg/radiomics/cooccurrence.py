@@ -43,8 +43,8 @@ def features_of(counts: Floats) -> dict[str, float]:
     variance = float((grades - mean) ** 2 @ marginal)
     joint_entropy = _entropy(p.ravel())
     steps = np.arange(levels, dtype=np.float64)
-    by_step = np.bincount(np.abs(i - j).astype(int).ravel(), p.ravel(), levels)
-    by_sum = np.bincount((i + j).astype(int).ravel(), p.ravel())
+    by_step = _sums(np.abs(i - j), p)
+    by_sum = _sums(i + j, p)
     step_mean = float(steps @ by_step)
     centered = i + j - 2 * mean
     return {
@@ -94,6 +94,11 @@ def _pairs(levels: Levels, step: tuple[int, ...], count: int) -> Floats:
     joint = (a[both] - 1) * count + b[both] - 1
     matrix = np.bincount(joint, minlength=count * count).reshape(count, count).astype(np.float64)
     return matrix + matrix.T
+
+
+def _sums(places: Floats, p: Floats) -> Floats:
+    """Return the sum of `p` at each whole number that `places` has, from 0 on."""
+    return np.asarray(np.bincount(places.astype(int).ravel(), p.ravel()), np.float64)
 
 
 def _entropy(shares: Floats) -> float:

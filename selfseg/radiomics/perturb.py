@@ -45,7 +45,8 @@ def agreement(values: Floats) -> Floats:
     rest = values - rows[:, None] - columns[None] + mean
     error = np.square(rest).sum(axis=(0, 1)) / ((n - 1) * (k - 1))
     below = between + (k - 1) * error + k * (readings - error) / n
-    return np.divide(between - error, below, out=np.ones_like(below), where=below > 0)
+    found: Floats = np.divide(between - error, below, out=np.ones_like(below), where=below > 0)
+    return found
 
 
 def _shifted(mask: Mask, rng: np.random.Generator) -> Mask:

@@ -93,7 +93,8 @@ def discretize(values: Floats, *, width: float) -> Levels:
     span = float(values.max() - values.min())
     while span / width >= MOST_LEVELS:
         width *= 2
-    return np.floor((values - values.min()) / width).astype(np.int64) + 1
+    levels: Levels = np.floor((values - values.min()) / width).astype(np.int64) + 1
+    return levels
 
 
 def grid_of_levels(region: Region, values: Sequence[int] | Levels) -> Levels:

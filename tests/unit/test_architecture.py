@@ -47,7 +47,7 @@ STAGE_EDGES = {
 }
 TOP = {
     "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
-    "phantoms",
+    "phantoms", "classifying",
 }  # fmt: skip
 
 

@@ -57,26 +57,29 @@ def read_labels(path: Path, *, column: str = "label", positive: str | None = Non
     complaints: list[str] = []
     header, lines = _read(path, complaints)
     complaints += [
-        f"no column {name!r} (there are: {', '.join(header) or 'none'}); add it"
+        f"no column {name!r} (there are: {', '.join(header)}); add it"
         for name in ("case", column)
-        if name not in header
+        if header and name not in header
     ]
+    rows = [] if complaints else _rows(lines, column, header, complaints)
+    classes = sorted({label for *_, label in rows if label})
+    chosen = _positive(classes, positive, column, complaints) if rows else ""
+    _raise_all(path, complaints)
+    return Labels(
+        rows=tuple(
+            LabelRow(case, lesion, group, label == chosen) for case, lesion, group, label in rows
+        ),
+        positive=chosen,
+        negative=next(name for name in classes if name != chosen),
+        unit="lesion" if "lesion" in header else "case",
+    )
+
+
+def _raise_all(path: Path, complaints: Sequence[str]) -> None:
     if not complaints:
-        rows = _rows(lines, column, header, complaints)
-        classes = sorted({label for *_, label in rows})
-        chosen = _positive(classes, positive, column, complaints)
-        if not complaints:
-            return Labels(
-                rows=tuple(
-                    LabelRow(case, lesion, group, label == chosen)
-                    for case, lesion, group, label in rows
-                ),
-                positive=chosen,
-                negative=next(name for name in classes if name != chosen),
-                unit="lesion" if "lesion" in header else "case",
-            )
+        return
     more = len(complaints) - SHOWN
-    shown = complaints[:SHOWN] + ([f"and {more} more"] if more > 0 else [])
+    shown = [*complaints[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
     raise DatasetError(
         f"{path}: labels cannot be used",
         complaints=shown,

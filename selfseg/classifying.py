@@ -11,14 +11,25 @@ from typing import TYPE_CHECKING
 from selfseg.errors import SelfSegError
 from selfseg.execution.processes import default_workers
 from selfseg.records import serial
-from selfseg.records.classification import ClassificationScores
+from selfseg.records.classification import ClassificationScores, ClassifierModel, FeatureKind
 from selfseg.records.measurement import MeasurementTable
 
 if TYPE_CHECKING:
     from selfseg.classification.files import Prediction
     from selfseg.classification.train import Training
+    from selfseg.inference.model import Model
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NetworkRequest:
+    """Which segmentation network deep features come from."""
+
+    folder: Path
+    configuration: str | None = None
+    fold: str | None = None
+    device: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +43,8 @@ class ClassifyRequest:
     label_column: str = "label"
     positive: str | None = None
     region: str | None = None
+    features: FeatureKind = "radiomics"
+    network: NetworkRequest | None = None
     planner: str = "default"
     workers: int | None = None
     seed: int = 0
@@ -111,6 +124,8 @@ def train_classifier(request: ClassifyRequest) -> Training:
         masks=request.masks,
         labels=labels,
         region=region_of_interest(request.masks, request.region),
+        features=request.features,
+        network=_chosen_network(request),
     )
     workers = default_workers(request.workers)
     trained = train_classifier(source, planner=request.planner, seed=request.seed, workers=workers)
@@ -131,7 +146,13 @@ def train_classifier(request: ClassifyRequest) -> Training:
 
 
 def predict_classes(
-    images: Path, masks: Sequence[Path], model: Path, output: Path, *, workers: int | None
+    images: Path,
+    masks: Sequence[Path],
+    model: Path,
+    output: Path,
+    *,
+    network: NetworkRequest | None,
+    workers: int | None,
 ) -> tuple[Prediction, ...]:
     """Write the probability of every region in some masks as CSV; return them.
 
@@ -144,9 +165,48 @@ def predict_classes(
 
     if output.is_dir():
         raise SelfSegError(f"-o {output}: is a folder", remedy="Give the name of a CSV file.")
-    found = classify_cases(load_model(model), images, masks, workers=default_workers(workers))
+    classifier = load_model(model)
+    found = classify_cases(
+        classifier,
+        images,
+        masks,
+        network=_known_network(classifier, network),
+        workers=default_workers(workers),
+    )
     write_predictions(found, output)
     return found
+
+
+def _chosen_network(request: ClassifyRequest) -> Model | None:
+    """Load the network of a training; None if its features need none."""
+    if request.features == "radiomics":
+        return None
+    if request.network is None:
+        raise SelfSegError(
+            f"--features {request.features}: no network to take them from",
+            remedy="Give a trained segmentation model with --segmentation.",
+        )
+    from selfseg.classification.deep import load_network
+
+    wanted = request.network
+    return load_network(
+        wanted.folder, configuration=wanted.configuration, fold=wanted.fold, device=wanted.device
+    )
+
+
+def _known_network(model: ClassifierModel, request: NetworkRequest | None) -> Model | None:
+    """Load the network that a classifier needs; None if it needs none."""
+    if model.network is None:
+        return None
+    if request is None:
+        raise SelfSegError(
+            f"the classifier needs deep features of {model.network.configuration} fold "
+            f"{model.network.fold}",
+            remedy="Give the segmentation model of its training with --segmentation.",
+        )
+    from selfseg.classification.deep import load_known_network
+
+    return load_known_network(request.folder, model.network, device=request.device)
 
 
 def evaluate_classes(

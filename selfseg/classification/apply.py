@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from selfseg.classification.evaluator import needed_features, probabilities
 from selfseg.classification.files import Prediction
 from selfseg.classification.labels import Labels
-from selfseg.classification.regions import RegionFeatures, compute_features, find_files
+from selfseg.classification.regions import RegionFeatures, find_files
 from selfseg.classification.statistics import classification_scores
+from selfseg.classification.train import measure_regions
 from selfseg.errors import DatasetError
 from selfseg.records.classification import ClassificationScores, ClassifierModel, Uncertainty
 
+if TYPE_CHECKING:
+    from selfseg.inference.model import Model
+
 
 def classify_cases(
-    model: ClassifierModel, images: Path, masks: Sequence[Path], *, workers: int
+    model: ClassifierModel,
+    images: Path,
+    masks: Sequence[Path],
+    *,
+    network: Model | None = None,
+    workers: int,
 ) -> tuple[Prediction, ...]:
     """Return the probability of every region; a case without one has a line without numbers.
 
@@ -25,7 +35,9 @@ def classify_cases(
         DatasetError: Files that do not fit; all complaints.
     """
     files = find_files(masks, images, model.region, model.unit)
-    measured = compute_features(files, model.plan.radiomics, jitters=None, seed=0, workers=workers)
+    measured = measure_regions(
+        files, model.plan, model.features, network, jitters=None, seed=0, workers=workers
+    )
     found = classify_regions(model, measured)
     there = {item.case for item in found}
     empty = (case.id for case in files if case.id not in there)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,10 +27,15 @@ from selfseg.errors import DatasetError
 from selfseg.io.description import DESCRIPTION, read_description
 from selfseg.records.classification import (
     ClassificationFacts,
+    ClassificationPlan,
     ClassifierModel,
+    DeepSource,
     FeatureKind,
     RegionOfInterest,
 )
+
+if TYPE_CHECKING:
+    from selfseg.inference.model import Model
 
 # Two inner folds of a training part that lacks one patient need two of each class.
 FEWEST_PATIENTS = 4
@@ -62,6 +68,7 @@ class Source:
     labels: Labels
     region: RegionOfInterest
     features: FeatureKind = "radiomics"
+    network: Model | None = None
 
 
 def train_classifier(source: Source, *, planner: str, seed: int, workers: int) -> Training:
@@ -76,8 +83,14 @@ def train_classifier(source: Source, *, planner: str, seed: int, workers: int) -
     check_patients(source.labels, rows)
     names = channel_names(source.images, found[0].num_channels)
     plan = planning.find_classifier(planner).decide_classification(_facts(rows, found, names))
-    measured = compute_features(
-        files, plan.radiomics, jitters=plan.selection.jitters, seed=seed, workers=workers
+    measured = measure_regions(
+        files,
+        plan,
+        source.features,
+        source.network,
+        jitters=plan.selection.jitters,
+        seed=seed,
+        workers=workers,
     )
     table = make_table(rows, {(item.case, item.lesion): item for item in measured})
     held_out = cross_validate(table, plan, seed=seed, workers=workers)
@@ -87,6 +100,7 @@ def train_classifier(source: Source, *, planner: str, seed: int, workers: int) -
         unit=source.labels.unit,
         region=source.region,
         features=source.features,
+        network=_deep_source(source.network),
         plan=plan,
         fitted=fit_classifier(table, plan, seed),
         scores=classification_scores(
@@ -100,6 +114,38 @@ def train_classifier(source: Source, *, planner: str, seed: int, workers: int) -
         ),
     )
     return Training(model, rows, table, held_out)
+
+
+def measure_regions(
+    files: Sequence[RegionFiles],
+    plan: ClassificationPlan,
+    kind: FeatureKind,
+    network: Model | None,
+    *,
+    jitters: int | None,
+    seed: int,
+    workers: int,
+) -> list[RegionFeatures]:
+    """Return the features of every region, of the kind that is wanted.
+
+    Args:
+        files: Cases.
+        plan: How radiomics are computed.
+        kind: Of the features.
+        network: For deep features; None where none are wanted.
+        jitters: Random contours for radiomics; None: no other contours.
+        seed: Of the contours.
+        workers: Parallel processes.
+    """
+    options = plan.radiomics
+    if network is None:
+        return compute_features(files, options, jitters=jitters, seed=seed, workers=workers)
+    from selfseg.classification.deep import deep_features, joined
+
+    if kind == "deep":
+        return deep_features(files, network)
+    own = compute_features(files, options, jitters=jitters, seed=seed, workers=workers)
+    return joined(own, deep_features(files, network))
 
 
 def make_table(rows: Sequence[LabelRow], measured: Mapping[Key, RegionFeatures]) -> FeatureTable:
@@ -169,6 +215,14 @@ def _present(labels: Labels, found: Sequence[FoundRegion]) -> tuple[LabelRow, ..
             remedy="Give every case the same channels.",
         )
     return rows
+
+
+def _deep_source(network: Model | None) -> DeepSource | None:
+    if network is None:
+        return None
+    from selfseg.classification.deep import source_of
+
+    return source_of(network)
 
 
 def _missing(labels: Labels, rows: Sequence[LabelRow]) -> tuple[str, ...]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selfseg.cli import options
+
+if TYPE_CHECKING:
+    from selfseg.classifying import NetworkRequest
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -31,6 +35,20 @@ Positive = Annotated[
 ]
 
 
+Segmentation = Annotated[
+    Path | None,
+    typer.Option("--segmentation", help="Trained segmentation model, for deep features."),
+]
+
+
+class Features(StrEnum):
+    """What a classifier sees."""
+
+    radiomics = "radiomics"
+    deep = "deep"
+    both = "both"
+
+
 @app.command("train")
 def train(
     images: Images,
@@ -45,6 +63,15 @@ def train(
             "--region", help="Label or region of the masks that is classified. Default: all."
         ),
     ] = None,
+    features: Annotated[
+        Features, typer.Option("--features", help="Features that are offered.")
+    ] = Features.radiomics,
+    segmentation: Segmentation = None,
+    config: Annotated[
+        str | None, typer.Option("--config", help="Configuration of --segmentation.")
+    ] = None,
+    fold: Annotated[str | None, typer.Option("--fold", help="Fold of --segmentation.")] = None,
+    device: options.Device = "auto",
     planner: Annotated[str, typer.Option("--planner", help="Whose rules decide.")] = "default",
     workers: options.Workers = None,
     seed: options.Seed = 0,
@@ -64,6 +91,8 @@ def train(
             label_column=label_column,
             positive=positive,
             region=region,
+            features=features.value,
+            network=_network(segmentation, config, fold, device),
             planner=planner,
             workers=workers,
             seed=seed,
@@ -83,6 +112,8 @@ def predict(
         Path, typer.Option("-m", "--model", help="Folder of 'classify train', or its model.json.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="CSV file of probabilities.")],
+    segmentation: Segmentation = None,
+    device: options.Device = "auto",
     workers: options.Workers = None,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -91,7 +122,10 @@ def predict(
     from selfseg import classifying
     from selfseg.cli import classify_tables
 
-    found = classifying.predict_classes(images, masks, model, output, workers=workers)
+    network = _network(segmentation, None, None, device)
+    found = classifying.predict_classes(
+        images, masks, model, output, network=network, workers=workers
+    )
     if json:
         typer.echo(classify_tables.predictions_json(found))
     else:
@@ -124,3 +158,11 @@ def evaluate(
         typer.echo(scores.model_dump_json(indent=1))
     else:
         classify_tables.print_scores(scores, "Probabilities against labels")
+
+
+def _network(
+    folder: Path | None, configuration: str | None, fold: str | None, device: str
+) -> NetworkRequest | None:
+    from selfseg.classifying import NetworkRequest
+
+    return None if folder is None else NetworkRequest(folder, configuration, fold, device)

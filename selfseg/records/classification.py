@@ -232,6 +232,14 @@ class ClassificationScores(Record):
     missing: tuple[str, ...] = ()
 
 
+class DeepSource(Record):
+    """The network that deep features come from; `weights` is a digest of its file."""
+
+    configuration: str
+    fold: str
+    weights: str
+
+
 class RegionOfInterest(Record):
     """Which part of a mask is classified; no values: all that is not 0."""
 
@@ -248,7 +256,7 @@ class ClassifierModel(Record):
         unit: What one label was for: a whole case, or one lesion of it.
         region: Part of the masks.
         features: Which features were offered.
-        segmentation: Digest of the weights that gave the deep features; '' without them.
+        network: Where deep features came from; None without them.
         plan: The choices.
         fitted: On all labeled regions.
         scores: Out of fold, of the whole procedure.
@@ -260,7 +268,7 @@ class ClassifierModel(Record):
     unit: Unit
     region: RegionOfInterest
     features: FeatureKind
-    segmentation: str = ""
+    network: DeepSource | None = None
     plan: ClassificationPlan
     fitted: FittedClassifier
     scores: ClassificationScores

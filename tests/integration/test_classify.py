@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from lesiontable import EVERY, small_plan
 from scipy import ndimage
+from tinymodel import save_model, tiny_plan
 from typer.testing import CliRunner
 
 from selfseg import planning
 from selfseg.cli.main import app
-from selfseg.errors import DatasetError, SelfSegError
+from selfseg.errors import DatasetError, ModelError, SelfSegError
 from selfseg.io.images import write_label_map, write_volume
 from selfseg.records import serial
 from selfseg.records.classification import (
@@ -208,7 +209,7 @@ def test_mistakes_are_named_and_nothing_is_written(data: Path, tmp_path: Path) -
     with pytest.raises(DatasetError, match="class '1': 1 patients"):
         run("train", *common, "--workers", 1)
     twice = (*common, "-p", data / "labelsTr")
-    with pytest.raises(DatasetError, match="2. cases have two masks"):
+    with pytest.raises(DatasetError, match="20 cases have two masks"):
         run("train", *twice)
     assert not out.exists()
 
@@ -223,3 +224,38 @@ def test_probabilities_of_another_class_are_not_judged(data: Path, tmp_path: Pat
     path.write_text("case,lesion,positive,probability,called\ncase20,1,malignant,1.3,no\n")
     with pytest.raises(DatasetError, match="line 2"):
         run("evaluate", "-p", path, "-l", labels, "--label-column", "diagnosis")
+
+
+def test_deep_features_come_from_one_known_network(data: Path, tmp_path: Path) -> None:
+    network, model, out = tmp_path / "network", tmp_path / "model", tmp_path / "p.csv"
+    save_model(network, tiny_plan())
+    with pytest.raises(SelfSegError, match="--features both: no network"):
+        train(data, model, "--features", "both")
+    train(data, model, "--features", "both", "--segmentation", network)
+    names = (model / "features.csv").read_text().partition("\n")[0].split(",")
+    assert [name for name in names if name.startswith("deep_")] == [f"deep_{i}" for i in range(8)]
+    assert "shape_sphericity" in names
+    train(data, model, "--features", "deep", "--segmentation", network)
+    chosen = {row["feature"] for row in rows_of(model / "chosen_features.csv")}
+    assert chosen <= {f"deep_component_{i}" for i in (1, 2, 3)}
+    arguments = (
+        "predict",
+        "-i",
+        data / "imagesTs",
+        "-p",
+        data / "labelsTs",
+        "-m",
+        model,
+        "-o",
+        out,
+    )
+    with pytest.raises(SelfSegError, match="needs deep features of 3d_fullres fold 0"):
+        run(*arguments)
+    run(*arguments, "--segmentation", network)
+    assert len(rows_of(out)) == 12
+    weights = network / "models" / "3d_fullres" / "fold_0" / "weights.safetensors"
+    save_model(tmp_path / "other", tiny_plan(), folds=("1", "0"))
+    other = tmp_path / "other" / "models" / "3d_fullres" / "fold_0" / "weights.safetensors"
+    weights.write_bytes(other.read_bytes())
+    with pytest.raises(ModelError, match="not the weights that the classifier was trained with"):
+        run(*arguments, "--segmentation", network)

@@ -89,7 +89,9 @@ def _on_working_grid(mask: Mask, prepared: PreparedCase, model: Model) -> Mask:
     return np.asarray(working, np.bool_)
 
 
-def _pool(encoder: nn.ModuleList, image: Floats, mask: Mask, model: Model) -> Floats:
+def _pool(
+    encoder: nn.ModuleList, image: npt.NDArray[np.float32], mask: Mask, model: Model
+) -> Floats:
     """Return the mean bottleneck inside a mask, weighed by covered shares (features,)."""
     total: Floats = np.zeros(0)
     weight = 0.0
@@ -97,17 +99,19 @@ def _pool(encoder: nn.ModuleList, image: Floats, mask: Mask, model: Model) -> Fl
         features = part.to(model.device)[None]
         for stage in encoder:
             features = stage(features)
-        shape = tuple(features.shape[2:])
-        pool = nn.functional.adaptive_avg_pool3d if len(shape) == 3 else _pool_2d
-        share = pool(inside[None, None], shape)[0, 0].to(features)
+        share = _shares(inside, tuple(features.shape[2:])).to(features)
         summed = (features[0] * share).flatten(1).sum(dim=1).double().cpu().numpy()
         total = total + summed if len(total) else summed
         weight += float(share.sum())
     return np.asarray(total / weight, np.float64)
 
 
-def _pool_2d(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return nn.functional.adaptive_avg_pool2d(mask, (shape[0], shape[1]))
+def _shares(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the share of each cell that a mask covers; cells are whole voxels in size."""
+    batch = mask[None, None]
+    if len(shape) == 2:
+        return nn.functional.adaptive_avg_pool2d(batch, (shape[0], shape[1]))[0, 0]
+    return nn.functional.adaptive_avg_pool3d(batch, (shape[0], shape[1], shape[2]))[0, 0]
 
 
 def _windows(

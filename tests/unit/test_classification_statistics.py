@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -40,12 +42,11 @@ def test_repeated_patients_widen_the_interval() -> None:
     rng = np.random.default_rng(0)
     positives = np.arange(40) % 2 == 0
     values = rng.normal(size=40) + positives
-    kwargs = {"replicates": 1000, "confidence": 0.95, "seed": 0}
-    single = bootstrap_area(values, positives, alone(40), **kwargs)
-    four = bootstrap_area(
-        np.repeat(values, 4), np.repeat(positives, 4), np.repeat(alone(40), 4), **kwargs
-    )
-    naive = bootstrap_area(np.repeat(values, 4), np.repeat(positives, 4), alone(160), **kwargs)
+    draw = partial(bootstrap_area, replicates=1000, confidence=0.95, seed=0)
+    single = draw(values, positives, alone(40))
+    many, true = np.repeat(values, 4), np.repeat(positives, 4)
+    four = draw(many, true, np.repeat(alone(40), 4))
+    naive = draw(many, true, alone(160))
     assert four == single
     assert naive.upper - naive.lower < 0.7 * (single.upper - single.lower)
     assert single.lower < single.value < single.upper

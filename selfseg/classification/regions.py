@@ -113,15 +113,7 @@ def find_files(
     """
     maps = _mask_files(masks)
     names = sorted(maps if wanted is None else wanted)
-    missing = [name for name in names if name not in maps]
-    if missing or not names:
-        complaints = [f"case {name}: no mask {name}.*" for name in missing[:SHOWN]]
-        complaints += [f"and {len(missing) - SHOWN} more"] if len(missing) > SHOWN else []
-        raise DatasetError(
-            f"{masks[0]}: {len(missing) or 'all'} masks are missing",
-            complaints=complaints,
-            remedy=f"Name masks as the cases ({', '.join(IMAGE_ENDINGS[:3])}, …).",
-        )
+    _refuse_missing(masks, names, maps)
     found = images_of(images, names)
     return tuple(
         RegionFiles(
@@ -165,6 +157,19 @@ def compute_features(
     return [
         item for found in _each(function, files, workers, "computing features") for item in found
     ]
+
+
+def _refuse_missing(masks: Sequence[Path], names: Sequence[str], maps: Mapping[str, Path]) -> None:
+    missing = [name for name in names if name not in maps]
+    if names and not missing:
+        return
+    complaints = [f"case {name}: no mask {name}.*" for name in missing[:SHOWN]]
+    complaints += [f"and {len(missing) - SHOWN} more"] if len(missing) > SHOWN else []
+    raise DatasetError(
+        f"{masks[0]}: {len(missing) or 'all'} masks are missing",
+        complaints=complaints,
+        remedy=f"Name masks as the cases ({', '.join(IMAGE_ENDINGS[:3])}, …).",
+    )
 
 
 def _mask_files(folders: Sequence[Path]) -> dict[str, Path]:

@@ -21,18 +21,21 @@ from selfseg.classification.regions import (
     find_files,
     find_regions,
 )
-from selfseg.classification.statistics import classification_scores
+from selfseg.classification.statistics import bootstrap_area, classification_scores
 from selfseg.classification.table import FeatureTable, rarer_groups
 from selfseg.errors import DatasetError
 from selfseg.io.description import DESCRIPTION, read_description
 from selfseg.records.classification import (
     ClassificationFacts,
     ClassificationPlan,
+    ClassificationScores,
     ClassifierModel,
     DeepSource,
     FeatureKind,
     RegionOfInterest,
+    Uncertainty,
 )
+from selfseg.records.estimate import Estimate
 
 if TYPE_CHECKING:
     from selfseg.inference.model import Model
@@ -103,17 +106,49 @@ def train_classifier(source: Source, *, planner: str, seed: int, workers: int) -
         network=_deep_source(source.network),
         plan=plan,
         fitted=fit_classifier(table, plan, seed),
-        scores=classification_scores(
-            held_out.probabilities,
-            held_out.called,
-            table.positives,
-            table.groups,
-            uncertainty=plan.uncertainty,
-            seed=seed,
-            missing=_missing(source.labels, rows),
-        ),
+        scores=_scores(source.labels, rows, table, held_out, plan.uncertainty, seed),
+        volume_auc=_volume_area(rows, found, table, plan.uncertainty, seed),
     )
     return Training(model, rows, table, held_out)
+
+
+def _scores(
+    labels: Labels,
+    rows: Sequence[LabelRow],
+    table: FeatureTable,
+    held_out: OutOfFold,
+    uncertainty: Uncertainty,
+    seed: int,
+) -> ClassificationScores:
+    """Return the scores of out-of-fold probabilities."""
+    return classification_scores(
+        held_out.probabilities,
+        held_out.called,
+        table.positives,
+        table.groups,
+        uncertainty=uncertainty,
+        seed=seed,
+        missing=_missing(labels, rows),
+    )
+
+
+def _volume_area(
+    rows: Sequence[LabelRow],
+    found: Sequence[FoundRegion],
+    table: FeatureTable,
+    uncertainty: Uncertainty,
+    seed: int,
+) -> Estimate:
+    """Return the AUC of the volume alone; nothing is fitted for it."""
+    volumes = {(item.case, item.lesion): item.volume_mm3 for item in found}
+    return bootstrap_area(
+        np.array([volumes[row.case, row.lesion] for row in rows]),
+        table.positives,
+        table.groups,
+        replicates=uncertainty.replicates,
+        confidence=uncertainty.confidence,
+        seed=seed,
+    )
 
 
 def measure_regions(

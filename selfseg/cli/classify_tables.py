@@ -68,6 +68,11 @@ def print_training(training: Training, folder: Path) -> None:
         view.add_row(name, f"{weight:.3f}", f"{share:.0%}")
     out.print(view)
     print_scores(model.scores, f"Out of fold: probability of {model.positive!r}")
+    size = model.volume_auc
+    out.print(
+        f"The volume alone: AUC {size.value:.3f} ({size.lower:.3f} to {size.upper:.3f}), "
+        "larger for positive"
+    )
     out.print(f"Written to {folder}")
 
 

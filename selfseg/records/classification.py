@@ -260,6 +260,8 @@ class ClassifierModel(Record):
         plan: The choices.
         fitted: On all labeled regions.
         scores: Out of fold, of the whole procedure.
+        volume_auc: AUC of the volume alone, larger for positive, of the same regions: what the
+            features have to beat.
     """
 
     version: Literal[1] = 1
@@ -272,3 +274,4 @@ class ClassifierModel(Record):
     plan: ClassificationPlan
     fitted: FittedClassifier
     scores: ClassificationScores
+    volume_auc: Estimate

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from selfseg.records.augmentation import Augmentation
+from selfseg.records.classification import ClassificationFacts, ClassificationPlan
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.estimate import Estimate
 from selfseg.records.fingerprint import Fingerprint
@@ -18,6 +19,7 @@ from selfseg.records.run import Schedule, Speed, Training
 from selfseg.records.selection import CandidateScore, SelectionRules
 from selfseg.records.serial import Triple
 
+from .classification import decide_classification
 from .configurations import choose_configurations, gather_evidence, wants_slab
 from .context import decide_context_augmentation, decide_context_loss, decide_context_sizes
 from .crf import decide_crf
@@ -137,6 +139,10 @@ class DefaultPlanner:
                 *(decision for _, reasons in made for decision in reasons),
             ),
         )
+
+    def decide_classification(self, facts: ClassificationFacts) -> ClassificationPlan:
+        """Decide features, models and folds of a classifier."""
+        return decide_classification(facts)
 
     def split(self, dataset: Dataset, fingerprint: Fingerprint, folds: int = 5) -> Splits:
         """Decide the folds of a dataset."""

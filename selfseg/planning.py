@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from selfseg.errors import PlanError, PlannerError, RecordError
 from selfseg.records import serial
+from selfseg.records.classification import ClassificationFacts, ClassificationPlan
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.estimate import Estimate
 from selfseg.records.fingerprint import Fingerprint
@@ -88,6 +89,25 @@ class Scheduler(Protocol):
     ) -> float:
         """Decide how long, in seconds, each of the trainings that are left may take."""
         ...
+
+
+@runtime_checkable
+class ClassifierPlanner(Protocol):
+    """What a planner may offer as well: the choices of a classifier."""
+
+    def decide_classification(self, facts: ClassificationFacts) -> ClassificationPlan:
+        """Decide features, models and folds."""
+        ...
+
+
+def find_classifier(name: str = "default") -> ClassifierPlanner:
+    """Return the rules of classification of a planner; the default planner's where it has none."""
+    planner = find_planner(name)
+    if isinstance(planner, ClassifierPlanner):
+        return planner
+    default = find_planner("default")
+    assert isinstance(default, ClassifierPlanner)
+    return default
 
 
 def find_scheduler(name: str = "default") -> Scheduler:

@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from selfseg.cli import demo, evaluate, plan, predict, race, run, select, status, train
+from selfseg.cli import (
+    classify,
+    demo,
+    evaluate,
+    measure,
+    plan,
+    predict,
+    race,
+    run,
+    select,
+    status,
+    train,
+)
 from selfseg.errors import SelfSegError
 
 EXIT_USER_ERROR = 2
@@ -51,6 +63,10 @@ app.command("select")(select.select)
 app.command("race")(race.race)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
+app.command("measure")(measure.measure)
+app.add_typer(
+    classify.app, name="classify", help="Benign or malignant: a classifier of segmented lesions."
+)
 app.command("run")(run.run)
 app.command("status")(status.status)
 app.command("demo")(demo.demo)

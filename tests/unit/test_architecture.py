@@ -21,10 +21,13 @@ SOURCES = sorted(
 )
 
 RECORDS = {"records", "errors", "workspace", "progress", "arrays", "files"}
-TOOLKITS = {"io", "loading", "augmentation", "networks", "losses", "execution", "skeletons"}
+TOOLKITS = {
+    "io", "loading", "augmentation", "networks", "losses", "execution", "skeletons", "radiomics",
+}  # fmt: skip
 STAGES = {
     "fingerprinting", "preprocessing", "training", "inference", "evaluation", "reporting",
     "planning", "plan_checks", "loss_checks", "budget", "postprocessing", "selection",
+    "classification",
 }  # fmt: skip
 STAGE_EDGES = {
     ("inference", "preprocessing"),
@@ -37,10 +40,14 @@ STAGE_EDGES = {
     ("selection", "evaluation"),
     ("selection", "postprocessing"),
     ("selection", "planning"),
+    ("classification", "evaluation"),
+    ("classification", "inference"),
+    ("classification", "planning"),
+    ("classification", "preprocessing"),
 }
 TOP = {
     "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
-    "phantoms",
+    "phantoms", "classifying",
 }  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""From the features of segmented lesions to the probability of a class, in nested validation."""

@@ -1,0 +1,154 @@
+"""Read which case or lesion is of which class: a CSV file, with all complaints at once."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from selfseg.errors import DatasetError
+from selfseg.records.classification import Unit
+
+# Names that say themselves which class is the positive one.
+POSITIVE = {"1": "0", "yes": "no", "true": "false", "positive": "negative"}
+SHOWN = 12  # complaints; more of one kind help nobody
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """The class of one case (`lesion` is None) or of one of its lesions."""
+
+    case: str
+    lesion: int | None
+    group: str
+    positive: bool
+
+    @property
+    def name(self) -> str:
+        """What is labeled, for messages."""
+        return self.case if self.lesion is None else f"{self.case} lesion {self.lesion}"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """All labeled cases or lesions, and the names of the two classes."""
+
+    rows: tuple[LabelRow, ...]
+    positive: str
+    negative: str
+    unit: Unit
+
+
+def read_labels(path: Path, *, column: str = "label", positive: str | None = None) -> Labels:
+    """Read a table of classes.
+
+    Args:
+        path: CSV file with the columns `case`, the label's, and if wanted `lesion` (number of the
+            component, as in `selfseg measure`) and `group` (patient). Further ones are ignored.
+            Without `group` every case is a group of its own.
+        column: Name of the label's column.
+        positive: Class whose probability is wanted. Default: 1, yes, true or positive.
+
+    Raises:
+        DatasetError: All complaints about the file.
+    """
+    complaints: list[str] = []
+    header, lines = _read(path, complaints)
+    complaints += [
+        f"no column {name!r} (there are: {', '.join(header)}); add it"
+        for name in ("case", column)
+        if header and name not in header
+    ]
+    rows = [] if complaints else _rows(lines, column, header, complaints)
+    classes = sorted({label for *_, label in rows if label})
+    chosen = _positive(classes, positive, column, complaints) if rows else ""
+    _raise_all(path, complaints)
+    return Labels(
+        rows=tuple(
+            LabelRow(case, lesion, group, label == chosen) for case, lesion, group, label in rows
+        ),
+        positive=chosen,
+        negative=next(name for name in classes if name != chosen),
+        unit="lesion" if "lesion" in header else "case",
+    )
+
+
+def _raise_all(path: Path, complaints: Sequence[str]) -> None:
+    if not complaints:
+        return
+    more = len(complaints) - SHOWN
+    shown = [*complaints[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
+    raise DatasetError(
+        f"{path}: labels cannot be used",
+        complaints=shown,
+        remedy="Write one line a case (or lesion) under 'case,label,group'.",
+    )
+
+
+def _read(path: Path, complaints: list[str]) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            written = [[cell.strip() for cell in line] for line in csv.reader(stream) if any(line)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        complaints.append(f"cannot be read ({error}); save it as UTF-8 CSV")
+        return (), []
+    if len(written) < 2:
+        complaints.append("has no lines below its header; write one a case")
+    header = tuple(written[0]) if written else ()
+    # A short line lacks its last values: they are empty, and complained about.
+    return header, [
+        dict(zip_longest(header, line[: len(header)], fillvalue="")) for line in written[1:]
+    ]
+
+
+def _rows(
+    lines: Sequence[Mapping[str, str]],
+    column: str,
+    header: Sequence[str],
+    complaints: list[str],
+) -> list[tuple[str, int | None, str, str]]:
+    """Return case, lesion, group and label of each line."""
+    rows: list[tuple[str, int | None, str, str]] = []
+    seen: dict[tuple[str, int | None], int] = {}
+    groups: dict[str, str] = {}
+    for number, line in enumerate(lines, start=2):
+        case, label = line.get("case", ""), line.get(column, "")
+        group = line.get("group", "") if "group" in header else case
+        written = line.get("lesion", "")
+        missing = [
+            name for name, value in (("case", case), (column, label), ("group", group)) if not value
+        ]
+        lesion = int(written) if written.isdecimal() and int(written) > 0 else None
+        if missing:
+            complaints.append(f"line {number}: no {', no '.join(missing)}; fill it in")
+        if "lesion" in header and lesion is None:
+            complaints.append(f"line {number}: lesion {written!r} is no number from 1 on")
+        if (case, lesion) in seen:
+            complaints.append(
+                f"line {number}: case {case} stands in line {seen[case, lesion]} already; keep one"
+            )
+        if groups.setdefault(case, group) != group:
+            complaints.append(f"line {number}: case {case} is in group {groups[case]} already")
+        seen.setdefault((case, lesion), number)
+        rows.append((case, lesion, group, label))
+    return rows
+
+
+def _positive(classes: Sequence[str], asked: str | None, column: str, complaints: list[str]) -> str:
+    """Return the positive class; complain unless there are two classes and one is known for it."""
+    names = ", ".join(map(repr, classes[:6])) + (", …" if len(classes) > 6 else "")
+    if len(classes) != 2:
+        complaints.append(f"column {column!r} has {len(classes)} classes ({names}), not two")
+        return ""
+    if asked is not None:
+        if asked not in classes:
+            complaints.append(f"--positive {asked}: not in column {column!r} ({names})")
+        return asked
+    for name, other in POSITIVE.items():
+        found = {text.casefold(): text for text in classes}
+        if name in found and other in found:
+            return found[name]
+    complaints.append(f"which of {names} is the positive class? Say it with --positive")
+    return ""

@@ -1,0 +1,261 @@
+"""`selfseg classify`: train, predict, evaluate on generated lesions of two textures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lesiontable import EVERY, small_plan
+from scipy import ndimage
+from tinymodel import save_model, tiny_plan
+from typer.testing import CliRunner
+
+from selfseg import planning
+from selfseg.cli.main import app
+from selfseg.errors import DatasetError, ModelError, SelfSegError
+from selfseg.io.images import write_label_map, write_volume
+from selfseg.records import serial
+from selfseg.records.classification import (
+    ClassificationFacts,
+    ClassificationPlan,
+    ClassificationScores,
+)
+from selfseg.records.dataset import Label
+from selfseg.records.geometry import Geometry, Orientation
+
+GEOMETRY = Geometry(shape=(10, 20, 20), spacing_mm=(2.0, 1.0, 1.0))
+LABELS = (Label(name="organ", value=1), Label(name="tumor", value=2))
+PATIENTS = 20
+
+
+class SmallPlanner:
+    """Few trees, few folds."""
+
+    facts: ClassificationFacts
+
+    def decide_classification(self, facts: ClassificationFacts) -> ClassificationPlan:
+        SmallPlanner.facts = facts
+        return small_plan(*EVERY[1:], trees=8, outer=3, inner=2)
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "find_classifier", lambda _: SmallPlanner())
+
+
+def place(case: int, lesion: int) -> tuple[int, int, int]:
+    return (5, 5 + 9 * lesion, 6 + case % 3 + 4 * lesion)
+
+
+def is_malignant(case: int, lesion: int) -> bool:
+    return (case + lesion) % 2 == 0
+
+
+def write_case(root: Path, case: int) -> None:
+    """Write an organ with two lesions, of which a malignant one has coarse bright spots."""
+    rng = np.random.default_rng(case)
+    image, indices = rng.normal(40, 10, GEOMETRY.shape), np.zeros(GEOMETRY.shape, np.int16)
+    indices[:, 2:18, 2:18] = 1
+    z, y, x = np.meshgrid(*map(np.arange, GEOMETRY.shape), indexing="ij")
+    spots = ndimage.gaussian_filter(rng.normal(size=GEOMETRY.shape), 1.2) * 200
+    for lesion in range(2):
+        center = place(case, lesion)
+        radius = 4.2 if lesion == 0 else 3.2  # the first is the larger component
+        ball = 4 * (z - center[0]) ** 2 + (y - center[1]) ** 2 + (x - center[2]) ** 2 <= radius**2
+        indices[ball] = 2
+        if is_malignant(case, lesion):
+            image[ball] += spots[ball]
+    image = image.astype(np.float32)
+    name, orientation = f"case{case:02d}", Orientation()
+    split = "Tr" if case < PATIENTS else "Ts"
+    path = root / f"labels{split}" / f"{name}.nii.gz"
+    write_label_map(indices, LABELS, native=GEOMETRY, orientation=orientation, path=path)
+    path = root / f"images{split}" / f"{name}_0000.nii.gz"
+    write_volume(image, native=GEOMETRY, orientation=orientation, path=path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("lesions")
+    for case in range(PATIENTS + 6):
+        write_case(root, case)
+    described = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "organ": 1, "tumor": 2},
+        "numTraining": PATIENTS,
+        "file_ending": ".nii.gz",
+    }
+    (root / "dataset.json").write_text(json.dumps(described))
+    for split, cases in (("Tr", range(PATIENTS)), ("Ts", range(PATIENTS, PATIENTS + 6))):
+        lines = [
+            f"case{case:02d},{lesion + 1},{'malignant' if is_malignant(case, lesion) else 'benign'}"
+            for case in cases
+            for lesion in range(2)
+        ]
+        (root / f"lesions{split}.csv").write_text("\n".join(["case,lesion,diagnosis", *lines]))
+    return root
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["classify", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def train(data: Path, output: Path, *more: object) -> str:
+    return run(
+        "train", "-i", data / "imagesTr", "-p", data / "labelsTr", "-l", data / "lesionsTr.csv",
+        "--label-column", "diagnosis", "--positive", "malignant", "--region", "tumor",
+        "-o", output, "--workers", 1, *more,
+    )  # fmt: skip
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_lesions_from_labels_to_scores_on_new_patients(data: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shown = train(data, model)
+    assert "The volume alone: AUC 0.5" in shown  # as many large as small ones are malignant
+    facts = SmallPlanner.facts
+    assert facts.channels == ("CT",)
+    assert (facts.regions, facts.groups, facts.rarer_groups) == (40, 20, 20)
+    scores = serial.load(ClassificationScores, model / "scores.json")
+    assert scores.auc.value > 0.9
+    assert scores.p_value < 0.02
+    held_out = rows_of(model / "out_of_fold.csv")
+    assert len(held_out) == 40
+    by_case = {(row["case"], row["fold"]) for row in held_out}
+    assert len(by_case) == PATIENTS, "both lesions of a patient lie in one fold"
+    chosen = rows_of(model / "chosen_features.csv")
+    assert sum(float(row["importance"]) for row in chosen) == pytest.approx(1, abs=1e-2)
+    assert not chosen[0]["feature"].startswith("shape")
+    for name in ("roc.png", "calibration.png"):
+        assert (model / name).read_bytes().startswith(b"\x89PNG")
+
+    out = tmp_path / "probabilities.csv"
+    run("predict", "-i", data / "imagesTs", "-p", data / "labelsTs", "-m", model, "-o", out)
+    found = rows_of(out)
+    assert [(row["case"], row["lesion"]) for row in found[:3]] == [
+        ("case20", "1"),
+        ("case20", "2"),
+        ("case21", "1"),
+    ]
+    assert {row["positive"] for row in found} == {"malignant"}
+    report = run(
+        "evaluate", "-p", out, "-l", data / "lesionsTs.csv", "--label-column", "diagnosis", "--json"
+    )
+    test = ClassificationScores.model_validate_json(report)
+    assert test.auc.value > 0.9
+    assert (test.regions, test.positives, test.groups) == (12, 6, 6)
+
+
+def test_the_same_seed_writes_the_same_files(data: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        train(data, tmp_path / name)
+    for name in ("model.json", "out_of_fold.csv", "chosen_features.csv", "features.csv"):
+        first, second = ((tmp_path / run / name).read_bytes() for run in ("one", "two"))
+        assert first == second
+
+
+def test_cases_and_masks_of_several_folds(data: Path, tmp_path: Path) -> None:
+    # The larger lesion decides; case 1 was not found by its segmentation.
+    lines = [f"case{c:02d},{int(is_malignant(c, 0))},p{c // 2}" for c in range(PATIENTS)]
+    labels = tmp_path / "cases.csv"
+    labels.write_text("\n".join(["case,label,group", *lines]))
+    folds = [tmp_path / "fold_0", tmp_path / "fold_1"]
+    for case in range(PATIENTS):
+        name = f"case{case:02d}.nii.gz"
+        target = folds[case // 2 % 2] / name  # both classes are in either
+        if case == 1:
+            write_label_map(
+                np.zeros(GEOMETRY.shape, np.int16), LABELS,
+                native=GEOMETRY, orientation=Orientation(), path=target,
+            )  # fmt: skip
+            continue
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes((data / "labelsTr" / name).read_bytes())
+    text = run(
+        "train", "-i", data / "imagesTr", "-p", folds[0], "-p", folds[1], "-l", labels,
+        "--region", "2", "-o", tmp_path / "model", "--workers", 1, "--json",
+    )  # fmt: skip
+    scores = ClassificationScores.model_validate_json(text)
+    assert scores.missing == ("case01",)
+    assert (scores.regions, scores.groups) == (19, 10)
+    out = tmp_path / "found.csv"
+    run("predict", "-i", data / "imagesTr", "-p", folds[0], "-m", tmp_path / "model", "-o", out)
+    second = rows_of(out)[1]
+    assert (second["case"], second["probability"], second["called"]) == ("case01", "", "")
+    judged = run("evaluate", "-p", out, "-l", labels, "--json")
+    assert "case01" in ClassificationScores.model_validate_json(judged).missing
+
+
+def test_mistakes_are_named_and_nothing_is_written(data: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("case,label\ncase00,1\ncase77,0\n")
+    out = tmp_path / "model"
+    common = ("-i", data / "imagesTr", "-p", data / "labelsTr", "-l", labels, "-o", out)
+    with pytest.raises(DatasetError, match=r"case case77: no mask case77\.\*"):
+        run("train", *common, "--workers", 1)
+    with pytest.raises(SelfSegError, match="--region liver: neither a label"):
+        run("train", *common, "--region", "liver")
+    labels.write_text("case,label\ncase00,1\ncase01,0\n")
+    with pytest.raises(DatasetError, match="class '1': 1 patients"):
+        run("train", *common, "--workers", 1)
+    twice = (*common, "-p", data / "labelsTr")
+    with pytest.raises(DatasetError, match="20 cases have two masks"):
+        run("train", *twice)
+    assert not out.exists()
+
+
+def test_probabilities_of_another_class_are_not_judged(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("case,lesion,positive,probability,called\ncase20,1,benign,0.3,no\n")
+    labels = data / "lesionsTs.csv"
+    with pytest.raises(DatasetError, match="probabilities of benign, but malignant"):
+        run("evaluate", "-p", path, "-l", labels, "--label-column", "diagnosis",
+            "--positive", "malignant")  # fmt: skip
+    path.write_text("case,lesion,positive,probability,called\ncase20,1,malignant,1.3,no\n")
+    with pytest.raises(DatasetError, match="line 2"):
+        run("evaluate", "-p", path, "-l", labels, "--label-column", "diagnosis")
+
+
+def test_deep_features_come_from_one_known_network(data: Path, tmp_path: Path) -> None:
+    network, model, out = tmp_path / "network", tmp_path / "model", tmp_path / "p.csv"
+    save_model(network, tiny_plan())
+    with pytest.raises(SelfSegError, match="--features both: no network"):
+        train(data, model, "--features", "both")
+    train(data, model, "--features", "both", "--segmentation", network)
+    names = (model / "features.csv").read_text().partition("\n")[0].split(",")
+    assert [name for name in names if name.startswith("deep_")] == [f"deep_{i}" for i in range(8)]
+    assert "shape_sphericity" in names
+    train(data, model, "--features", "deep", "--segmentation", network)
+    chosen = {row["feature"] for row in rows_of(model / "chosen_features.csv")}
+    assert chosen <= {f"deep_component_{i}" for i in (1, 2, 3)}
+    arguments = (
+        "predict",
+        "-i",
+        data / "imagesTs",
+        "-p",
+        data / "labelsTs",
+        "-m",
+        model,
+        "-o",
+        out,
+    )
+    with pytest.raises(SelfSegError, match="needs deep features of 3d_fullres fold 0"):
+        run(*arguments)
+    run(*arguments, "--segmentation", network)
+    assert len(rows_of(out)) == 12
+    weights = network / "models" / "3d_fullres" / "fold_0" / "weights.safetensors"
+    save_model(tmp_path / "other", tiny_plan(), folds=("1", "0"))
+    other = tmp_path / "other" / "models" / "3d_fullres" / "fold_0" / "weights.safetensors"
+    weights.write_bytes(other.read_bytes())
+    with pytest.raises(ModelError, match="not the weights that the classifier was trained with"):
+        run(*arguments, "--segmentation", network)

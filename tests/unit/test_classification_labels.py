@@ -1,0 +1,92 @@
+"""Tables of classes: what is read, and all complaints at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from selfseg.classification.labels import LabelRow, read_labels
+from selfseg.errors import DatasetError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8-sig")
+    return path
+
+
+def test_cases_with_patients_and_further_columns(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "l.csv",
+        "case,group,diagnosis,age\na,p1,malignant,3\nb,p1,benign,\nc,p2,benign,1\n",
+    )
+    found = read_labels(path, column="diagnosis", positive="malignant")
+    assert found.rows[:2] == (LabelRow("a", None, "p1", True), LabelRow("b", None, "p1", False))
+    assert (found.positive, found.negative, found.unit) == ("malignant", "benign", "case")
+
+
+def test_lesions_without_patients(tmp_path: Path) -> None:
+    path = write(tmp_path / "l.csv", "case, lesion, label\na,1,1\na,2,0\n\nb,1,0\n")
+    found = read_labels(path)
+    assert [(row.case, row.lesion, row.group, row.positive) for row in found.rows] == [
+        ("a", 1, "a", True),
+        ("a", 2, "a", False),
+        ("b", 1, "b", False),
+    ]
+    assert found.unit == "lesion"
+
+
+@pytest.mark.parametrize(
+    ("classes", "positive"), [("1 0", "1"), ("Yes No", "Yes"), ("false TRUE", "TRUE")]
+)
+def test_some_names_say_which_class_is_positive(
+    tmp_path: Path, classes: str, positive: str
+) -> None:
+    a, b = classes.split()
+    assert (
+        read_labels(write(tmp_path / "l.csv", f"case,label\nx,{a}\ny,{b}\n")).positive == positive
+    )
+
+
+def test_all_complaints_come_at_once(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "l.csv",
+        "case,lesion,label,group\na,1,benign,p\na,1,benign,p\nb,0,malignant,q\nc,1,,q\nc,2,odd,r\nd,1\n",
+    )
+    with pytest.raises(DatasetError) as caught:
+        read_labels(path)
+    text = str(caught.value)
+    for finding in (
+        "line 3: case a stands in line 2 already",
+        "line 4: lesion '0' is no number from 1 on",
+        "line 5: no label",
+        "line 6: case c is in group q already",
+        "line 7: no label, no group",
+        "has 3 classes ('benign', 'malignant', 'odd'), not two",
+    ):
+        assert finding in text
+    assert len(caught.value.complaints) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        ("", "has no lines"),
+        ("case,label\n", "has no lines"),
+        ("id,class\na,1\n", "no column 'case' (there are: id, class)"),
+        ("case,label\na,benign\nb,malignant\n", "Say it with --positive"),
+        ("case,label\na,1\nb,1\n", "has 1 classes ('1'), not two"),
+    ],
+)
+def test_what_cannot_be_used_is_said(tmp_path: Path, text: str, finding: str) -> None:
+    with pytest.raises(DatasetError) as caught:
+        read_labels(write(tmp_path / "l.csv", text))
+    assert finding in str(caught.value)
+
+
+def test_a_missing_file_and_an_unknown_class_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_labels(tmp_path / "none.csv")
+    path = write(tmp_path / "l.csv", "case,label\na,benign\nb,malignant\n")
+    with pytest.raises(DatasetError, match="--positive tumor: not in column 'label'"):
+        read_labels(path, positive="tumor")

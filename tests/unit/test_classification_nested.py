@@ -1,0 +1,157 @@
+"""Nested validation: nothing is learned where there is nothing, and nothing leaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from lesiontable import EVERY, LOGISTIC, make_table, small_plan
+
+from selfseg.classification.choice import fit_projection, prepare_features, project, projected
+from selfseg.classification.evaluator import probabilities
+from selfseg.classification.nested import cross_validate, fit_classifier, grouped_folds
+from selfseg.classification.statistics import area_under_curve
+from selfseg.classification.table import FeatureTable
+from selfseg.errors import SelfSegError
+from selfseg.records.classification import Candidate, ForestCandidate
+
+
+def nested_area(table: FeatureTable, seed: int = 0, candidate: Candidate = LOGISTIC) -> float:
+    plan = small_plan(candidate, trees=20)
+    held_out = cross_validate(table, plan, seed=seed)
+    return area_under_curve(held_out.probabilities, table.positives)
+
+
+def shuffled(table: FeatureTable, seed: int) -> FeatureTable:
+    return replace(table, positives=np.random.default_rng(seed).permutation(table.positives))
+
+
+def test_permuted_labels_give_chance() -> None:
+    table = make_table(60, 8, signal=3.0)
+    assert nested_area(table) > 0.9
+    areas = [nested_area(shuffled(table, seed), seed) for seed in range(8)]
+    assert np.mean(areas) == pytest.approx(0.5, abs=0.1)
+
+
+def test_choosing_features_on_all_rows_would_show() -> None:
+    # 40 regions, 300 features of noise: some separate these rows, none separates others.
+    honest, leaking = [], []
+    for seed in range(4):
+        table = make_table(40, 300, seed=seed)
+        honest.append(nested_area(table, seed))
+        chosen = prepare_features(table, small_plan(trees=60).selection, seed).features
+        columns = [table.names.index(name) for name in chosen]
+        leaked = replace(
+            table,
+            names=chosen,
+            values=table.values[:, columns],
+            readings=table.readings[:, :, columns],
+        )
+        leaking.append(nested_area(leaked, seed))
+    assert np.mean(honest) == pytest.approx(0.5, abs=0.15)
+    assert np.mean(leaking) > np.mean(honest) + 0.15
+
+
+def test_no_probability_depends_on_its_own_label() -> None:
+    table = make_table(16, 6, signal=1.0)
+    plan = small_plan(LOGISTIC, outer=16, inner=2, trees=5)
+    before = cross_validate(table, plan, seed=0).probabilities
+    for row in (3, 8):
+        flipped = table.positives.copy()
+        flipped[row] = ~flipped[row]
+        after = cross_validate(replace(table, positives=flipped), plan, seed=0).probabilities
+        assert after[row] == before[row]
+        assert not np.array_equal(after, before)
+
+
+def test_patients_are_never_split() -> None:
+    # Features that tell patients apart, and nothing about classes.
+    table = make_table(60, 4, per_patient=3)
+    of_patient = np.repeat(np.random.default_rng(0).normal(size=(20, 4)), 3, axis=0)
+    positives = np.repeat(np.arange(20) % 2 == 0, 3)
+    table = replace(table, values=of_patient, positives=positives)
+    for train, held in grouped_folds(table, 5, seed=0):
+        assert not set(table.groups[train]) & set(table.groups[held])
+    memory = ForestCandidate(trees=15, least_in_leaf=1)
+    areas = [nested_area(shuffled_patients(table, seed), seed, memory) for seed in range(4)]
+    assert np.mean(areas) == pytest.approx(0.5, abs=0.2)
+    # Were they split, the forest would know its patients again.
+    alone = replace(table, groups=np.array([f"{row}" for row in range(60)]))
+    areas = [nested_area(shuffled_patients(alone, seed), seed, memory) for seed in range(2)]
+    assert np.mean(areas) > 0.8
+
+
+def shuffled_patients(table: FeatureTable, seed: int) -> FeatureTable:
+    """Return 20 patients of three regions each, in new classes."""
+    patients = np.random.default_rng(seed).permutation(np.arange(20) % 2 == 0)
+    return replace(table, positives=np.repeat(patients, 3))
+
+
+def test_the_same_seed_gives_the_same_classifier() -> None:
+    table = make_table(30, 6, signal=1.0)
+    plan = small_plan(*EVERY, trees=5)
+    first, again = (fit_classifier(table, plan, seed=3) for _ in range(2))
+    assert first == again
+    assert first != fit_classifier(table, plan, seed=4)
+
+
+def test_workers_change_nothing() -> None:
+    table = make_table(24, 5, signal=1.0)
+    plan = small_plan(LOGISTIC, outer=3, trees=4)
+    one, two = (cross_validate(table, plan, seed=0, workers=workers) for workers in (1, 2))
+    assert np.array_equal(one.probabilities, two.probabilities)
+    assert np.array_equal(one.called, two.called)
+
+
+def test_what_is_constant_shaky_or_repeated_is_dropped() -> None:
+    table = make_table(40, 6, signal=2.0)
+    values, readings = table.values.copy(), table.readings.copy()
+    values[:, 1] = 7.0
+    values[:, 2] = 3 * values[:, 0] ** 3
+    readings[:, :, 2] = 3 * readings[:, :, 0] ** 3
+    readings[:, :, 3] = np.random.default_rng(1).normal(size=readings.shape[:2])
+    table = replace(table, values=values, readings=readings)
+    made = prepare_features(table, small_plan().selection, seed=0)
+    assert len({"own_0", "own_2"} & set(made.features)) == 1
+    assert not {"own_1", "own_3"} & set(made.features)
+    assert len(made.features) <= table.num_groups / 5
+    assert made.standardized.mean(axis=0) == pytest.approx(0, abs=1e-12)
+    assert made.standardized.std(axis=0) == pytest.approx(1)
+
+
+def test_few_patients_allow_few_features() -> None:
+    made = prepare_features(make_table(20, 30, per_patient=2), small_plan().selection, seed=0)
+    assert len(made.features) == 2
+
+
+def test_components_of_deep_features_are_those_of_their_covariance() -> None:
+    table = make_table(40, 2, deep=6, signal=1.0)
+    projection = fit_projection(table, small_plan().selection)
+    assert projection is not None
+    found = projected(table.names, table.values, projection)
+    standardized = table.values[:, 2:]
+    standardized = (standardized - standardized.mean(axis=0)) / standardized.std(axis=0)
+    largest = np.linalg.eigvalsh(np.cov(standardized.T, ddof=0))[::-1][:3]
+    assert found.var(axis=0) == pytest.approx(largest)
+    assert np.corrcoef(found.T) == pytest.approx(np.eye(3), abs=1e-9)
+    names, values, readings = project(table, projection)
+    assert names == ("own_0", "own_1", "deep_component_1", "deep_component_2", "deep_component_3")
+    assert values.shape == (40, 5)
+    assert readings.shape == (40, 2, 5)
+
+
+def test_deep_features_help_where_they_know_more() -> None:
+    table = make_table(40, 4, deep=8, signal=1.5)
+    plan = small_plan(LOGISTIC, trees=8)
+    fitted = fit_classifier(table, plan, seed=0)
+    assert "deep_component_1" in fitted.features
+    found = probabilities(fitted, table.names, table.values)
+    assert area_under_curve(found, table.positives) > 0.9
+
+
+def test_too_few_patients_are_named() -> None:
+    table = make_table(8, 3)
+    lonely = replace(table, positives=np.arange(8) == 0)
+    with pytest.raises(SelfSegError, match="one class only"):
+        list(grouped_folds(lonely, 8, seed=0))

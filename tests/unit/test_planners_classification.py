@@ -1,0 +1,61 @@
+"""Rules of classification: each choice by its fact, with its reason."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from selfseg.planners.default import DefaultPlanner
+
+from selfseg.planning import find_classifier
+from selfseg.records.classification import ClassificationFacts, ClassificationPlan
+from selfseg.records.features import ZScoreScale
+
+
+def facts(**changes: object) -> ClassificationFacts:
+    usual: dict[str, object] = {
+        "channels": ("CT",), "regions": 100, "groups": 80, "rarer_groups": 30,
+        "finest_spacing_mm": 0.7, "small_volume_mm3": 400.0,
+    }  # fmt: skip
+    return ClassificationFacts.model_validate(usual | changes)
+
+
+def decide(**changes: object) -> ClassificationPlan:
+    return find_classifier().decide_classification(facts(**changes))
+
+
+def test_hounsfield_units_stay_and_other_units_are_scaled() -> None:
+    plan = decide(channels=("CT", "PET", "T2", ""))
+    ct, pet, mr, unknown = plan.radiomics.channels
+    assert (ct.scale.kind, ct.bin_width) == ("own", 25.0)
+    assert pet.scale.kind == "own"
+    assert mr == unknown
+    assert isinstance(mr.scale, ZScoreScale)
+
+
+@pytest.mark.parametrize(
+    ("volume", "finest", "spacing"),
+    [(400.0, 0.7, 1.0), (25.0, 0.6, 0.794), (1.0, 0.3, 0.5), (25.0, 0.9, 0.9), (9000.0, 3.0, 3.0)],
+)
+def test_small_regions_get_a_finer_grid(volume: float, finest: float, spacing: float) -> None:
+    plan = decide(small_volume_mm3=volume, finest_spacing_mm=finest)
+    assert plan.radiomics.spacing_mm == pytest.approx(spacing, abs=1e-3)
+
+
+def test_few_patients_are_left_out_one_at_a_time() -> None:
+    assert decide(groups=20, regions=22, rarer_groups=8).outer_folds == 20
+    assert decide(groups=80).outer_folds == 10
+    assert decide(groups=80, rarer_groups=6).outer_folds == 6
+
+
+@given(st.integers(1, 500), st.integers(1, 200), st.floats(0.1, 10), st.floats(0.01, 1e6))
+def test_any_facts_give_a_plan_with_reasons(
+    groups: int, rarer: int, finest: float, volume: float
+) -> None:
+    given_facts = facts(
+        groups=groups, rarer_groups=rarer, finest_spacing_mm=finest, small_volume_mm3=volume
+    )
+    plan = DefaultPlanner().decide_classification(given_facts)
+    assert plan.outer_folds >= 2
+    assert plan.radiomics.spacing_mm is not None
+    assert all(decision.because for decision in plan.decisions)

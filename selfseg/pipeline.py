@@ -21,6 +21,7 @@ from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.selection import Selection
+from selfseg.records.transfer import TransferReport
 from selfseg.requests import (
     PlanRequest,
     PredictRequest,
@@ -51,11 +52,15 @@ class PlanResult:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """A trained fold, where it lies, and the scores of its validation cases (if it has any)."""
+    """A trained fold, where it lies, and the scores of its validation cases (if it has any).
+
+    `transfer` tells what came from the model that it started from (if it did).
+    """
 
     fold: TrainedFold
     folder: Path
     scores: MetricsTable | None
+    transfer: TransferReport | None = None
 
 
 def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResult:
@@ -116,7 +121,13 @@ def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainRes
     job = training_job(known, request)
     trained = train(job)
     scores = validate(job, known)
-    return TrainResult(fold=trained, folder=job.output.path, scores=scores)
+    report = job.output.transfer
+    return TrainResult(
+        fold=trained,
+        folder=job.output.path,
+        scores=scores,
+        transfer=serial.load(TransferReport, report) if trained.start is not None else None,
+    )
 
 
 def predict_images(request: PredictRequest) -> PredictionReport:

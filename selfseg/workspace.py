@@ -46,6 +46,11 @@ class FoldFolder:
         return self.path / "fold.json"
 
     @property
+    def transfer(self) -> Path:
+        """TransferReport record: what came from the model that the fold started from."""
+        return self.path / "transfer.json"
+
+    @property
     def shapes(self) -> Path:
         """ShapeModels record; written after the tensors."""
         return self.path / "shapes.json"
@@ -278,6 +283,13 @@ def keep_former(path: Path, text: str) -> None:
 def dataset_folder(root: Path, name: str) -> DatasetFolder:
     """Return the folder of a dataset in a workspace."""
     return DatasetFolder(root / name)
+
+
+def model_folder(root: Path, given: Path) -> Path:
+    """Return the folder of a model; a bare name means a data set of the workspace."""
+    named = dataset_folder(root, given.name)
+    is_name = given == Path(given.name) and not DatasetFolder(given).plan.is_file()
+    return named.path if is_name and named.plan.is_file() else given
 
 
 def planned_folder(root: Path, dataset: str) -> DatasetFolder:

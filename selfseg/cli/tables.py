@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from rich.table import Table
 from selfseg.evaluation.table import families_of
 from selfseg.records.metrics import LabelScores, MetricsTable
 from selfseg.records.selection import Selection
+from selfseg.records.transfer import TransferReport
 from selfseg.workspace import workspace_root
 
 if TYPE_CHECKING:
@@ -75,9 +77,32 @@ def print_trained(result: TrainResult) -> None:
         f"{fold.dataset} {fold.configuration} fold {fold.fold}: {fold.epochs} epochs, "
         f"{fold.steps} steps, {fold.seconds:.0f} s, {fold.precision}"
     )
+    if result.transfer is not None:
+        print_transfer(result.transfer)
     if result.scores is not None:
         print_metrics(result.scores)
     out.print(f"Model: {result.folder}")
+
+
+def print_transfer(report: TransferReport) -> None:
+    """Print what of a model's weights a training started with, tensors alike in one line."""
+    out = console()
+    new_share = max(1 - report.loaded_share - report.adapted_share, 0)
+    out.print(f"Started from {report.source.title}, {report.strategy.kind}")
+    table = Table()
+    for name in ("weights", "tensors", "share", "how"):
+        table.add_column(name, justify="right" if name in ("tensors", "share") else "left")
+    table.add_row("loaded", str(len(report.loaded)), f"{report.loaded_share:.1%}", "as they are")
+    for kind, notes, share in (
+        ("adapted", report.adapted, report.adapted_share),
+        ("fresh", report.fresh, new_share),
+    ):
+        counts = Counter(note.note for note in notes)
+        table.add_row(kind, str(len(notes)), f"{share:.1%}", "; ".join(counts) or "–")
+    table.add_row("not used", str(len(report.skipped)), "–", "of the model")
+    out.print(table)
+    for note in report.notes:
+        out.print(f"Note: {note}")
 
 
 def print_metrics(table: MetricsTable) -> None:

@@ -11,6 +11,7 @@ from selfseg.errors import CheckpointError, ModelError, RecordError
 from selfseg.networks.layout import CHANNELS_LAST
 from selfseg.networks.weights import load_with_metadata, read_metadata, save_weights
 from selfseg.records import serial
+from selfseg.records.transfer import StartModel
 from selfseg.training.job import Course, TrainingJob
 from selfseg.training.state import TrainState
 from selfseg.workspace import FoldFolder
@@ -43,6 +44,7 @@ class Position(serial.Record):
     precision: str
     layout: Literal["contiguous", "channels_last"]
     scaler_scale: float | None
+    start: StartModel | None = None
 
     @property
     def share(self) -> float:
@@ -80,6 +82,7 @@ def save_checkpoint(state: TrainState, job: TrainingJob, course: Course) -> None
         precision=state.precision,
         layout="contiguous" if planar else "channels_last",
         scaler_scale=state.scaler.get_scale() if state.scaler.is_enabled() else None,
+        start=None if job.start is None else job.start.model,
     )
     tensors = {NETWORK + name: value for name, value in state.network.state_dict().items()}
     tensors |= {AVERAGE + name: value for name, value in state.average.items()}

@@ -17,7 +17,9 @@ from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.run import Schedule, Speed, Training
 from selfseg.records.selection import CandidateScore, SelectionRules
 from selfseg.records.serial import Triple
+from selfseg.records.source import Adoption, SourceFacts
 
+from .adoption import adopt
 from .configurations import choose_configurations, gather_evidence, wants_slab
 from .context import decide_context_augmentation, decide_context_loss, decide_context_sizes
 from .crf import decide_crf
@@ -42,6 +44,7 @@ from .training import (
     decide_loss,
     decide_optimization,
 )
+from .transfer import decide_transfer
 from .tubes import decide_tube_term, decide_tubes
 from .width import decide_batch, decide_width
 
@@ -137,6 +140,10 @@ class DefaultPlanner:
                 *(decision for _, reasons in made for decision in reasons),
             ),
         )
+
+    def adopt(self, plan: Plan, source: SourceFacts) -> Adoption:
+        """Decide a configuration that fits a model to start from."""
+        return adopt(plan, source)
 
     def split(self, dataset: Dataset, fingerprint: Fingerprint, folds: int = 5) -> Splits:
         """Decide the folds of a dataset."""
@@ -254,6 +261,7 @@ def _configuration(
     augmentation, augmentation_decision = _augmentation(name, sizes.patch, facts)
     optimization, optimization_decision = decide_optimization(name)
     inference, inference_decision = decide_inference(name, augmentation.mirror_axes)
+    transfer, transfer_decision = decide_transfer(name, len(facts.dataset.cases))
     cascade = len(facts.dataset.labels) if proposal.previous_stage else 0
     memory = estimate_gib(
         network,
@@ -276,6 +284,7 @@ def _configuration(
         optimization=optimization,
         inference=inference,
         previous_stage=proposal.previous_stage,
+        transfer=transfer,
     )
     decisions = (
         *sizes.decisions,
@@ -285,6 +294,7 @@ def _configuration(
         augmentation_decision,
         optimization_decision,
         inference_decision,
+        transfer_decision,
     )
     return configuration, (_own_slices(), *decisions) if name == "2d" else decisions
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfseg import planning
+from selfseg.adopting import adopt_model, read_facts
 from selfseg.budget import detect_budget, parse_gib
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.processes import default_workers
@@ -73,7 +74,8 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
 
     Raises:
         DatasetError: All complaints about the dataset at once; nothing is written then.
-        PlanError: A setting does not fit the plan.
+        PlanError: A setting does not fit the plan, or no plan fits the model to start from.
+        ModelError: There is no such model to start from.
     """
     from selfseg.fingerprinting.extract import inspect
     from selfseg.io.formats import read_dataset
@@ -82,12 +84,15 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     root = _data_root(source, workspace)
     budget = detect_budget(request.memory, request.device)  # bad options are told first
     planning.find_planner(request.planner)
+    model = None if request.start is None else read_facts(request.start)
     described = read_dataset(root, only=read_case_list(request.cases))
     folder = dataset_folder(workspace, described.name)
     folder.refuse_namesake(root)
     dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
     budget = detect_budget(request.memory, request.device)
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
+    if model is not None:
+        made = adopt_model(made, model, planner=request.planner)
     plan = planning.edit_plan(made, request.settings)
     given = "Give other values with --set; nothing was written."
     check_plan(plan, remedy=given if request.settings else MEND_PLAN)

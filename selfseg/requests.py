@@ -47,6 +47,7 @@ class PlanRequest:
     device: str = "auto"
     cases: Path | None = None
     settings: tuple[str, ...] = ()
+    start: StartRequest | None = None
     preprocess: bool = True
     workers: int | None = None
 

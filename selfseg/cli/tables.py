@@ -23,6 +23,7 @@ from selfseg.workspace import workspace_root
 if TYPE_CHECKING:
     from selfseg.inference.predictor import PredictionReport
     from selfseg.pipeline import PlanResult, TrainResult
+    from selfseg.requests import StartRequest
     from selfseg.running import RunResult
     from selfseg.status import DatasetStatus
 
@@ -43,8 +44,8 @@ def console() -> Console:
     return Console(highlight=False, markup=False, width=None if fits else PLAIN_WIDTH)
 
 
-def print_plan(result: PlanResult) -> None:
-    """Print the configurations of a plan and the next command."""
+def print_plan(result: PlanResult, start: StartRequest | None = None) -> None:
+    """Print the configurations of a plan and the next command; it starts from the same model."""
     table = Table(title=f"Plan for {result.plan.dataset}: {len(result.dataset.cases)} cases")
     for name in ("configuration", "spacing mm", "patch", "batch", "network", "memory GiB"):
         table.add_column(name)
@@ -66,7 +67,8 @@ def print_plan(result: PlanResult) -> None:
     out.print(f"Worth training, in this order: {', '.join(names)}")
     out.print(f"Written to {result.folder.path}")
     where = _workspace_option(result.folder.path.parent)
-    out.print(f"Next: selfseg train {result.plan.dataset} {names[0]} 0{where}")
+    init = "" if start is None else _start_options(start)
+    out.print(f"Next: selfseg train {result.plan.dataset} {names[0]} 0{where}{init}")
 
 
 def print_trained(result: TrainResult) -> None:
@@ -213,6 +215,14 @@ def _print_families(table: MetricsTable) -> None:
 def _cells(scores: LabelScores) -> list[str]:
     values = ((getattr(scores, field), digits) for _, field, digits in COLUMNS)
     return ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
+
+
+def _start_options(start: StartRequest) -> str:
+    """Return the options of `train` that start from the same model."""
+    chosen = f" --init {shlex.quote(str(start.folder))}"
+    if start.configuration is not None:
+        chosen += f" --init-config {start.configuration}"
+    return chosen if start.fold is None else f"{chosen} --init-fold {start.fold}"
 
 
 def _workspace_option(root: Path) -> str:

@@ -15,6 +15,7 @@ from selfseg.networks.low_rank import PREFIX as UPDATES
 from selfseg.records.network import Network
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import Preprocessing
+from selfseg.records.source import SourceFacts
 from selfseg.records.transfer import StartModel, TensorNote, TransferReport
 
 
@@ -67,6 +68,16 @@ class SourceModel:
     def ends(self) -> Ends:
         """Its network and what that sees and gives."""
         return Ends.of(self.plan, self.configuration)
+
+    @property
+    def facts(self) -> SourceFacts:
+        """What a planner may know of it."""
+        return SourceFacts(
+            model=self.model,
+            channels=self.plan.channels,
+            labels=self.plan.targets.names,
+            configuration=self.configuration,
+        )
 
 
 @dataclass(frozen=True)

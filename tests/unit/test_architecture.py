@@ -40,7 +40,7 @@ STAGE_EDGES = {
 }
 TOP = {
     "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
-    "phantoms",
+    "phantoms", "adopting",
 }  # fmt: skip
 
 

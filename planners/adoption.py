@@ -77,18 +77,24 @@ def _refusals(own: Configuration, theirs: Configuration) -> list[str]:
     if there.spacing_mm[0] is None and here.axes[0] != there.axes[0]:
         slices = ("ZYX"[here.axes[0]], "ZYX"[there.axes[0]])
         return [f"the slices of the data run along {slices[0]}, its own along {slices[1]}"]
-    found = []
-    for axis in range(3):
+    return [
+        f"voxels along {'ZYX'[axis]} are {ratio:.2g} times its {spacing:.3g} mm (limits "
+        f"{FINEST_RATIO:g} and {COARSEST_RATIO:g})"
+        for axis, ratio, spacing in zip(
+            there.axes, _ratios(own, theirs), there.spacing_mm, strict=True
+        )
+        if spacing is not None and not FINEST_RATIO <= ratio <= COARSEST_RATIO
+    ]
+
+
+def _ratios(own: Configuration, theirs: Configuration) -> Triple:
+    """Return spacings of the data over the model's, in its order of axes."""
+    here, there = own.preprocessing, theirs.preprocessing
+    ratios = []
+    for axis, its in zip(there.axes, there.spacing_mm, strict=True):
         mine = here.spacing_mm[here.axes.index(axis)]
-        its = there.spacing_mm[there.axes.index(axis)]
-        if mine is None or its is None:
-            continue
-        if not FINEST_RATIO <= mine / its <= COARSEST_RATIO:
-            found.append(
-                f"voxels along {'ZYX'[axis]} are {mine:.3g} mm, {mine / its:.2g} times its "
-                f"{its:.3g} mm (limits {FINEST_RATIO:g} and {COARSEST_RATIO:g})"
-            )
-    return found
+        ratios.append(1.0 if mine is None or its is None else mine / its)
+    return (ratios[0], ratios[1], ratios[2])
 
 
 def _normalization(

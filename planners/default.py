@@ -17,7 +17,7 @@ from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.run import Schedule, Speed, Training
 from selfseg.records.selection import CandidateScore, SelectionRules
 from selfseg.records.serial import Triple
-from selfseg.records.source import Adoption, SourceFacts
+from selfseg.records.source import Adoption, SourceFacts, TransferFacts
 
 from .adoption import adopt
 from .configurations import choose_configurations, gather_evidence, wants_slab
@@ -44,7 +44,7 @@ from .training import (
     decide_loss,
     decide_optimization,
 )
-from .transfer import decide_transfer
+from .transfer import choose_probed, decide_transfer, nominate_start
 from .tubes import decide_tube_term, decide_tubes
 from .width import decide_batch, decide_width
 
@@ -144,6 +144,14 @@ class DefaultPlanner:
     def adopt(self, plan: Plan, source: SourceFacts) -> Adoption:
         """Decide a configuration that fits a model to start from."""
         return adopt(plan, source)
+
+    def probed_cases(self, dataset: Dataset) -> tuple[str, ...]:
+        """Decide which cases a model is tried on."""
+        return choose_probed(dataset)
+
+    def nominate_start(self, source: SourceFacts, facts: TransferFacts) -> Decision:
+        """Decide whether a model is worth starting from."""
+        return nominate_start(source, facts)
 
     def split(self, dataset: Dataset, fingerprint: Fingerprint, folds: int = 5) -> Splits:
         """Decide the folds of a dataset."""

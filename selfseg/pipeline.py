@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfseg import planning
-from selfseg.adopting import adopt_model, read_facts
+from selfseg.adopting import adopt_model, judge_model, open_model
 from selfseg.budget import detect_budget, parse_gib
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.processes import default_workers
@@ -36,6 +36,7 @@ from selfseg.workspace import DatasetFolder, dataset_folder, keep_former, planne
 if TYPE_CHECKING:
     from selfseg.evaluation.further import Further
     from selfseg.inference.predictor import PredictionReport
+    from selfseg.training.transfer import SourceModel
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     root = _data_root(source, workspace)
     budget = detect_budget(request.memory, request.device)  # bad options are told first
     planning.find_planner(request.planner)
-    model = None if request.start is None else read_facts(request.start)
+    model = None if request.start is None else open_model(request.start)
     described = read_dataset(root, only=read_case_list(request.cases))
     folder = dataset_folder(workspace, described.name)
     folder.refuse_namesake(root)
@@ -92,7 +93,7 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     budget = detect_budget(request.memory, request.device)
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
     if model is not None:
-        made = adopt_model(made, model, planner=request.planner)
+        made = _fit_to_model(made, model, dataset, fingerprint, request)
     plan = planning.edit_plan(made, request.settings)
     given = "Give other values with --set; nothing was written."
     check_plan(plan, remedy=given if request.settings else MEND_PLAN)
@@ -240,6 +241,21 @@ def evaluate_predictions(
     if output is not None:
         write_table(table, output)
     return table
+
+
+def _fit_to_model(
+    plan: Plan,
+    model: SourceModel,
+    dataset: Dataset,
+    fingerprint: Fingerprint,
+    request: PlanRequest,
+) -> Plan:
+    """Return a plan that fits a model to start from, with what a trial of the model says."""
+    made = adopt_model(plan, model.facts, planner=request.planner)
+    verdict = judge_model(
+        model, dataset, fingerprint, planner=request.planner, device=request.device
+    )
+    return made.model_copy(update={"decisions": (verdict, *made.decisions)})
 
 
 def _data_root(source: str, workspace: Path) -> Path:

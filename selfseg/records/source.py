@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfseg.records.plan import Configuration, Decision
-from selfseg.records.serial import Record
+from selfseg.records.serial import Record, Triple
 from selfseg.records.transfer import StartModel
 
 
@@ -32,3 +32,32 @@ class Adoption(Record):
     configuration: Configuration | None = None
     decisions: tuple[Decision, ...] = ()
     refusals: tuple[str, ...] = ()
+
+
+class LabelOverlap(Record):
+    """Mean Dice of a label over the probed cases that have it or were given it."""
+
+    name: str
+    dice: float
+
+
+class TransferFacts(Record):
+    """What a model does with data that it was not trained on, before any training.
+
+    Attributes:
+        cases: Training cases that were probed.
+        training_cases: How many there are in all.
+        overlaps: Of labels that the model and the data both name; empty where there is none, or the
+            channels are not as many.
+        intensity_distance: 1-Wasserstein distance of the voxels' values, normalized as the model
+            does it, from those that it was trained on (mean of channels); None where these are not
+            there any more.
+        spacing_ratios: Median voxel size of the data over the model's, in its order of axes; 1
+            where slices keep their own.
+    """
+
+    cases: tuple[str, ...]
+    training_cases: int
+    overlaps: tuple[LabelOverlap, ...] = ()
+    intensity_distance: float | None = None
+    spacing_ratios: Triple

@@ -14,6 +14,7 @@ from selfseg.records.loss import Loss
 from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Budget, Configuration, Decision, Plan
 from selfseg.records.preprocessing import Preprocessing
+from selfseg.records.pretraining import MaskedReconstruction
 from selfseg.records.run import Schedule, Speed, Training
 from selfseg.records.selection import CandidateScore, SelectionRules
 from selfseg.records.serial import Triple
@@ -31,6 +32,7 @@ from .memory import estimate_gib
 from .mirroring import decide_mirroring
 from .normalization import decide_normalization
 from .patch import Request, Sizes, decide_sizes
+from .pretraining import decide_pretraining
 from .race import DefaultRacer
 from .resampling import decide_resampling
 from .schedule import decide_schedule, time_each
@@ -144,6 +146,10 @@ class DefaultPlanner:
     def adopt(self, plan: Plan, source: SourceFacts) -> Adoption:
         """Decide a configuration that fits a model to start from."""
         return adopt(plan, source)
+
+    def pretraining(self, configuration: Configuration) -> tuple[MaskedReconstruction, Decision]:
+        """Decide how a network is pretrained without labels."""
+        return decide_pretraining(configuration)
 
     def probed_cases(self, dataset: Dataset) -> tuple[str, ...]:
         """Decide which cases a model is tried on."""

@@ -106,6 +106,38 @@ class FoldFolder:
 
 
 @dataclass(frozen=True)
+class PretrainedFolder:
+    """Files of a network that was pretrained without labels: `pretrained/CONFIG`."""
+
+    path: Path
+
+    @property
+    def weights(self) -> Path:
+        """Weights without heads; present once it is finished."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def description(self) -> Path:
+        """Pretrained record; written just before the weights."""
+        return self.path / "pretrained.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """All that is needed to resume."""
+        return self.path / "checkpoint" / "state.safetensors"
+
+    @property
+    def arrays(self) -> Path:
+        """Preprocessed images; may be deleted afterwards."""
+        return self.path.with_name(f"{self.path.name}_arrays")
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that pretrains."""
+        return self.path.with_name(f".{self.path.name}.lock")
+
+
+@dataclass(frozen=True)
 class DatasetFolder:
     """Files of one dataset: `WORKSPACE/NAME`."""
 
@@ -196,6 +228,10 @@ class DatasetFolder:
         kinds = "_".join(item.kind for item in maps)
         digest = hashlib.sha256(repr(tuple(maps)).encode()).hexdigest()[:8]
         return self.preprocessed(options) / f"maps_{'2d' if flat else '3d'}_{kinds}_{digest}"
+
+    def pretrained(self, configuration: str) -> PretrainedFolder:
+        """Folder of a network that was pretrained without labels."""
+        return PretrainedFolder(self.path / "pretrained" / configuration)
 
     def fold(self, configuration: str, fold: str) -> FoldFolder:
         """Folder of one fold; `fold` is `0`, `1`, … or `all`."""

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from selfseg.cli import demo, evaluate, plan, predict, race, run, select, status, train
+from selfseg.cli import demo, evaluate, plan, predict, pretrain, race, run, select, status, train
 from selfseg.errors import SelfSegError
 
 EXIT_USER_ERROR = 2
@@ -46,6 +46,7 @@ def _options(
 
 
 app.command("plan")(plan.plan)
+app.command("pretrain")(pretrain.pretrain)
 app.command("train")(train.train)
 app.command("select")(select.select)
 app.command("race")(race.race)

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from selfseg.evaluation.table import families_of
 from selfseg.records.metrics import LabelScores, MetricsTable
+from selfseg.records.pretraining import Pretrained
 from selfseg.records.selection import Selection
 from selfseg.records.transfer import TransferReport
 from selfseg.workspace import workspace_root
@@ -84,6 +85,20 @@ def print_trained(result: TrainResult) -> None:
     if result.scores is not None:
         print_metrics(result.scores)
     out.print(f"Model: {result.folder}")
+
+
+def print_pretrained(made: Pretrained) -> None:
+    """Print how a network was pretrained, and how to start from it."""
+    out = console()
+    out.print(
+        f"{made.model.dataset} {made.model.configuration}: {made.steps} steps on "
+        f"{len(made.cases)} images, {made.seconds:.0f} s"
+    )
+    out.print(
+        f"Error of masked voxels: {made.error:.4f}; painting zeros has {made.error_of_zeros:.4f}"
+    )
+    start = f"--init {shlex.quote(made.model.folder)}"
+    out.print(f"Next: selfseg train {made.model.dataset} {made.model.configuration} 0 {start}")
 
 
 def print_transfer(report: TransferReport) -> None:

@@ -13,7 +13,7 @@ class SourceFacts(Record):
     Attributes:
         model: Which it is.
         channels: Names of its input images.
-        labels: Names of its labels or regions.
+        labels: Names of its labels or regions; none where it was pretrained without.
         configuration: What it was trained as.
     """
 

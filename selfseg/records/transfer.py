@@ -78,7 +78,8 @@ class StartModel(Record):
 
     Attributes:
         folder: Where it was found, in words.
-        dataset, configuration, fold: What it was trained on, and as what.
+        dataset, configuration, fold: What it was trained on, and as what; `fold` is `pretrained`
+            without labels.
         digest: Of its weights.
     """
 

@@ -54,7 +54,7 @@ def probe(
         cases=tuple(cases), training_cases=len(dataset.cases), spacing_ratios=spacing_ratios
     )
     cascade = source.configuration.previous_stage is not None
-    if cascade or len(source.plan.channels) != len(dataset.channels):
+    if cascade or not source.labels or len(source.channels) != len(dataset.channels):
         return facts
     model = load_model(
         Path(source.model.folder),

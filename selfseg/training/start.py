@@ -13,13 +13,15 @@ from selfseg.errors import ModelError, RecordError
 from selfseg.inference.find import Candidate, choose_model, find_models
 from selfseg.inference.model import describe_fold, load_fold
 from selfseg.inference.trained import ALL_CASES, model_digest
+from selfseg.networks.weights import load_weights
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset
+from selfseg.records.pretraining import Pretrained
 from selfseg.records.transfer import StartModel
 from selfseg.training.job import TrainingJob
 from selfseg.training.transfer import Ends, SourceModel, map_weights
 from selfseg.training.tuning import Tuning, prepare_
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace import DatasetFolder, PretrainedFolder
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ def open_source(
     """Read a model to start from; models of other formats are to be read here.
 
     Args:
-        folder: A data set's folder in a workspace, or any with plan.json and models/.
+        folder: A data set's folder in a workspace, any with plan.json and models/, or that of a
+            pretrained network.
         configuration: Of the model; None: the one of the same name as is trained, or the only one.
         fold: Of the model; None: the one that was trained on all cases, else that of the same name
             as is trained, else the first.
@@ -43,6 +46,8 @@ def open_source(
     Raises:
         ModelError: There is no such model, or several without a choice.
     """
+    if PretrainedFolder(folder).weights.is_file():
+        return _open_pretrained(PretrainedFolder(folder))
     name, same_fold = like or (None, None)
     candidate = _choose(folder, configuration, fold, name)
     chosen = fold or _default_fold(candidate.folds, same_fold)
@@ -56,8 +61,10 @@ def open_source(
             fold=chosen,
             digest=model_digest(candidate.folder, candidate.configuration, chosen),
         ),
-        plan=candidate.plan,
         configuration=candidate.configuration,
+        ends=Ends.of(candidate.plan, candidate.configuration),
+        channels=candidate.plan.channels,
+        labels=candidate.plan.targets.names,
         weights=network.state_dict(),
         train_cases=trained.train_cases,
         images=_images(candidate.folder, trained.train_cases),
@@ -114,6 +121,19 @@ def start_(network: nn.Module, job: TrainingJob) -> Tuning:
     for note in report.notes:
         log.warning("Starting from %s: %s", source.model.dataset, note)
     return prepare_(network, configuration.network, configuration.transfer, report)
+
+
+def _open_pretrained(files: PretrainedFolder) -> SourceModel:
+    """Read a network that was pretrained without labels: it has no heads."""
+    made = serial.load(Pretrained, files.description)
+    return SourceModel(
+        model=made.model,
+        configuration=made.configuration,
+        ends=Ends(made.configuration.network, made.channels, ()),
+        channels=made.channels,
+        labels=(),
+        weights=load_weights(files.weights),
+    )
 
 
 def _choose(

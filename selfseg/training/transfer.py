@@ -51,31 +51,31 @@ class SourceModel:
 
     Attributes:
         model: Which it is.
-        plan, configuration: What it was trained with.
+        configuration: What it was trained as.
+        ends: Its network, and what that sees and gives.
+        channels: Names of its images.
+        labels: Names of its labels or regions; none where it was pretrained without.
         weights: By the names of selfseg's networks.
         train_cases: Ids of the cases that it was trained on.
         images: Digests of their image files, where these are known.
     """
 
     model: StartModel
-    plan: Plan
     configuration: Configuration
+    ends: Ends
+    channels: tuple[str, ...]
+    labels: tuple[str, ...]
     weights: Mapping[str, Tensor]
     train_cases: tuple[str, ...] = ()
     images: frozenset[str] = frozenset()
-
-    @property
-    def ends(self) -> Ends:
-        """Its network and what that sees and gives."""
-        return Ends.of(self.plan, self.configuration)
 
     @property
     def facts(self) -> SourceFacts:
         """What a planner may know of it."""
         return SourceFacts(
             model=self.model,
-            channels=self.plan.channels,
-            labels=self.plan.targets.names,
+            channels=self.channels,
+            labels=self.labels,
             configuration=self.configuration,
         )
 

@@ -25,10 +25,12 @@ TOOLKITS = {"io", "loading", "augmentation", "networks", "losses", "execution", 
 STAGES = {
     "fingerprinting", "preprocessing", "training", "inference", "evaluation", "reporting",
     "planning", "plan_checks", "loss_checks", "budget", "postprocessing", "selection",
+    "pretraining",
 }  # fmt: skip
 STAGE_EDGES = {
     ("inference", "preprocessing"),
     ("plan_checks", "loss_checks"),
+    ("pretraining", "training"),
     ("training", "inference"),
     ("training", "evaluation"),
     ("inference", "postprocessing"),
@@ -40,7 +42,7 @@ STAGE_EDGES = {
 }
 TOP = {
     "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
-    "phantoms", "adopting",
+    "phantoms", "adopting", "pretrain",
 }  # fmt: skip
 
 

@@ -18,8 +18,8 @@ class Strategy(Record):
         warmup: Share of the training in which the learning rate rises linearly from 0.
     """
 
-    rate: float = 0.1
-    warmup: float = 0.05
+    rate: float = Field(default=0.1, gt=0.0)
+    warmup: float = Field(default=0.05, ge=0.0, lt=1.0)
 
 
 class FineTune(Strategy):
@@ -37,8 +37,8 @@ class HeadFirst(Strategy):
     """
 
     kind: Literal["head_first"] = "head_first"
-    head_share: float = 0.05
-    encoder_rate: float = 0.3
+    head_share: float = Field(default=0.05, ge=0.0, lt=1.0)
+    encoder_rate: float = Field(default=0.3, ge=0.0)
 
 
 class FrozenEncoder(Strategy):
@@ -54,7 +54,7 @@ class L2SP(Strategy):
     """
 
     kind: Literal["l2_sp"] = "l2_sp"
-    alpha: float = 1e-3
+    alpha: float = Field(default=1e-3, ge=0.0)
 
 
 class LowRank(Strategy):
@@ -64,7 +64,7 @@ class LowRank(Strategy):
     """
 
     kind: Literal["low_rank"] = "low_rank"
-    rate: float = 1.0
+    rate: float = Field(default=1.0, gt=0.0)
     rank: int = Field(default=8, ge=1)
 
 

@@ -107,13 +107,13 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     network = build_training_network(
         configuration.network, channels=channels, outputs=outputs, heads=heads
     )
-    tuning = start_(network)
     dtype, reason = autocast_dtype(device)
     log.info("Precision: %s", reason)
     network.to(device)
     shape = (configuration.batch, channels, *configuration.patch)
     layout = layout or choose_layout(network, shape, device)
-    set_layout(network, layout)
+    tuning = start_(network)  # after the layouts were timed: that moves running statistics
+    set_layout(network.to(device), layout)
     averaged = recipe.average_decay > 0
     return TrainState(
         network=network,
@@ -238,6 +238,7 @@ def _compiled(
         return network
     compiled = torch.compile(network)
     image = torch.zeros(shape, device=device)
+    statistics = [buffer.clone() for buffer in network.buffers()]
     try:
         with mixed_precision(device, dtype):
             outputs = compiled(image.to(memory_format=layout))
@@ -250,6 +251,8 @@ def _compiled(
         return network
     finally:
         network.zero_grad(set_to_none=True)
+        for buffer, kept in zip(network.buffers(), statistics, strict=True):
+            buffer.copy_(kept)
     return compiled
 
 

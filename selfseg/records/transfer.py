@@ -14,11 +14,13 @@ class Strategy(Record):
     """What all strategies have.
 
     Attributes:
-        rate: Factor on the recipe's learning rate.
+        rate: Factor on the learning rate of the plan's `recipe`.
+        short_rate: Factor on that of its `short_recipe`.
         warmup: Share of the training in which the learning rate rises linearly from 0.
     """
 
     rate: float = Field(default=0.1, gt=0.0)
+    short_rate: float = Field(default=1.0, gt=0.0)
     warmup: float = Field(default=0.05, ge=0.0, lt=1.0)
 
 

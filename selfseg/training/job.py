@@ -163,9 +163,10 @@ def plan_course(job: TrainingJob) -> Course:
             per_epoch = max(min(per_epoch, round(expected / EPOCHS_OF_TIMED_RUN)), 1)
     recipe, reason = choose_recipe(options, expected)
     log.info("Recipe: %s", reason)
+    kind: Literal["long", "short"] = "short" if recipe is options.short_recipe else "long"
     return Course(
-        kind="short" if recipe is options.short_recipe else "long",
-        recipe=_started(recipe, job),
+        kind=kind,
+        recipe=_started(recipe, job, kind),
         steps_per_epoch=per_epoch,
         total_steps=total,
         time_s=job.time_s,
@@ -188,16 +189,18 @@ def resume_course(
         total_steps, time_s = job.epochs * steps_per_epoch, None
     return Course(
         kind=kind,
-        recipe=_started(options.short_recipe if kind == "short" else options.recipe, job),
+        recipe=_started(options.short_recipe if kind == "short" else options.recipe, job, kind),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         time_s=time_s,
     )
 
 
-def _started(recipe: Recipe, job: TrainingJob) -> Recipe:
+def _started(recipe: Recipe, job: TrainingJob, kind: Literal["long", "short"]) -> Recipe:
     """Return the recipe for the weights that a job starts with."""
-    return recipe if job.start is None else transfer_recipe(recipe, job.configuration.transfer)
+    if job.start is None:
+        return recipe
+    return transfer_recipe(recipe, job.configuration.transfer, is_short=kind == "short")
 
 
 def measure_step_s(

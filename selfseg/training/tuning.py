@@ -129,12 +129,13 @@ def prepare_(
             assert_never(strategy)
 
 
-def transfer_recipe(recipe: Recipe, strategy: Transfer) -> Recipe:
+def transfer_recipe(recipe: Recipe, strategy: Transfer, *, is_short: bool) -> Recipe:
     """Return a recipe with the strategy's learning rate and warm-up.
 
     The rate changes every step: by epoch, a short run would lose its first one.
     """
-    rate = recipe.optimizer.learning_rate * strategy.rate
+    factor = strategy.short_rate if is_short else strategy.rate
+    rate = recipe.optimizer.learning_rate * factor
     match recipe.schedule:
         case Poly(exponent=exponent) | WarmupPoly(exponent=exponent):
             schedule: Schedule = WarmupPoly(warmup=strategy.warmup, exponent=exponent)

@@ -223,13 +223,15 @@ def test_new_stages_learn_under_every_strategy(tmp_path: Path) -> None:
 
 
 def test_the_recipe_warms_up_to_the_strategy_s_rate() -> None:
-    changed = transfer_recipe(Recipe(optimizer=SGD(), schedule=Poly()), FineTune())
+    plain = Recipe(optimizer=SGD(), schedule=Poly())
+    changed = transfer_recipe(plain, FineTune(), is_short=False)
     assert changed.optimizer.learning_rate == pytest.approx(1e-3)
     assert changed.schedule == WarmupPoly(warmup=0.05, exponent=0.9)
     curve = [learning_rate_factor(changed.schedule, p / 100) for p in range(101)]
     assert curve[:6] == pytest.approx([0.01, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert curve[24] == pytest.approx((1 - 19 / 95) ** 0.9)
     assert curve[100] == 0
-    short = transfer_recipe(Recipe(optimizer=AdamW(), schedule=WarmupCosine()), LowRank(warmup=0.2))
-    assert short.optimizer.learning_rate == AdamW().learning_rate
+    given = Recipe(optimizer=AdamW(), schedule=WarmupCosine())
+    short = transfer_recipe(given, FineTune(warmup=0.2, short_rate=0.5), is_short=True)
+    assert short.optimizer.learning_rate == AdamW().learning_rate / 2
     assert short.schedule == WarmupCosine(warmup=0.2)

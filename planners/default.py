@@ -15,10 +15,13 @@ from selfseg.records.loss import Loss
 from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Budget, Configuration, Decision, Plan
 from selfseg.records.preprocessing import Preprocessing
+from selfseg.records.pretraining import MaskedReconstruction
 from selfseg.records.run import Schedule, Speed, Training
 from selfseg.records.selection import CandidateScore, SelectionRules
 from selfseg.records.serial import Triple
+from selfseg.records.source import Adoption, SourceFacts, TransferFacts
 
+from .adoption import adopt
 from .classification import decide_classification
 from .configurations import choose_configurations, gather_evidence, wants_slab
 from .context import decide_context_augmentation, decide_context_loss, decide_context_sizes
@@ -31,6 +34,7 @@ from .memory import estimate_gib
 from .mirroring import decide_mirroring
 from .normalization import decide_normalization
 from .patch import Request, Sizes, decide_sizes
+from .pretraining import decide_pretraining
 from .race import DefaultRacer
 from .resampling import decide_resampling
 from .schedule import decide_schedule, time_each
@@ -44,6 +48,7 @@ from .training import (
     decide_loss,
     decide_optimization,
 )
+from .transfer import choose_probed, decide_transfer, nominate_start
 from .tubes import decide_tube_term, decide_tubes
 from .width import decide_batch, decide_width
 
@@ -143,6 +148,22 @@ class DefaultPlanner:
     def decide_classification(self, facts: ClassificationFacts) -> ClassificationPlan:
         """Decide features, models and folds of a classifier."""
         return decide_classification(facts)
+
+    def adopt(self, plan: Plan, source: SourceFacts) -> Adoption:
+        """Decide a configuration that fits a model to start from."""
+        return adopt(plan, source)
+
+    def pretraining(self, configuration: Configuration) -> tuple[MaskedReconstruction, Decision]:
+        """Decide how a network is pretrained without labels."""
+        return decide_pretraining(configuration)
+
+    def probed_cases(self, dataset: Dataset) -> tuple[str, ...]:
+        """Decide which cases a model is tried on."""
+        return choose_probed(dataset)
+
+    def nominate_start(self, source: SourceFacts, facts: TransferFacts) -> Decision:
+        """Decide whether a model is worth starting from."""
+        return nominate_start(source, facts)
 
     def split(self, dataset: Dataset, fingerprint: Fingerprint, folds: int = 5) -> Splits:
         """Decide the folds of a dataset."""
@@ -260,6 +281,7 @@ def _configuration(
     augmentation, augmentation_decision = _augmentation(name, sizes.patch, facts)
     optimization, optimization_decision = decide_optimization(name)
     inference, inference_decision = decide_inference(name, augmentation.mirror_axes)
+    transfer, transfer_decision = decide_transfer(name, len(facts.dataset.cases))
     cascade = len(facts.dataset.labels) if proposal.previous_stage else 0
     memory = estimate_gib(
         network,
@@ -282,6 +304,7 @@ def _configuration(
         optimization=optimization,
         inference=inference,
         previous_stage=proposal.previous_stage,
+        transfer=transfer,
     )
     decisions = (
         *sizes.decisions,
@@ -291,6 +314,7 @@ def _configuration(
         augmentation_decision,
         optimization_decision,
         inference_decision,
+        transfer_decision,
     )
     return configuration, (_own_slices(), *decisions) if name == "2d" else decisions
 

@@ -21,6 +21,7 @@ from selfseg.workspace import DatasetFolder
 if TYPE_CHECKING:
     from selfseg.loading.patches import PreviousStage
     from selfseg.training.job import TrainingJob
+    from selfseg.training.transfer import SourceModel
 
 
 def open_planned(folder: DatasetFolder) -> PlannedDataset:
@@ -67,6 +68,7 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
 
     configuration = find_configuration(known.plan, request.configuration)
     train_cases, validation_cases = _fold_cases(known, request.fold)
+    start = _open_start(known, request, validation_cases)
     maps = previous_maps(known, configuration, (*train_cases, *validation_cases))
     workers = default_workers(request.workers)
     arrays = prepare(known.folder, known.dataset, configuration, workers=workers)
@@ -82,6 +84,7 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         previous_digest=previous_digest(known.folder, configuration),
         previous_maps=maps,
         loss_maps=_prepare_loss_maps(known, configuration, workers=workers),
+        start=start,
         output=known.folder.fold(configuration.name, request.fold),
         epochs=request.epochs,
         steps_per_epoch=request.steps_per_epoch,
@@ -91,6 +94,21 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         workers=request.workers,
         restart=request.restart,
     )
+
+
+def _open_start(
+    known: PlannedDataset, request: TrainRequest, held_out: Sequence[str]
+) -> SourceModel | None:
+    """Return the model that a training is to start from; None: random weights."""
+    asked = request.start
+    if asked is None:
+        return None
+    from selfseg.training.start import open_source, refuse_leak
+
+    like = (request.configuration, request.fold)
+    source = open_source(asked.folder, asked.configuration, asked.fold, like=like)
+    refuse_leak(source, known.dataset, held_out)
+    return source
 
 
 def validate_fold(

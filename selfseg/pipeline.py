@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfseg import planning
+from selfseg.adopting import adopt_model, judge_model, open_model
 from selfseg.budget import detect_budget, parse_gib
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.processes import default_workers
@@ -21,6 +22,7 @@ from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.selection import Selection
+from selfseg.records.transfer import TransferReport
 from selfseg.requests import (
     PlanRequest,
     PredictRequest,
@@ -34,6 +36,7 @@ from selfseg.workspace import DatasetFolder, dataset_folder, keep_former, planne
 if TYPE_CHECKING:
     from selfseg.evaluation.further import Further
     from selfseg.inference.predictor import PredictionReport
+    from selfseg.training.transfer import SourceModel
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +54,15 @@ class PlanResult:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """A trained fold, where it lies, and the scores of its validation cases (if it has any)."""
+    """A trained fold, where it lies, and the scores of its validation cases (if it has any).
+
+    `transfer` tells what came from the model that it started from (if it did).
+    """
 
     fold: TrainedFold
     folder: Path
     scores: MetricsTable | None
+    transfer: TransferReport | None = None
 
 
 def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResult:
@@ -68,7 +75,8 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
 
     Raises:
         DatasetError: All complaints about the dataset at once; nothing is written then.
-        PlanError: A setting does not fit the plan.
+        PlanError: A setting does not fit the plan, or no plan fits the model to start from.
+        ModelError: There is no such model to start from.
     """
     from selfseg.fingerprinting.extract import inspect
     from selfseg.io.formats import read_dataset
@@ -77,12 +85,15 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     root = _data_root(source, workspace)
     budget = detect_budget(request.memory, request.device)  # bad options are told first
     planning.find_planner(request.planner)
+    model = None if request.start is None else open_model(request.start)
     described = read_dataset(root, only=read_case_list(request.cases))
     folder = dataset_folder(workspace, described.name)
     folder.refuse_namesake(root)
     dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
     budget = detect_budget(request.memory, request.device)
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
+    if model is not None:
+        made = _fit_to_model(made, model, dataset, fingerprint, request)
     plan = planning.edit_plan(made, request.settings)
     given = "Give other values with --set; nothing was written."
     check_plan(plan, remedy=given if request.settings else MEND_PLAN)
@@ -116,7 +127,13 @@ def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainRes
     job = training_job(known, request)
     trained = train(job)
     scores = validate(job, known)
-    return TrainResult(fold=trained, folder=job.output.path, scores=scores)
+    report = job.output.transfer
+    return TrainResult(
+        fold=trained,
+        folder=job.output.path,
+        scores=scores,
+        transfer=serial.load(TransferReport, report) if trained.start is not None else None,
+    )
 
 
 def predict_images(request: PredictRequest) -> PredictionReport:
@@ -224,6 +241,21 @@ def evaluate_predictions(
     if output is not None:
         write_table(table, output)
     return table
+
+
+def _fit_to_model(
+    plan: Plan,
+    model: SourceModel,
+    dataset: Dataset,
+    fingerprint: Fingerprint,
+    request: PlanRequest,
+) -> Plan:
+    """Return a plan that fits a model to start from, with what a trial of the model says."""
+    made = adopt_model(plan, model.facts, planner=request.planner)
+    verdict = judge_model(
+        model, dataset, fingerprint, planner=request.planner, device=request.device
+    )
+    return made.model_copy(update={"decisions": (verdict, *made.decisions)})
 
 
 def _data_root(source: str, workspace: Path) -> Path:

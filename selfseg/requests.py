@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 from selfseg.errors import SelfSegError
 from selfseg.records.metrics import MetricName
 from selfseg.records.selection import SelectionMetric
+from selfseg.workspace import model_folder
 
 if TYPE_CHECKING:
     from selfseg.evaluation.evaluate import Tolerances
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
 PART = r"(\d+(?:\.\d+)?)\s*(h|min|m|s)"
 DURATION = re.compile(rf"(?:{PART}\s*)+")
 SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class StartRequest:
+    """Which model to start from: a folder, and what of it where there is more than one.
+
+    Attributes:
+        folder: A data set's folder in a workspace, or any with plan.json and models/.
+        configuration: None: the one of the same name, or the only one.
+        fold: None: the one trained on all cases, else that of the same number, else the first.
+    """
+
+    folder: Path
+    configuration: str | None = None
+    fold: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +47,7 @@ class PlanRequest:
     device: str = "auto"
     cases: Path | None = None
     settings: tuple[str, ...] = ()
+    start: StartRequest | None = None
     preprocess: bool = True
     workers: int | None = None
 
@@ -58,6 +75,7 @@ class TrainRequest:
     steps_per_epoch: int | None = None
     time_s: float | None = None
     restart: bool = False
+    start: StartRequest | None = None
     device: str = "auto"
     workers: int | None = None
     seed: int = 0
@@ -101,6 +119,30 @@ class RaceRequest:
     device: str = "auto"
     workers: int | None = None
     seed: int = 0
+
+
+def start_request(
+    root: Path, model: Path | None, configuration: str | None, fold: str | None
+) -> StartRequest | None:
+    """Return which model to start from; None without one.
+
+    Args:
+        root: Workspace, in which a bare name means a data set.
+        model: Folder or name, as given.
+        configuration: As given.
+        fold: As given.
+
+    Raises:
+        SelfSegError: A configuration or fold is given, but no model.
+    """
+    if model is not None:
+        return StartRequest(model_folder(root, model), configuration, fold)
+    if configuration is not None or fold is not None:
+        raise SelfSegError(
+            "--init-config and --init-fold choose from a model, but there is none",
+            remedy="Give it with --init MODEL.",
+        )
+    return None
 
 
 def parse_duration_s(text: str) -> float:

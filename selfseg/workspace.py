@@ -46,6 +46,11 @@ class FoldFolder:
         return self.path / "fold.json"
 
     @property
+    def transfer(self) -> Path:
+        """TransferReport record: what came from the model that the fold started from."""
+        return self.path / "transfer.json"
+
+    @property
     def shapes(self) -> Path:
         """ShapeModels record; written after the tensors."""
         return self.path / "shapes.json"
@@ -98,6 +103,38 @@ class FoldFolder:
     def timing(self) -> Path:
         """How long the prediction of the validation cases took."""
         return self.validation / "timing.json"
+
+
+@dataclass(frozen=True)
+class PretrainedFolder:
+    """Files of a network that was pretrained without labels: `pretrained/CONFIG`."""
+
+    path: Path
+
+    @property
+    def weights(self) -> Path:
+        """Weights without heads; present once it is finished."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def description(self) -> Path:
+        """Pretrained record; written just before the weights."""
+        return self.path / "pretrained.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """All that is needed to resume."""
+        return self.path / "checkpoint" / "state.safetensors"
+
+    @property
+    def arrays(self) -> Path:
+        """Preprocessed images; may be deleted afterwards."""
+        return self.path.with_name(f"{self.path.name}_arrays")
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that pretrains."""
+        return self.path.with_name(f".{self.path.name}.lock")
 
 
 @dataclass(frozen=True)
@@ -192,6 +229,10 @@ class DatasetFolder:
         digest = hashlib.sha256(repr(tuple(maps)).encode()).hexdigest()[:8]
         return self.preprocessed(options) / f"maps_{'2d' if flat else '3d'}_{kinds}_{digest}"
 
+    def pretrained(self, configuration: str) -> PretrainedFolder:
+        """Folder of a network that was pretrained without labels."""
+        return PretrainedFolder(self.path / "pretrained" / configuration)
+
     def fold(self, configuration: str, fold: str) -> FoldFolder:
         """Folder of one fold; `fold` is `0`, `1`, … or `all`."""
         return FoldFolder(self.models / configuration / f"fold_{fold}")
@@ -278,6 +319,13 @@ def keep_former(path: Path, text: str) -> None:
 def dataset_folder(root: Path, name: str) -> DatasetFolder:
     """Return the folder of a dataset in a workspace."""
     return DatasetFolder(root / name)
+
+
+def model_folder(root: Path, given: Path) -> Path:
+    """Return the folder of a model; a bare name means a data set of the workspace."""
+    named = dataset_folder(root, given.name)
+    is_name = given == Path(given.name) and not DatasetFolder(given).plan.is_file()
+    return named.path if is_name and named.plan.is_file() else given
 
 
 def planned_folder(root: Path, dataset: str) -> DatasetFolder:

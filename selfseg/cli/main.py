@@ -18,6 +18,7 @@ from selfseg.cli import (
     measure,
     plan,
     predict,
+    pretrain,
     race,
     run,
     select,
@@ -58,6 +59,7 @@ def _options(
 
 
 app.command("plan")(plan.plan)
+app.command("pretrain")(pretrain.pretrain)
 app.command("train")(train.train)
 app.command("select")(select.select)
 app.command("race")(race.race)

@@ -21,5 +21,18 @@ Workers = Annotated[
     typer.Option("--workers", min=0, help="Parallel processes. Default: by cores and memory."),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Init = Annotated[
+    Path | None,
+    typer.Option(
+        "--init", metavar="MODEL", help="Start from a trained model: its folder or planned name."
+    ),
+]
+InitConfig = Annotated[
+    str | None, typer.Option("--init-config", help="Configuration of MODEL. Default: the same.")
+]
+InitFold = Annotated[
+    str | None,
+    typer.Option("--init-fold", help="Fold of MODEL. Default: all, else the same, else the first."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")]

@@ -27,6 +27,9 @@ def plan(
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Decide a value yourself; repeatable."),
     ] = None,
+    init: options.Init = None,
+    init_config: options.InitConfig = None,
+    init_fold: options.InitFold = None,
     no_preprocess: Annotated[
         bool, typer.Option("--no-preprocess", help="Stop after the plan.")
     ] = False,
@@ -41,15 +44,18 @@ def plan(
     from selfseg.cli.explain import print_decisions
     from selfseg.workspace import workspace_root
 
+    root = workspace_root(workspace)
+    start = requests.start_request(root, init, init_config, init_fold)
     result = pipeline.plan_dataset(
         dataset,
-        workspace_root(workspace),
+        root,
         requests.PlanRequest(
             planner=planner,
             memory=memory,
             device=device,
             cases=cases,
             settings=tuple(settings or ()),
+            start=start,
             preprocess=not no_preprocess,
             workers=workers,
         ),
@@ -59,4 +65,4 @@ def plan(
         return
     if explain:
         print_decisions(result.plan)
-    tables.print_plan(result)
+    tables.print_plan(result, start)

@@ -45,13 +45,14 @@ def predict(
     """Segment images with a trained model; results have exactly the geometry of the input."""
     from selfseg import pipeline, requests
     from selfseg.cli import tables
-    from selfseg.workspace import workspace_root
+    from selfseg.workspace import model_folder, workspace_root
 
+    root = workspace_root(workspace)
     result = pipeline.predict_images(
         requests.PredictRequest(
             source=source,
             output=output,
-            model=_model_folder(model, workspace_root(workspace)),
+            model=root if model is None else model_folder(root, model),
             configuration=config,
             folds=None if folds is None else tuple(fold.strip() for fold in folds.split(",")),
             tta=tta,
@@ -65,14 +66,3 @@ def predict(
     tables.print_predictions(result, output, as_json=json)
     if result.failed:
         raise typer.Exit(1)
-
-
-def _model_folder(given: Path | None, workspace: Path) -> Path:
-    """Return the folder of a model; a name means a data set of the workspace."""
-    from selfseg.workspace import DatasetFolder, dataset_folder
-
-    if given is None:
-        return workspace
-    named = dataset_folder(workspace, given.name)
-    is_name = given == Path(given.name) and not DatasetFolder(given).plan.is_file()
-    return named.path if is_name and named.plan.is_file() else given

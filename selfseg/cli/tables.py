@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +16,15 @@ from rich.table import Table
 
 from selfseg.evaluation.table import families_of
 from selfseg.records.metrics import LabelScores, MetricsTable
+from selfseg.records.pretraining import Pretrained
 from selfseg.records.selection import Selection
+from selfseg.records.transfer import TransferReport
 from selfseg.workspace import workspace_root
 
 if TYPE_CHECKING:
     from selfseg.inference.predictor import PredictionReport
     from selfseg.pipeline import PlanResult, TrainResult
+    from selfseg.requests import StartRequest
     from selfseg.running import RunResult
     from selfseg.status import DatasetStatus
 
@@ -41,8 +45,8 @@ def console() -> Console:
     return Console(highlight=False, markup=False, width=None if fits else PLAIN_WIDTH)
 
 
-def print_plan(result: PlanResult) -> None:
-    """Print the configurations of a plan and the next command."""
+def print_plan(result: PlanResult, start: StartRequest | None = None) -> None:
+    """Print the configurations of a plan and the next command; it starts from the same model."""
     table = Table(title=f"Plan for {result.plan.dataset}: {len(result.dataset.cases)} cases")
     for name in ("configuration", "spacing mm", "patch", "batch", "network", "memory GiB"):
         table.add_column(name)
@@ -64,7 +68,8 @@ def print_plan(result: PlanResult) -> None:
     out.print(f"Worth training, in this order: {', '.join(names)}")
     out.print(f"Written to {result.folder.path}")
     where = _workspace_option(result.folder.path.parent)
-    out.print(f"Next: selfseg train {result.plan.dataset} {names[0]} 0{where}")
+    init = "" if start is None else _start_options(start)
+    out.print(f"Next: selfseg train {result.plan.dataset} {names[0]} 0{where}{init}")
 
 
 def print_trained(result: TrainResult) -> None:
@@ -75,9 +80,46 @@ def print_trained(result: TrainResult) -> None:
         f"{fold.dataset} {fold.configuration} fold {fold.fold}: {fold.epochs} epochs, "
         f"{fold.steps} steps, {fold.seconds:.0f} s, {fold.precision}"
     )
+    if result.transfer is not None:
+        print_transfer(result.transfer)
     if result.scores is not None:
         print_metrics(result.scores)
     out.print(f"Model: {result.folder}")
+
+
+def print_pretrained(made: Pretrained) -> None:
+    """Print how a network was pretrained, and how to start from it."""
+    out = console()
+    out.print(
+        f"{made.model.dataset} {made.model.configuration}: {made.steps} steps on "
+        f"{len(made.cases)} images, {made.seconds:.0f} s"
+    )
+    out.print(
+        f"Error of masked voxels: {made.error:.4f}; painting zeros has {made.error_of_zeros:.4f}"
+    )
+    start = f"--init {shlex.quote(made.model.folder)}"
+    out.print(f"Next: selfseg train {made.model.dataset} {made.model.configuration} 0 {start}")
+
+
+def print_transfer(report: TransferReport) -> None:
+    """Print what of a model's weights a training started with, tensors alike in one line."""
+    out = console()
+    new_share = max(1 - report.loaded_share - report.adapted_share, 0)
+    out.print(f"Started from {report.source.title}, {report.strategy.kind}")
+    table = Table()
+    for name in ("weights", "tensors", "share", "how"):
+        table.add_column(name, justify="right" if name in ("tensors", "share") else "left")
+    table.add_row("loaded", str(len(report.loaded)), f"{report.loaded_share:.1%}", "as they are")
+    for kind, notes, share in (
+        ("adapted", report.adapted, report.adapted_share),
+        ("fresh", report.fresh, new_share),
+    ):
+        counts = Counter(note.note for note in notes)
+        table.add_row(kind, str(len(notes)), f"{share:.1%}", "; ".join(counts) or "–")
+    table.add_row("not used", str(len(report.skipped)), "–", "of the model")
+    out.print(table)
+    for note in report.notes:
+        out.print(f"Note: {note}")
 
 
 def print_metrics(table: MetricsTable) -> None:
@@ -188,6 +230,14 @@ def _print_families(table: MetricsTable) -> None:
 def _cells(scores: LabelScores) -> list[str]:
     values = ((getattr(scores, field), digits) for _, field, digits in COLUMNS)
     return ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
+
+
+def _start_options(start: StartRequest) -> str:
+    """Return the options of `train` that start from the same model."""
+    chosen = f" --init {shlex.quote(str(start.folder))}"
+    if start.configuration is not None:
+        chosen += f" --init-config {start.configuration}"
+    return chosen if start.fold is None else f"{chosen} --init-fold {start.fold}"
 
 
 def _workspace_option(root: Path) -> str:

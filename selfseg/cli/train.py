@@ -26,6 +26,9 @@ def train(
     restart: Annotated[
         bool, typer.Option("--restart", help="Forget former progress (default: resume).")
     ] = False,
+    init: options.Init = None,
+    init_config: options.InitConfig = None,
+    init_fold: options.InitFold = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     seed: options.Seed = 0,
@@ -37,9 +40,10 @@ def train(
     from selfseg.cli import tables
     from selfseg.workspace import workspace_root
 
+    root = workspace_root(workspace)
     result = pipeline.train_fold(
         dataset,
-        workspace_root(workspace),
+        root,
         requests.TrainRequest(
             configuration=configuration,
             fold=fold,
@@ -47,6 +51,7 @@ def train(
             steps_per_epoch=steps_per_epoch,
             time_s=None if time is None else requests.parse_duration_s(time),
             restart=restart,
+            start=requests.start_request(root, init, init_config, init_fold),
             device=device,
             workers=workers,
             seed=seed,

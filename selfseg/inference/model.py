@@ -179,8 +179,8 @@ def load_model(
     """
     candidate = choose_model(folder, configuration, folds)
     chosen = tuple(folds) if folds else _default_folds(candidate.folds)
-    trained = [_description(candidate, fold) for fold in chosen]
-    networks = [_load_fold(candidate, fold, device) for fold in chosen]
+    trained = [describe_fold(candidate, fold) for fold in chosen]
+    networks = [load_fold(candidate, fold, device) for fold in chosen]
     planned = candidate.configuration.inference.mirror_axes
     return Model(
         folder=candidate.folder.path,
@@ -210,8 +210,12 @@ def _whole(candidate: Candidate, networks: Sequence[nn.Module]) -> nn.Module:
     return OneHotInput(mean, len(candidate.plan.labels))
 
 
-def _load_fold(candidate: Candidate, fold: str, device: torch.device) -> nn.Module:
-    """Build the network of a fold in main memory and fill in its weights, ready for a device."""
+def load_fold(candidate: Candidate, fold: str, device: torch.device) -> nn.Module:
+    """Build the network of a fold in main memory and fill in its weights, ready for a device.
+
+    Raises:
+        ModelError: The weights do not fit the network.
+    """
     configuration, plan = candidate.configuration, candidate.plan
     files = candidate.folder.fold(configuration.name, fold)
     network = build_network(
@@ -233,8 +237,12 @@ def _load_fold(candidate: Candidate, fold: str, device: torch.device) -> nn.Modu
     return network
 
 
-def _description(candidate: Candidate, fold: str) -> TrainedFold:
-    """Read how a fold was trained; refuse it if what its weights depend on was edited since."""
+def describe_fold(candidate: Candidate, fold: str) -> TrainedFold:
+    """Read how a fold was trained.
+
+    Raises:
+        ModelError: What its weights depend on was edited since.
+    """
     configuration = candidate.configuration
     path = candidate.folder.fold(configuration.name, fold).description
     trained = serial.load(TrainedFold, path)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from selfseg.records.names import ConfigurationName
 from selfseg.records.serial import Record
+from selfseg.records.transfer import StartModel
 
 
 class EpochRecord(Record):
@@ -26,7 +27,8 @@ class TrainedFold(Record):
 
     `data_digest` covers the files of the training cases, `previous_digest` the weights of a
     cascade's previous stage. `mirror_axes` are the axes that training
-    mirrored; prediction averages over no others.
+    mirrored; prediction averages over no others. `start` is the model that its weights came from;
+    None: they were drawn at random.
     """
 
     schema_version: Literal[1] = 1
@@ -44,3 +46,4 @@ class TrainedFold(Record):
     previous_digest: str = ""
     train_cases: tuple[str, ...]
     validation_cases: tuple[str, ...]
+    start: StartModel | None = None

@@ -44,7 +44,15 @@ class WarmupCosine(Record):
     warmup: float = 0.05
 
 
-Schedule = Annotated[Poly | WarmupCosine, Field(discriminator="kind")]
+class WarmupPoly(Record):
+    """Linear warm-up over a share of the training, then `(1 − rest) ** exponent` over the rest."""
+
+    kind: Literal["warmup_poly"] = "warmup_poly"
+    warmup: float = 0.05
+    exponent: float = 0.9
+
+
+Schedule = Annotated[Poly | WarmupCosine | WarmupPoly, Field(discriminator="kind")]
 
 
 class Recipe(Record):

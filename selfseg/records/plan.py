@@ -15,6 +15,7 @@ from selfseg.records.optimization import Optimization
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.serial import Record, Triple
 from selfseg.records.shape_model import ShapeOptions
+from selfseg.records.transfer import FineTune, Transfer
 
 
 class Budget(Record):
@@ -58,6 +59,7 @@ class Configuration(Record):
         memory_gib: Estimated memory of a training step.
         network, loss, augmentation, optimization, inference: Options of the parts.
         previous_stage: Configuration whose segmentation is a further input (cascade).
+        transfer: How weights that come from another model are trained on.
     """
 
     name: ConfigurationName
@@ -72,6 +74,7 @@ class Configuration(Record):
     optimization: Optimization
     inference: Inference
     previous_stage: ConfigurationName | None = None
+    transfer: Transfer = FineTune()
 
     @property
     def context(self) -> int:

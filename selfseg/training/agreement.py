@@ -7,6 +7,7 @@ import logging
 from selfseg.errors import CheckpointError
 from selfseg.inference.trained import weights_digest
 from selfseg.records.model import TrainedFold
+from selfseg.records.transfer import StartModel
 from selfseg.training.checkpoints import Position
 from selfseg.training.job import Course, TrainingJob
 
@@ -24,6 +25,8 @@ def check_position(position: Position, job: TrainingJob) -> None:
         differing.append("the plan's configuration, or the training cases or their files")
     if position.seed != job.seed:
         differing.append(f"the seed ({position.seed} there, {job.seed} now)")
+    if differs := _other_start(position.start, job):
+        differing.append(differs)
     if job.steps_per_epoch not in (None, position.steps_per_epoch):
         differing.append(
             f"the steps per epoch ({position.steps_per_epoch} there, {job.steps_per_epoch} now)"
@@ -47,7 +50,7 @@ def check_finished(fold: TrainedFold, job: TrainingJob) -> None:
     """Refuse a finished fold that does not belong to the job; say how it was trained.
 
     Raises:
-        CheckpointError: It was trained with another plan or other cases.
+        CheckpointError: It was trained with another plan, other cases, or from another start.
     """
     differing = []
     if fold.plan_digest != weights_digest(job.plan, job.configuration):
@@ -56,6 +59,8 @@ def check_finished(fold: TrainedFold, job: TrainingJob) -> None:
         differing.append("the training cases")
     elif fold.data_digest != job.data_digest:
         differing.append("images, references or labels of the training cases")
+    if job.start is not None and (differs := _other_start(fold.start, job)):
+        differing.append(differs)
     if fold.previous_digest != job.previous_digest:
         differing.append(f"the weights of {job.configuration.previous_stage}")
     if differing:
@@ -74,6 +79,8 @@ def check_finished(fold: TrainedFold, job: TrainingJob) -> None:
     asked = _asked_otherwise(fold, job)
     if asked:
         log.warning("It was not trained for %s; --restart would", asked)
+    if job.start is None and fold.start is not None:
+        log.warning("It started from %s; --restart starts from random weights", fold.start.title)
 
 
 def _asked_otherwise(fold: TrainedFold, job: TrainingJob) -> str:
@@ -90,6 +97,15 @@ def _asked_otherwise(fold: TrainedFold, job: TrainingJob) -> str:
         if job.steps_per_epoch not in (None, round(fold.steps / max(fold.epochs, 1))):
             asked.append(f"{job.steps_per_epoch} steps an epoch")
     return ", ".join(asked)
+
+
+def _other_start(start: StartModel | None, job: TrainingJob) -> str:
+    """Return how a training began otherwise than a job would; '' if it did not."""
+    now = None if job.start is None else job.start.model
+    if (start and start.digest) == (now and now.digest):
+        return ""
+    there, here = (model.title if model else "random weights" for model in (start, now))
+    return f"what it starts from ({there} there, {here} now)"
 
 
 def _length(total_steps: int | None, time_s: float | None) -> str:

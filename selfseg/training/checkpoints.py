@@ -11,6 +11,7 @@ from selfseg.errors import CheckpointError, ModelError, RecordError
 from selfseg.networks.layout import CHANNELS_LAST
 from selfseg.networks.weights import load_with_metadata, read_metadata, save_weights
 from selfseg.records import serial
+from selfseg.records.transfer import StartModel
 from selfseg.training.job import Course, TrainingJob
 from selfseg.training.state import TrainState
 from selfseg.workspace import FoldFolder
@@ -43,6 +44,7 @@ class Position(serial.Record):
     precision: str
     layout: Literal["contiguous", "channels_last"]
     scaler_scale: float | None
+    start: StartModel | None = None
 
     @property
     def share(self) -> float:
@@ -80,11 +82,12 @@ def save_checkpoint(state: TrainState, job: TrainingJob, course: Course) -> None
         precision=state.precision,
         layout="contiguous" if planar else "channels_last",
         scaler_scale=state.scaler.get_scale() if state.scaler.is_enabled() else None,
+        start=None if job.start is None else job.start.model,
     )
     tensors = {NETWORK + name: value for name, value in state.network.state_dict().items()}
     tensors |= {AVERAGE + name: value for name, value in state.average.items()}
     tensors |= {LOSS + name: value for name, value in state.memory.items()}
-    tensors |= _optimizer_tensors(state.optimizer)
+    tensors |= optimizer_tensors(state.optimizer)
     tensors[RNG + "cpu"] = torch.get_rng_state()
     if state.device.type == "cuda":
         tensors[RNG + "cuda"] = torch.cuda.get_rng_state(state.device)
@@ -129,7 +132,7 @@ def restore(state: TrainState, position: Position, tensors: dict[str, Tensor]) -
         state.network.load_state_dict(_part(tensors, NETWORK))
         for name, value in _part(tensors, AVERAGE).items():
             state.average[name].copy_(value)
-        _restore_optimizer(state.optimizer, _part(tensors, OPTIMIZER))
+        restore_optimizer(state.optimizer, _part(tensors, OPTIMIZER))
         state.memory.update(_part(tensors, LOSS))
         torch.set_rng_state(tensors[RNG + "cpu"])
         if state.device.type == "cuda" and RNG + "cuda" in tensors:
@@ -146,7 +149,7 @@ def restore(state: TrainState, position: Position, tensors: dict[str, Tensor]) -
     state.losses.set(position.loss_sum, position.loss_count)
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimizer's state as `optimizer/INDEX/NAME`; numbers become tensors."""
     state = optimizer.state_dict()["state"]
     return {
@@ -157,7 +160,8 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Bring an optimizer to where its tensors (`INDEX/NAME`) were kept."""
     content = optimizer.state_dict()
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():

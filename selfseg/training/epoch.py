@@ -64,7 +64,7 @@ def score_epoch(
             outputs = functional_call(state.network, weights, (image,))
             total += loss(outputs, batch.label, batch.maps)
         overlap.add(outputs[0], batch.label)
-    state.network.train()
+    state.tuning.train_(state.network)
     dice = overlap.dice()
     mean = float(total) / course.validation_steps
     if not math.isfinite(mean):

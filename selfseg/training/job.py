@@ -20,6 +20,8 @@ from selfseg.records.plan import Configuration, Plan
 from selfseg.records.run import MEASURING_SHARE
 from selfseg.training.schedule import choose_recipe
 from selfseg.training.state import choose_layout, seconds_per_step
+from selfseg.training.transfer import SourceModel
+from selfseg.training.tuning import transfer_recipe
 from selfseg.workspace import FoldFolder
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class TrainingJob:
         previous, previous_maps: In a cascade, the previous stage's segmentations on the grid of
             `data`, and for each case the label map that they were made from.
         loss_maps: Folder of what the loss needs besides the labels.
+        start: Model whose weights the training starts with; None: random ones.
         output: Where the model goes.
         epochs, steps_per_epoch: In place of the plan's.
         time_s: Train for so long instead; the schedule ends with the time.
@@ -70,6 +73,7 @@ class TrainingJob:
     previous: PreviousStage | None = None
     previous_maps: Mapping[str, Path] | None = None
     loss_maps: Path | None = None
+    start: SourceModel | None = None
 
     @property
     def channels(self) -> int:
@@ -159,9 +163,10 @@ def plan_course(job: TrainingJob) -> Course:
             per_epoch = max(min(per_epoch, round(expected / EPOCHS_OF_TIMED_RUN)), 1)
     recipe, reason = choose_recipe(options, expected)
     log.info("Recipe: %s", reason)
+    kind: Literal["long", "short"] = "short" if recipe is options.short_recipe else "long"
     return Course(
-        kind="short" if recipe is options.short_recipe else "long",
-        recipe=recipe,
+        kind=kind,
+        recipe=_started(recipe, job, kind),
         steps_per_epoch=per_epoch,
         total_steps=total,
         time_s=job.time_s,
@@ -184,11 +189,18 @@ def resume_course(
         total_steps, time_s = job.epochs * steps_per_epoch, None
     return Course(
         kind=kind,
-        recipe=options.short_recipe if kind == "short" else options.recipe,
+        recipe=_started(options.short_recipe if kind == "short" else options.recipe, job, kind),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         time_s=time_s,
     )
+
+
+def _started(recipe: Recipe, job: TrainingJob, kind: Literal["long", "short"]) -> Recipe:
+    """Return the recipe for the weights that a job starts with."""
+    if job.start is None:
+        return recipe
+    return transfer_recipe(recipe, job.configuration.transfer, is_short=kind == "short")
 
 
 def measure_step_s(

@@ -5,7 +5,14 @@ from __future__ import annotations
 from math import cos, pi
 from typing import assert_never
 
-from selfseg.records.optimization import Optimization, Poly, Recipe, Schedule, WarmupCosine
+from selfseg.records.optimization import (
+    Optimization,
+    Poly,
+    Recipe,
+    Schedule,
+    WarmupCosine,
+    WarmupPoly,
+)
 
 
 def learning_rate_factor(schedule: Schedule, progress: float) -> float:
@@ -19,11 +26,13 @@ def learning_rate_factor(schedule: Schedule, progress: float) -> float:
     match schedule:
         case Poly():
             return float((1 - progress) ** schedule.exponent)
-        case WarmupCosine():
+        case WarmupCosine() | WarmupPoly():
             if progress < schedule.warmup:
                 # Never zero: the first step would be lost.
                 return max(progress / schedule.warmup, 0.01)
             falling = (progress - schedule.warmup) / (1 - schedule.warmup)
+            if isinstance(schedule, WarmupPoly):
+                return float((1 - falling) ** schedule.exponent)
             return 0.5 * (1 + cos(pi * falling))
         case _:
             assert_never(schedule)

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from selfseg.networks.build import build_training_network
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
+from selfseg.networks.low_rank import updated
 from selfseg.networks.precision import autocast_dtype
 from selfseg.networks.training_heads import NO_HEADS, HeadCounts
 from selfseg.records.optimization import SGD, AdamW, Optimizer, Recipe
 from selfseg.records.plan import Configuration
 from selfseg.training.meter import LossMeter
+from selfseg.training.tuning import Tuning, learn_alike
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class TrainState:
         losses: Of the current epoch.
         latest: Figures of the last epoch, for the progress bar.
         memory: What the loss remembers from step to step (see `DeeplySupervisedSum`).
+        tuning: Which weights learn, and how.
     """
 
     network: nn.Module
@@ -67,6 +70,7 @@ class TrainState:
     elapsed_s: float = 0.0
     latest: str = ""
     memory: dict[str, Tensor] = field(default_factory=dict)
+    tuning: Tuning = field(default_factory=Tuning)
 
     @property
     def precision(self) -> str:
@@ -84,8 +88,9 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     device: torch.device,
     layout: torch.memory_format | None = None,
     heads: HeadCounts = NO_HEADS,
+    start_: Callable[[nn.Module], Tuning] = learn_alike,
 ) -> TrainState:
-    """Return the state at step 0; the initial weights depend on the seed only.
+    """Return the state at step 0; random weights depend on the seed only.
 
     Args:
         configuration: Network, batch and patch.
@@ -96,6 +101,7 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
         device: Where to train.
         layout: Memory format of a run that goes on; None chooses the faster one.
         heads: Further heads that the loss needs.
+        start_: Fills the fresh network with other weights, and tells how they learn.
     """
     torch.manual_seed(seed)
     network = build_training_network(
@@ -106,28 +112,33 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     network.to(device)
     shape = (configuration.batch, channels, *configuration.patch)
     layout = layout or choose_layout(network, shape, device)
-    set_layout(network, layout)
+    tuning = start_(network)  # after the layouts were timed: that moves running statistics
+    set_layout(network.to(device), layout)
     averaged = recipe.average_decay > 0
     return TrainState(
         network=network,
-        forward=_compiled(network, shape, device, layout, dtype),
+        forward=_compiled(updated(network), shape, device, layout, dtype),
         average={n: p.detach().clone() for n, p in network.named_parameters()} if averaged else {},
-        optimizer=build_optimizer(recipe.optimizer, network),
+        optimizer=build_optimizer(recipe.optimizer, network, tuning),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         recipe=recipe,
         device=device,
         dtype=dtype,
         layout=layout,
         losses=LossMeter(device, tolerated=TOLERATED if dtype == torch.float16 else 0),
+        tuning=tuning,
     )
 
 
-def build_optimizer(options: Optimizer, network: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer over all weights."""
+def build_optimizer(
+    options: Optimizer, network: nn.Module, tuning: Tuning
+) -> torch.optim.Optimizer:
+    """Return the optimizer over all weights that learn."""
+    weights = tuning.groups(network)
     match options:
         case SGD():
             return torch.optim.SGD(
-                network.parameters(),
+                weights,
                 lr=options.learning_rate,
                 momentum=options.momentum,
                 nesterov=options.nesterov,
@@ -135,7 +146,7 @@ def build_optimizer(options: Optimizer, network: nn.Module) -> torch.optim.Optim
             )
         case AdamW():
             return torch.optim.AdamW(
-                network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+                weights, lr=options.learning_rate, weight_decay=options.weight_decay
             )
         case _:
             assert_never(options)
@@ -227,6 +238,7 @@ def _compiled(
         return network
     compiled = torch.compile(network)
     image = torch.zeros(shape, device=device)
+    statistics = [buffer.clone() for buffer in network.buffers()]
     try:
         with mixed_precision(device, dtype):
             outputs = compiled(image.to(memory_format=layout))
@@ -239,6 +251,8 @@ def _compiled(
         return network
     finally:
         network.zero_grad(set_to_none=True)
+        for buffer, kept in zip(network.buffers(), statistics, strict=True):
+            buffer.copy_(kept)
     return compiled
 
 

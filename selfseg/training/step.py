@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from selfseg.loading.batches import Batch
+from selfseg.networks.low_rank import with_updates
 from selfseg.networks.training_heads import exported
 from selfseg.training.state import TrainState, mixed_precision
+from selfseg.training.tuning import RATE
 
 
 def train_step(
@@ -15,13 +17,14 @@ def train_step(
 ) -> Tensor:
     """Update the weights once; return the loss, still on the device (reading it would wait)."""
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get(RATE, 1.0)
     state.optimizer.zero_grad(set_to_none=True)
     image = batch.image.contiguous(memory_format=state.layout)
     with mixed_precision(state.device, state.dtype):
         value: Tensor = loss(state.forward(image), batch.label, batch.maps)
     state.scaler.scale(value).backward()  # type: ignore[no-untyped-call]
     state.scaler.unscale_(state.optimizer)
+    state.tuning.pull_(state.network)
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), gradient_clip)
     state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -46,4 +49,4 @@ def final_weights(state: TrainState) -> dict[str, Tensor]:
     """Return the weights to predict with, without training heads; averages where there are any."""
     weights = state.network.state_dict()
     assert state.average.keys() <= weights.keys(), "the average is of another network"
-    return exported({**weights, **state.average})
+    return exported(with_updates({**weights, **state.average}))

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -28,6 +29,7 @@ from selfseg.training.epoch import EpochScores, score_epoch
 from selfseg.training.job import Course, TrainingJob, plan_course, resume_course
 from selfseg.training.schedule import learning_rate_factor
 from selfseg.training.shapes import prepare_shapes
+from selfseg.training.start import start_
 from selfseg.training.state import TrainState, create_state
 from selfseg.training.step import final_weights, train_step
 from selfseg.workspace import FoldFolder
@@ -142,6 +144,7 @@ def _begin(job: TrainingJob) -> tuple[TrainState, Course]:
         device=job.device,
         layout=layout,
         heads=job.heads,
+        start_=partial(start_, job=job),
     )
     if found is not None:
         restore(state, *found)
@@ -171,7 +174,7 @@ def _batches(job: TrainingJob, course: Course, state: TrainState) -> Iterator[Ba
 def _train_epoch(state: TrainState, run: Run) -> None:
     """Train to the end of the epoch or of the run, score, write history and checkpoint."""
     job, course, began_s = run.job, run.course, state.elapsed_s
-    state.network.train()
+    state.tuning.train_(state.network)
     rate, waited_s = _train_steps(state, run)
     _refuse_divergence(state, run)
     mean_loss = state.losses.mean()
@@ -210,6 +213,7 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
         rate = recipe.optimizer.learning_rate * learning_rate_factor(recipe.schedule, progress)
         clip = options.gradient_clip
         run.loss.progress = course.progress(state.step, state.elapsed_s)
+        state.tuning.release_(state.network, run.loss.progress)
         run.loss.step = state.step
         state.losses.add(train_step(state, batch, run.loss, learning_rate=rate, gradient_clip=clip))
         if state.device.type == "cpu":  # elsewhere reading the loss would wait for the device
@@ -301,6 +305,7 @@ def _finish(state: TrainState, job: TrainingJob) -> TrainedFold:
         previous_digest=job.previous_digest,
         train_cases=job.train_cases,
         validation_cases=job.validation_cases,
+        start=None if job.start is None else job.start.model,
     )
     serial.save(fold, job.output.description)
     save_weights(final_weights(state), job.output.weights)

@@ -40,7 +40,7 @@ def _validate(job: TrainingJob, known: PlannedDataset) -> MetricsTable:
 
     dataset, stored = known.dataset, job.output.scores
     wanted = [case for case in dataset.cases if case.id in job.validation_cases]
-    cases = [_absolute(case, Path(dataset.root)) for case in wanted]
+    cases = [absolute_case(case, Path(dataset.root)) for case in wanted]
     basis = known.validation_basis(job.configuration, job.fold, job.validation_cases)
     former = serial.load(MetricsTable, stored) if stored.is_file() else None
     if former is not None and former.basis != basis:
@@ -116,7 +116,9 @@ def _score(cases: list[Case], folder: Path, dataset: Dataset, workers: int) -> M
     return metrics_table(scored, dataset.targets.names)
 
 
-def _absolute(case: Case, root: Path) -> Case:
+def absolute_case(case: Case, root: Path) -> Case:
+    """Return a case whose files have absolute paths."""
+
     def resolve(file: File) -> File:
         return file.model_copy(update={"path": str(root / file.path)})
 

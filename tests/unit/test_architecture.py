@@ -28,10 +28,12 @@ STAGES = {
     "fingerprinting", "preprocessing", "training", "inference", "evaluation", "reporting",
     "planning", "plan_checks", "loss_checks", "budget", "postprocessing", "selection",
     "classification",
+    "pretraining",
 }  # fmt: skip
 STAGE_EDGES = {
     ("inference", "preprocessing"),
     ("plan_checks", "loss_checks"),
+    ("pretraining", "training"),
     ("training", "inference"),
     ("training", "evaluation"),
     ("inference", "postprocessing"),
@@ -47,7 +49,7 @@ STAGE_EDGES = {
 }
 TOP = {
     "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
-    "phantoms", "classifying",
+    "phantoms", "classifying", "adopting", "pretrain",
 }  # fmt: skip
 
 

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from selfseg.cli.main import app
-from selfseg.cli.predict import _model_folder
 from selfseg.progress import duration_text
+from selfseg.workspace import model_folder
 
 
 def test_the_version_is_that_of_the_package() -> None:
@@ -30,7 +30,6 @@ def test_waits_are_told_as_one_reads_them(seconds: float, text: str) -> None:
 def test_predict_takes_a_planned_name_for_a_model(tmp_path: Path) -> None:
     (tmp_path / "liver").mkdir()
     (tmp_path / "liver" / "plan.json").write_text("{}")
-    assert _model_folder(Path("liver"), tmp_path) == tmp_path / "liver"
-    assert _model_folder(Path("elsewhere"), tmp_path) == Path("elsewhere")
-    assert _model_folder(tmp_path / "liver", tmp_path / "other") == tmp_path / "liver"
-    assert _model_folder(None, tmp_path) == tmp_path
+    assert model_folder(tmp_path, Path("liver")) == tmp_path / "liver"
+    assert model_folder(tmp_path, Path("elsewhere")) == Path("elsewhere")
+    assert model_folder(tmp_path / "other", tmp_path / "liver") == tmp_path / "liver"

@@ -1,0 +1,121 @@
+"""Make a plan fit a model to start from, or say why none does."""
+
+from __future__ import annotations
+
+import logging
+from statistics import median
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from selfseg.errors import PlanError
+from selfseg.planning import find_planner
+from selfseg.records.dataset import Dataset
+from selfseg.records.fingerprint import Fingerprint
+from selfseg.records.plan import Decision, Plan
+from selfseg.records.preprocessing import Preprocessing
+from selfseg.records.serial import Triple
+from selfseg.records.source import Adoption, SourceFacts, TransferFacts
+from selfseg.requests import StartRequest
+
+if TYPE_CHECKING:
+    from selfseg.training.transfer import SourceModel
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Adopter(Protocol):
+    """What a planner may offer as well: plans that fit a model to start from."""
+
+    def adopt(self, plan: Plan, source: SourceFacts) -> Adoption:
+        """Decide a configuration that fits a model, or tell why there is none."""
+        ...
+
+    def probed_cases(self, dataset: Dataset) -> tuple[str, ...]:
+        """Decide which training cases a model is tried on, by id."""
+        ...
+
+    def nominate_start(self, source: SourceFacts, facts: TransferFacts) -> Decision:
+        """Decide whether a model is `nominated: …`, `doubtful: …` or `refused: …`."""
+        ...
+
+
+def find_adopter(name: str = "default") -> Adopter:
+    """Return the rules of a planner for fitting a model; the default planner's if it has none."""
+    planner = find_planner(name)
+    if isinstance(planner, Adopter):
+        return planner
+    default = find_planner("default")
+    assert isinstance(default, Adopter)
+    return default
+
+
+def open_model(request: StartRequest) -> SourceModel:
+    """Read the model that a plan is to fit.
+
+    Raises:
+        ModelError: There is no such model, or several without a choice.
+    """
+    from selfseg.training.start import open_source
+
+    return open_source(request.folder, request.configuration, request.fold)
+
+
+def adopt_model(plan: Plan, model: SourceFacts, *, planner: str = "default") -> Plan:
+    """Return a plan whose configuration of a model's name fits the model, and comes first.
+
+    Raises:
+        PlanError: There can be none; says why.
+    """
+    adoption = find_adopter(planner).adopt(plan, model)
+    made = adoption.configuration
+    if made is None:
+        raise PlanError(
+            f"no plan for {plan.dataset} fits {model.model.title}: {'; '.join(adoption.refusals)}",
+            remedy="Choose another model or configuration of it (--init-config), or plan without "
+            "--init; 'selfseg train --init' then takes what fits.",
+        )
+    configurations = tuple(made if item.name == made.name else item for item in plan.configurations)
+    rest = (name for name in plan.proposed if name != made.name)
+    changes = {
+        "configurations": configurations,
+        "proposed": (made.name, *rest),
+        "decisions": (*plan.decisions, *adoption.decisions),
+    }
+    return plan.model_copy(update=changes)
+
+
+def judge_model(
+    source: SourceModel,
+    dataset: Dataset,
+    fingerprint: Fingerprint,
+    *,
+    planner: str,
+    device: str,
+) -> Decision:
+    """Try a model on some training cases, and return what the planner makes of that."""
+    from selfseg.networks.device import select_device
+    from selfseg.training.probe import probe
+
+    adopter = find_adopter(planner)
+    facts = probe(
+        source,
+        dataset,
+        adopter.probed_cases(dataset),
+        spacing_ratios=_spacing_ratios(fingerprint, source.configuration.preprocessing),
+        device=select_device(device),
+    )
+    verdict = adopter.nominate_start(source.facts, facts)
+    level = logging.INFO if verdict.value.startswith("nominated") else logging.WARNING
+    log.log(level, "Start %s, because %s", verdict.value, verdict.because)
+    return verdict
+
+
+def _spacing_ratios(fingerprint: Fingerprint, options: Preprocessing) -> Triple:
+    """Return the median voxel size over the model's, in the model's order of axes."""
+    ratios = [
+        1.0
+        if spacing is None
+        else median(case.spacing_mm[axis] for case in fingerprint.cases) / spacing
+        for axis, spacing in zip(options.axes, options.spacing_mm, strict=True)
+    ]
+    return (ratios[0], ratios[1], ratios[2])

@@ -1,0 +1,145 @@
+"""`pretrain` as a function: unlabelled images made ready, a planned network trained on them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from selfseg.errors import PlanError
+from selfseg.execution.processes import default_workers
+from selfseg.folds import find_configuration, open_planned
+from selfseg.planning import find_planner
+from selfseg.records.dataset import Case, Dataset
+from selfseg.records.network import ContextUNet, TwoBranch
+from selfseg.records.plan import Configuration, Decision, Plan
+from selfseg.records.pretraining import MaskedReconstruction, Pretrained
+from selfseg.workspace import planned_folder
+
+if TYPE_CHECKING:
+    from selfseg.inference.trained import PlannedDataset
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRequest:
+    """Options of `pretrain`; without a configuration the first proposed one."""
+
+    images: Path
+    configuration: str | None = None
+    steps: int | None = None
+    time_s: float | None = None
+    restart: bool = False
+    device: str = "auto"
+    workers: int | None = None
+    seed: int = 0
+
+
+@runtime_checkable
+class Pretrainer(Protocol):
+    """What a planner may offer as well: how networks are pretrained without labels."""
+
+    def pretraining(self, configuration: Configuration) -> tuple[MaskedReconstruction, Decision]:
+        """Decide how a network is pretrained."""
+        ...
+
+
+def find_pretrainer(name: str = "default") -> Pretrainer:
+    """Return the rules of a planner; the default planner's if it has none."""
+    planner = find_planner(name)
+    if isinstance(planner, Pretrainer):
+        return planner
+    default = find_planner("default")
+    assert isinstance(default, Pretrainer)
+    return default
+
+
+def pretrain_network(dataset: str, workspace: Path, request: PretrainRequest) -> Pretrained:
+    """Pretrain the network of a planned configuration on images without labels.
+
+    Raises:
+        PlanError: The configuration has no network that can be pretrained.
+        DatasetError: The folder holds nothing that fits the channels.
+        CheckpointError: See `selfseg.pretraining.train.pretrain`.
+    """
+    from selfseg.networks.device import select_device
+    from selfseg.pretraining.train import PretrainingJob, pretrain
+
+    known = open_planned(planned_folder(workspace, dataset))
+    configuration = _configuration(known.plan, request.configuration)
+    options, decision = find_pretrainer(known.plan.planner).pretraining(configuration)
+    log.info("Pretraining: %s, because %s", decision.value, decision.because)
+    cases, arrays = _prepare(known, configuration, request)
+    job = PretrainingJob(
+        dataset=known.plan.dataset,
+        channels=known.plan.channels,
+        configuration=configuration,
+        options=options,
+        decision=decision,
+        cases=tuple(case.id for case in cases),
+        arrays=arrays,
+        output=known.folder.pretrained(configuration.name),
+        steps=request.steps,
+        time_s=request.time_s,
+        seed=request.seed,
+        device=select_device(request.device),
+        restart=request.restart,
+    )
+    return pretrain(job)
+
+
+def _configuration(plan: Plan, name: str | None) -> Configuration:
+    first = next(iter(plan.proposed), plan.configurations[0].name)
+    configuration = find_configuration(plan, name or first)
+    if configuration.previous_stage is not None:
+        reason = f"it needs the segmentations of {configuration.previous_stage}"
+    elif isinstance(configuration.network, ContextUNet | TwoBranch):
+        reason = f"a {configuration.network.kind} gives no image of the size of its patch"
+    else:
+        return configuration
+    fitting = ", ".join(
+        item.name
+        for item in plan.configurations
+        if item.previous_stage is None and not isinstance(item.network, ContextUNet | TwoBranch)
+    )
+    raise PlanError(
+        f"{configuration.name} cannot be pretrained: {reason}",
+        remedy=f"Choose with --config from: {fitting or 'none of this plan'}.",
+    )
+
+
+def _prepare(
+    known: PlannedDataset, configuration: Configuration, request: PretrainRequest
+) -> tuple[tuple[Case, ...], tuple[Path, ...]]:
+    """Make the arrays of the images where they are missing; return cases and arrays."""
+    from selfseg.io.checks import digest_file
+    from selfseg.io.formats import list_cases
+    from selfseg.preprocessing.dataset import CaseFiles, preprocess
+
+    plan = known.plan
+    cases = tuple(
+        case.model_copy(
+            update={
+                "images": tuple(
+                    file.model_copy(update={"digest": digest_file(Path(file.path))})
+                    for file in case.images
+                )
+            }
+        )
+        for case in list_cases(request.images, len(plan.channels))
+    )
+    unlabelled = Dataset(
+        name=plan.dataset,
+        root=str(request.images.resolve()),
+        layout="nnunet",
+        channels=plan.channels,
+        labels=plan.labels,
+        cases=cases,
+    )
+    folder = known.folder.pretrained(configuration.name).arrays
+    workers = default_workers(request.workers)
+    options, patch = configuration.preprocessing, configuration.patch
+    preprocess(unlabelled, options, folder, patch=patch, workers=workers)
+    return cases, tuple(CaseFiles(folder, case.id).image for case in cases)

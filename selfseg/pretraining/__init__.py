@@ -1,0 +1,1 @@
+"""A start without labels: a network learns to paint what was masked in images."""

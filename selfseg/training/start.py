@@ -1,0 +1,173 @@
+"""Open the model that a training starts from, and bring its weights into a fresh network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from selfseg.errors import ModelError, RecordError
+from selfseg.inference.find import Candidate, choose_model, find_models
+from selfseg.inference.model import describe_fold, load_fold
+from selfseg.inference.trained import ALL_CASES, model_digest
+from selfseg.networks.weights import load_weights
+from selfseg.records import serial
+from selfseg.records.dataset import Dataset
+from selfseg.records.pretraining import Pretrained
+from selfseg.records.transfer import StartModel
+from selfseg.training.job import TrainingJob
+from selfseg.training.transfer import Ends, SourceModel, map_weights
+from selfseg.training.tuning import Tuning, prepare_
+from selfseg.workspace import DatasetFolder, PretrainedFolder
+
+log = logging.getLogger(__name__)
+
+
+def open_source(
+    folder: Path,
+    configuration: str | None = None,
+    fold: str | None = None,
+    *,
+    like: tuple[str, str] | None = None,
+) -> SourceModel:
+    """Read a model to start from; models of other formats are to be read here.
+
+    Args:
+        folder: A data set's folder in a workspace, any with plan.json and models/, or that of a
+            pretrained network.
+        configuration: Of the model; None: the one of the same name as is trained, or the only one.
+        fold: Of the model; None: the one that was trained on all cases, else that of the same name
+            as is trained, else the first.
+        like: Configuration and fold that are to be trained.
+
+    Raises:
+        ModelError: There is no such model, or several without a choice.
+    """
+    if PretrainedFolder(folder).weights.is_file():
+        return _open_pretrained(PretrainedFolder(folder))
+    name, same_fold = like or (None, None)
+    candidate = _choose(folder, configuration, fold, name)
+    chosen = fold or _default_fold(candidate.folds, same_fold)
+    trained = describe_fold(candidate, chosen)
+    network = load_fold(candidate, chosen, torch.device("cpu"))
+    return SourceModel(
+        model=StartModel(
+            folder=str(candidate.folder.path),
+            dataset=candidate.plan.dataset,
+            configuration=candidate.configuration.name,
+            fold=chosen,
+            digest=model_digest(candidate.folder, candidate.configuration, chosen),
+        ),
+        configuration=candidate.configuration,
+        ends=Ends.of(candidate.plan, candidate.configuration),
+        channels=candidate.plan.channels,
+        labels=candidate.plan.targets.names,
+        weights=network.state_dict(),
+        train_cases=trained.train_cases,
+        images=_images(candidate.folder, trained.train_cases),
+    )
+
+
+def refuse_leak(source: SourceModel, dataset: Dataset, held_out: Sequence[str]) -> None:
+    """Refuse a model that was trained on cases which are held out now: scores would be too good.
+
+    Raises:
+        ModelError: It was; names the cases.
+    """
+    wanted = set(held_out)
+    digests = {
+        case.id: {file.digest for file in case.images if file.digest}
+        for case in dataset.cases
+        if case.id in wanted
+    }
+    seen = [case for case, files in digests.items() if files & source.images]
+    if not source.images and source.model.dataset == dataset.name:
+        seen = [case for case in digests if case in source.train_cases]
+    if seen:
+        more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
+        raise ModelError(
+            f"{source.model.title} was trained on cases that this fold holds out: "
+            f"{', '.join(seen[:3])}{more}",
+            remedy="Start from the fold that holds out the same cases (--init-fold), or from "
+            "another model.",
+        )
+
+
+def start_(network: nn.Module, job: TrainingJob) -> Tuning:
+    """Fill a fresh network with the weights that a job starts from; return how they learn.
+
+    What became of each weight is written beside the fold.
+
+    Raises:
+        ModelError: The model does not fit.
+    """
+    source = job.start
+    if source is None:
+        return Tuning()
+    configuration = job.configuration
+    target = Ends.of(job.plan, configuration)
+    weights, report = map_weights(source, network.state_dict(), target, configuration)
+    network.load_state_dict(weights)
+    serial.save(report, job.output.transfer)
+    log.info(
+        "Starting from %s: %.1f %% of the weights loaded, %.1f %% adapted",
+        source.model.title,
+        100 * report.loaded_share,
+        100 * report.adapted_share,
+    )
+    for note in report.notes:
+        log.warning("Starting from %s: %s", source.model.dataset, note)
+    return prepare_(network, configuration.network, configuration.transfer, report)
+
+
+def _open_pretrained(files: PretrainedFolder) -> SourceModel:
+    """Read a network that was pretrained without labels: it has no heads."""
+    made = serial.load(Pretrained, files.description)
+    return SourceModel(
+        model=made.model,
+        configuration=made.configuration,
+        ends=Ends(made.configuration.network, made.channels, ()),
+        channels=made.channels,
+        labels=(),
+        weights=load_weights(files.weights),
+    )
+
+
+def _choose(
+    folder: Path, configuration: str | None, fold: str | None, like: str | None
+) -> Candidate:
+    there: set[str] = {found.configuration.name for found in find_models(folder)}
+    same = like if like in there else None
+    try:
+        return choose_model(folder, configuration or same, None if fold is None else [fold])
+    except ModelError as error:
+        raise ModelError(
+            f"--init: {error.message}",
+            remedy="Choose one that is there with --init FOLDER --init-config NAME --init-fold K."
+            if there
+            else error.remedy,
+        ) from error
+
+
+def _default_fold(folds: Sequence[str], fold: str | None) -> str:
+    if ALL_CASES in folds:
+        return ALL_CASES
+    return fold if fold is not None and fold in folds else folds[0]
+
+
+def _images(folder: DatasetFolder, cases: Sequence[str]) -> frozenset[str]:
+    """Return the digests of the images of some cases, where the folder tells them."""
+    try:
+        dataset = serial.load(Dataset, folder.dataset)
+    except RecordError:
+        return frozenset()
+    return frozenset(
+        file.digest
+        for case in dataset.cases
+        if case.id in set(cases)
+        for file in case.images
+        if file.digest
+    )

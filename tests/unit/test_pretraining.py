@@ -1,0 +1,197 @@
+"""Pretraining without labels: masks, learning, resuming, and starting from the result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from selfseg.planners.pretraining import decide_pretraining
+from tinymodel import tiny_configuration, tiny_plan
+from trainingdata import write_case
+from trainingjobs import CPU, make_job
+
+from selfseg.errors import CheckpointError, PlanError
+from selfseg.networks.build import build_network
+from selfseg.networks.weights import load_weights
+from selfseg.pretrain import _configuration
+from selfseg.pretraining import train as pretraining
+from selfseg.pretraining.masks import MaskedBatch, cut_patch, draw_batch, draw_mask, flat_error
+from selfseg.pretraining.train import PretrainingJob, pretrain
+from selfseg.records import serial
+from selfseg.records.network import DSN3D, ContextUNet
+from selfseg.records.transfer import TransferReport
+from selfseg.training.start import open_source
+from selfseg.training.train import train
+from selfseg.workspace import PretrainedFolder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    patch=st.lists(st.integers(4, 12), min_size=2, max_size=3),
+    share=st.floats(0.1, 0.9),
+    seed=st.integers(0, 99),
+)
+def test_masks_are_whole_blocks(patch: list[int], share: float, seed: int) -> None:
+    block = [3] * len(patch)
+    mask = draw_mask(patch, block, share, np.random.default_rng(seed))
+    assert mask.shape == tuple(patch)
+    corners = mask[tuple(slice(None, None, 3) for _ in patch)]
+    assert corners.sum() == max(1, round(share * corners.size))
+    whole = corners
+    for axis in range(len(patch)):
+        whole = whole.repeat(3, axis=axis)
+    assert np.array_equal(whole[tuple(slice(n) for n in patch)], mask)
+
+
+def test_only_masked_voxels_count() -> None:
+    image = torch.zeros(1, 2, 4, 4)
+    mask = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    mask[..., 0] = True
+    batch = MaskedBatch(seen=image, image=image, mask=mask)
+    painted = torch.where(mask, 3.0, 100.0).expand(-1, 2, -1, -1)
+    assert float(batch.error(painted)) == pytest.approx(9.0)
+
+
+def waves(folder: Path, count: int = 3) -> tuple[Path, ...]:
+    """Store smooth images, of which what is masked can be guessed from what is not."""
+    z, y, x = np.meshgrid(*(np.arange(16),) * 3, indexing="ij")
+    for number in range(count):
+        image = np.sin(0.4 * (z + y) + number) + np.cos(0.3 * x)
+        write_case(folder, f"image_{number}", image[None], np.zeros((16, 16, 16), int))
+    return tuple(folder / f"image_{number}.b2nd" for number in range(count))
+
+
+def test_the_network_sees_nothing_of_what_it_is_to_paint(tmp_path: Path) -> None:
+    arrays = waves(tmp_path)
+    drawn = [
+        draw_batch(arrays, (8, 8, 8), batch=2, block=(4, 4, 4), share=0.5, seed=(1, step))
+        for step in (0, 0, 1)
+    ]
+    batch = drawn[0]
+    assert torch.equal(batch.seen, torch.where(batch.mask, 0.0, batch.image))
+    assert float(batch.mask.float().mean()) == 0.5
+    assert torch.equal(drawn[0].seen, drawn[1].seen)
+    assert not torch.equal(drawn[0].seen, drawn[2].seen)
+    squares = batch.image[batch.mask.expand_as(batch.image)].square()
+    assert flat_error(batch) == pytest.approx(float(squares.mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize(("patch", "shape"), [((20, 8, 8), (1, 20, 8, 8)), ((20, 8), (1, 20, 8))])
+def test_patches_larger_than_an_image_are_padded(
+    tmp_path: Path, patch: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    cut = cut_patch(waves(tmp_path)[0], patch, np.random.default_rng(0))
+    assert cut.shape == shape
+    assert np.count_nonzero(np.abs(cut).sum(axis=tuple(n for n in range(cut.ndim) if n != 1))) == 16
+
+
+def job_of(tmp_path: Path, name: str = "run", **changes: object) -> PretrainingJob:
+    configuration = tiny_configuration(patch=(8, 8, 8))
+    options, decision = decide_pretraining(configuration)
+    job = PretrainingJob(
+        dataset="phantom",
+        channels=("channel 0",),
+        configuration=configuration,
+        options=options,
+        decision=decision,
+        cases=("image_0", "image_1", "image_2"),
+        arrays=waves(tmp_path / "arrays"),
+        output=PretrainedFolder(tmp_path / name / "3d_fullres"),
+        steps=6,
+        device=CPU,
+    )
+    return replace(job, **changes)  # type: ignore[arg-type]
+
+
+def test_a_network_learns_to_paint(tmp_path: Path) -> None:
+    made = pretrain(job_of(tmp_path, steps=120))
+    assert made.error < 0.9 * made.error_of_zeros
+    assert not job_of(tmp_path).output.checkpoint.exists()
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def test_a_killed_pretraining_resumes_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = job_of(tmp_path, "plain")
+    pretrain(plain)
+    killed = job_of(tmp_path, "killed")
+    draw = pretraining._draw
+
+    def dying(job: PretrainingJob, step: int) -> MaskedBatch:
+        if step == 4:
+            raise KilledError
+        return draw(job, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "CHECKPOINT_EVERY_S", 0.0)
+        patch.setattr(pretraining, "_draw", dying)
+        with pytest.raises(KilledError):
+            pretrain(killed)
+    with pytest.raises(CheckpointError, match="another seed"):
+        pretrain(replace(killed, seed=1))
+    assert pretrain(killed).steps == 6
+    assert killed.output.weights.read_bytes() == plain.output.weights.read_bytes()
+    assert pretrain(replace(killed, steps=9)).steps == 6  # finished, and left alone
+    with pytest.raises(CheckpointError, match="other images"):
+        pretrain(replace(killed, cases=("another",)))
+
+
+def test_a_training_starts_from_all_but_the_heads(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    pretrain(job)
+    weights = load_weights(job.output.weights)
+    network = build_network(job.configuration.network, channels=1, outputs=3)
+    heads = {name for name in network.state_dict() if name.startswith("heads.")}
+    assert weights.keys() == network.state_dict().keys() - heads
+    fold = make_job(tmp_path, epochs=1, start=open_source(job.output.path))
+    trained = train(fold)
+    assert trained.start is not None
+    assert trained.start.fold == "pretrained"
+    report = serial.load(TransferReport, fold.output.transfer)
+    assert {note.name for note in report.fresh} == heads
+    assert not report.skipped
+    assert not report.adapted
+
+
+@pytest.mark.parametrize(("patch", "block"), [((8, 16, 16), (2, 2, 2)), ((4, 16, 16), (1, 2, 2))])
+def test_blocks_are_voxels_of_the_bottleneck(
+    patch: tuple[int, ...], block: tuple[int, ...]
+) -> None:
+    options, decision = decide_pretraining(tiny_configuration(patch=patch))
+    assert options.block == block
+    assert "60%" in decision.value
+    deep = tiny_configuration(patch=(64, 64, 64)).model_copy(update={"network": DSN3D()})
+    assert decide_pretraining(deep)[0].block == (8, 8, 8)
+
+
+def test_networks_that_give_no_image_are_refused() -> None:
+    slab = tiny_configuration().model_copy(
+        update={
+            "network": ContextUNet(
+                slices=3,
+                features=(4, 8),
+                strides=((1, 1, 1), (1, 2, 2)),
+                blocks_encoder=(1, 1),
+                blocks_decoder=(1,),
+            )
+        }
+    )
+    plan = tiny_plan(slab, tiny_configuration("2d"))
+    with pytest.raises(PlanError, match="3d_fullres cannot be pretrained") as error:
+        _configuration(plan, None)
+    assert error.value.remedy == "Choose with --config from: 2d."
+    assert _configuration(plan, "2d").name == "2d"

@@ -1,0 +1,148 @@
+"""What a model does with other data before training, and what the planner makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from plannerfacts import make_dataset
+from scipy.stats import wasserstein_distance
+from selfseg.planners.transfer import choose_probed, nominate_start
+from tinymodel import save_model, tiny_plan
+from trainingdata import write_case
+from trainingjobs import CPU
+
+from selfseg.io.images import write_label_map, write_volume
+from selfseg.networks.weights import load_weights, save_weights
+from selfseg.records import serial
+from selfseg.records.dataset import Case, Dataset, File, Label
+from selfseg.records.geometry import Geometry, Orientation
+from selfseg.records.model import TrainedFold
+from selfseg.records.source import LabelOverlap, TransferFacts
+from selfseg.training.probe import PERCENTS, probe, wasserstein
+from selfseg.training.start import open_source
+from selfseg.training.transfer import SourceModel
+
+SHAPE = (8, 16, 16)
+NATIVE = Geometry(shape=SHAPE, spacing_mm=(2.0, 1.0, 1.0))
+ONES = (1.0, 1.0, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def test_the_distance_of_quantiles_is_that_of_the_values() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0, 1, 20_000), rng.normal(0.7, 2, 30_000)
+    found = wasserstein(*(np.percentile(v, PERCENTS) for v in (first, second)))
+    assert found == pytest.approx(wasserstein_distance(first, second), rel=0.02)
+    moved = wasserstein(*(np.percentile(v, PERCENTS) for v in (first, first + 0.3)))
+    assert moved == pytest.approx(0.3)
+
+
+def always_core(tmp_path: Path) -> SourceModel:
+    """Return a model that calls every voxel `core`, and whose training image is known."""
+    folder = save_model(tmp_path / "model", tiny_plan(dataset="other"))
+    files = folder.fold("3d_fullres", "0")
+    weights = load_weights(files.weights)
+    weights["heads.0.weight"].zero_()
+    weights["heads.0.bias"].copy_(torch.tensor([0.0, 9.0, 0.0]))
+    save_weights(weights, files.weights)
+    trained = serial.load(TrainedFold, files.description)
+    serial.save(trained.model_copy(update={"train_cases": ("known",)}), files.description)
+    arrays = folder.preprocessed(tiny_plan().configurations[0].preprocessing)
+    write_case(arrays, "known", np.zeros((1, *SHAPE)), np.zeros(SHAPE, int))
+    return open_source(folder.path)
+
+
+def write_half(root: Path, labels: tuple[Label, ...]) -> Dataset:
+    """Write a case of intensity 2 whose lower half is the first label."""
+    reference = np.zeros(SHAPE, np.uint8)
+    reference[: SHAPE[0] // 2] = 1
+    root.mkdir()
+    write_volume(
+        np.full(SHAPE, 2.0, np.float32),
+        native=NATIVE,
+        orientation=Orientation(),
+        path=root / "a_0000.nii.gz",
+    )
+    write_label_map(
+        reference, labels, native=NATIVE, orientation=Orientation(), path=root / "a.nii.gz"
+    )
+    case = Case(id="a", images=(File(path="a_0000.nii.gz"),), reference=File(path="a.nii.gz"))
+    return Dataset(
+        name="mine",
+        root=str(root),
+        layout="nnunet",
+        channels=("MRI",),
+        labels=labels,
+        cases=(case,),
+    )
+
+
+def test_overlap_is_counted_by_the_names_of_labels(tmp_path: Path) -> None:
+    """Value 3 here and value 1 there are both `core`; it is half of the image."""
+    dataset = write_half(tmp_path / "data", (Label(name="Core", value=3),))
+    facts = probe(always_core(tmp_path), dataset, ["a"], spacing_ratios=ONES, device=CPU)
+    assert [item.name for item in facts.overlaps] == ["core"]
+    assert facts.overlaps[0].dice == pytest.approx(2 * 0.5 / 1.5)
+    assert facts.intensity_distance == pytest.approx(2.0)  # 2 here, 0 there, not normalized
+
+
+def test_without_a_common_label_only_intensities_tell(tmp_path: Path) -> None:
+    dataset = write_half(tmp_path / "data", (Label(name="vessel", value=1),))
+    facts = probe(always_core(tmp_path), dataset, ["a"], spacing_ratios=ONES, device=CPU)
+    assert facts.overlaps == ()
+    assert facts.intensity_distance == pytest.approx(2.0)
+
+
+def test_a_model_of_other_channels_cannot_be_tried(tmp_path: Path) -> None:
+    dataset = write_half(tmp_path / "data", (Label(name="core", value=1),))
+    two = dataset.model_copy(update={"channels": ("T1", "T2")})
+    facts = probe(always_core(tmp_path), two, ["a"], spacing_ratios=ONES, device=CPU)
+    assert (facts.overlaps, facts.intensity_distance) == ((), None)
+
+
+def facts(cases: int, dice: float | None, distance: float | None = 0.1) -> TransferFacts:
+    overlaps = () if dice is None else (LabelOverlap(name="core", dice=dice),)
+    return TransferFacts(
+        cases=("a",),
+        training_cases=cases,
+        overlaps=overlaps,
+        intensity_distance=distance,
+        spacing_ratios=ONES,
+    )
+
+
+@pytest.mark.parametrize(
+    ("known", "verdict"),
+    [
+        (facts(20, 0.5), "nominated"),
+        (facts(20, 0.49), "doubtful"),
+        (facts(20, 0.2), "doubtful"),
+        (facts(20, 0.19), "refused"),
+        (facts(200, 0.9), "doubtful"),
+        (facts(200, 0.1), "refused"),
+        (facts(60, None), "nominated"),
+        (facts(61, None), "doubtful"),
+        (facts(20, None, None), "nominated"),
+        (facts(20, None, 0.51), "refused"),
+        (facts(20, 0.8, 0.51), "nominated"),
+    ],
+)
+def test_overlap_decides_and_else_intensities(
+    tmp_path: Path, known: TransferFacts, verdict: str
+) -> None:
+    save_model(tmp_path / "model", tiny_plan(dataset="other"))
+    decision = nominate_start(open_source(tmp_path / "model").facts, known)
+    assert decision.value.startswith(f"{verdict}: other 3d_fullres")
+    assert f"{known.training_cases} cases" in decision.because
+
+
+def test_probed_cases_are_spread_over_all() -> None:
+    assert choose_probed(make_dataset(3)) == ("case_000", "case_001", "case_002")
+    assert choose_probed(make_dataset(80)) == tuple(f"case_{n:03}" for n in range(0, 80, 10))

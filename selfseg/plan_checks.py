@@ -8,7 +8,14 @@ from typing import Any
 
 from selfseg.errors import PlanError
 from selfseg.loss_checks import loss_complaints
-from selfseg.records.network import DSN3D, ContextUNet, TwoBranch, UNet
+from selfseg.records.network import (
+    DSN3D,
+    ContextUNet,
+    DualChannel,
+    PlainNetwork,
+    TwoBranch,
+    UNet,
+)
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
 
@@ -187,7 +194,13 @@ def _network_complaints(item: Configuration) -> list[str]:
         return _dsn3d_complaints(item.network, item.patch)
     if isinstance(item.network, TwoBranch):
         return _two_branch_complaints(item.network, item.patch)
-    network, dims = item.network, len(item.patch)
+    if isinstance(item.network, DualChannel):
+        return _plain_complaints(item.network.backbone, item.patch)
+    return _plain_complaints(item.network, item.patch)
+
+
+def _plain_complaints(network: PlainNetwork, patch: Sequence[int]) -> list[str]:
+    dims = len(patch)
     blocks = network.convs_encoder if isinstance(network, UNet) else network.blocks_encoder
     stages = len(network.features)
     lengths = {
@@ -207,7 +220,7 @@ def _network_complaints(item: Configuration) -> list[str]:
         return ["network.strides: must be at least 1, and all 1 at full resolution"]
     if any(size < 1 or size % 2 == 0 for axes in network.kernels for size in axes):
         return ["network.kernels: must be odd"]
-    return _stride_complaints(network.strides, item.patch)
+    return _stride_complaints(network.strides, patch)
 
 
 def _context_complaints(network: ContextUNet, patch: Sequence[int]) -> list[str]:

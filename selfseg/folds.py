@@ -11,6 +11,7 @@ from selfseg.execution.processes import default_workers
 from selfseg.inference.trained import PlannedDataset, files_digest, previous_digest
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
+from selfseg.records.geometry import Box
 from selfseg.records.loss_maps import needed_maps
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
@@ -159,7 +160,31 @@ def prepare_previous(
             patch=configuration.patch,
             workers=workers,
         )
-    return PreviousStage(target, len(known.plan.labels))
+        boxes = _crops(known, configuration, tuple(maps), target, workers=workers)
+    return PreviousStage(target, len(known.plan.labels), boxes)
+
+
+def _crops(
+    known: PlannedDataset,
+    configuration: Configuration,
+    cases: Sequence[str],
+    previous: Path,
+    *,
+    workers: int,
+) -> dict[str, tuple[Box, ...]] | None:
+    """Return the boxes that a fine stage looks at in each case; None for other stages."""
+    from selfseg.preprocessing.crops import Cropper, find_crops
+
+    if configuration.crop is None:
+        return None
+    return find_crops(
+        cases,
+        known.folder.preprocessed(configuration.preprocessing),
+        previous,
+        known.folder.crops(previous),
+        Cropper(configuration.crop, known.plan.targets, configuration.patch),
+        workers,
+    )
 
 
 def _prepare_loss_maps(

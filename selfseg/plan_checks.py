@@ -18,6 +18,7 @@ from selfseg.records.network import (
 )
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
+from selfseg.stage_checks import stage_complaints
 
 MEND_PLAN = "Mend these values in plan.json, or make the plan again."
 # Limits of numbers, by the name of the field wherever it stands in a configuration.
@@ -53,7 +54,7 @@ def check_plan(plan: Plan, *, remedy: str = MEND_PLAN) -> None:
     for item in plan.configurations:
         if item.name in plan.proposed and item.previous_stage not in (None, *plan.proposed):
             complaints.append(f"proposed: {item.name} needs {item.previous_stage} as well")
-    complaints += _stage_complaints(plan)
+    complaints += stage_complaints(plan)
     complaints += _target_complaints(plan)
     complaints += _idea_complaints(plan)
     if complaints:
@@ -117,18 +118,6 @@ def _target_complaints(plan: Plan) -> Iterator[str]:
     for item in plan.configurations:
         for complaint in loss_complaints(item, plan.targets):
             yield f"configurations.{item.name}.loss.{complaint}"
-
-
-def _stage_complaints(plan: Plan) -> Iterator[str]:
-    """Yield previous stages that are not planned, or need a previous stage themselves."""
-    known = {item.name: item for item in plan.configurations}
-    for item in plan.configurations:
-        if (name := item.previous_stage) is None:
-            continue
-        if name not in known:
-            yield f"configurations.{item.name}.previous_stage: no configuration {name!r}"
-        elif known[name].previous_stage is not None:
-            yield f"configurations.{item.name}.previous_stage: {name} must not have one itself"
 
 
 def _idea_complaints(plan: Plan) -> Iterator[str]:

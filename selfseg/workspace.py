@@ -182,6 +182,10 @@ class DatasetFolder:
         """Folder of a stage's segmentations, brought to the grid of the arrays of `options`."""
         return self.preprocessed(options) / f"previous_{stage}"
 
+    def crops(self, previous: Path) -> Path:
+        """Folder of the boxes found in the segmentations of a `previous_stage` folder."""
+        return previous / "crops"
+
     def loss_maps(self, options: Preprocessing, maps: Sequence[LossMap], *, flat: bool) -> Path:
         """Folder of maps that a loss needs, on the grid of the arrays of `options`.
 

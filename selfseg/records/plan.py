@@ -6,6 +6,7 @@ from typing import Literal
 
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.crf import CrfGrid
+from selfseg.records.crop import Crop
 from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.ideas import Idea
 from selfseg.records.loss import Loss, ShapeCodeTerm
@@ -58,6 +59,7 @@ class Configuration(Record):
         memory_gib: Estimated memory of a training step.
         network, loss, augmentation, optimization, inference: Options of the parts.
         previous_stage: Configuration whose segmentation is a further input (cascade).
+        crop: Look only around what the previous stage found (fine stage); None: everywhere.
     """
 
     name: ConfigurationName
@@ -72,6 +74,7 @@ class Configuration(Record):
     optimization: Optimization
     inference: Inference
     previous_stage: ConfigurationName | None = None
+    crop: Crop | None = None
 
     @property
     def context(self) -> int:

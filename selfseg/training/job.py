@@ -71,6 +71,10 @@ class TrainingJob:
     previous_maps: Mapping[str, Path] | None = None
     loss_maps: Path | None = None
 
+    def sampled(self, cases: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the cases that patches can be cut from; a fine stage may have no crop in some."""
+        return cases if self.previous is None else self.previous.with_boxes(cases)
+
     @property
     def channels(self) -> int:
         """Input channels."""

@@ -24,11 +24,13 @@ RECORDS = {"records", "errors", "workspace", "progress", "arrays", "files"}
 TOOLKITS = {"io", "loading", "augmentation", "networks", "losses", "execution", "skeletons"}
 STAGES = {
     "fingerprinting", "preprocessing", "training", "inference", "evaluation", "reporting",
-    "planning", "plan_checks", "loss_checks", "budget", "postprocessing", "selection",
+    "planning", "plan_checks", "loss_checks", "stage_checks", "budget", "postprocessing",
+    "selection",
 }  # fmt: skip
 STAGE_EDGES = {
     ("inference", "preprocessing"),
     ("plan_checks", "loss_checks"),
+    ("plan_checks", "stage_checks"),
     ("training", "inference"),
     ("training", "evaluation"),
     ("inference", "postprocessing"),

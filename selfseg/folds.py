@@ -65,6 +65,7 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
     """
     from selfseg.networks.device import select_device
     from selfseg.training.job import TrainingJob
+    from selfseg.training.second_encoder import source_weights
 
     configuration = find_configuration(known.plan, request.configuration)
     train_cases, validation_cases = _fold_cases(known, request.fold)
@@ -83,6 +84,7 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         previous_digest=previous_digest(known.folder, configuration),
         previous_maps=maps,
         loss_maps=_prepare_loss_maps(known, configuration, workers=workers),
+        source=source_weights(known, configuration, request.fold, validation_cases),
         output=known.folder.fold(configuration.name, request.fold),
         epochs=request.epochs,
         steps_per_epoch=request.steps_per_epoch,

@@ -42,6 +42,7 @@ class TrainingJob:
         previous, previous_maps: In a cascade, the previous stage's segmentations on the grid of
             `data`, and for each case the label map that they were made from.
         loss_maps: Folder of what the loss needs besides the labels.
+        source: Weights that both encoders of a gated network start at; None: random ones.
         output: Where the model goes.
         epochs, steps_per_epoch: In place of the plan's.
         time_s: Train for so long instead; the schedule ends with the time.
@@ -70,6 +71,7 @@ class TrainingJob:
     previous: PreviousStage | None = None
     previous_maps: Mapping[str, Path] | None = None
     loss_maps: Path | None = None
+    source: Path | None = None
 
     def sampled(self, cases: tuple[str, ...]) -> tuple[str, ...]:
         """Return the cases that patches can be cut from; a fine stage may have no crop in some."""

@@ -27,6 +27,7 @@ from selfseg.training.checkpoints import read_position, restore, save_checkpoint
 from selfseg.training.epoch import EpochScores, score_epoch
 from selfseg.training.job import Course, TrainingJob, plan_course, resume_course
 from selfseg.training.schedule import learning_rate_factor
+from selfseg.training.second_encoder import start_encoders
 from selfseg.training.shapes import prepare_shapes
 from selfseg.training.state import TrainState, create_state
 from selfseg.training.step import final_weights, train_step
@@ -143,6 +144,8 @@ def _begin(job: TrainingJob) -> tuple[TrainState, Course]:
         layout=layout,
         heads=job.heads,
     )
+    if found is None and job.source is not None:
+        start_encoders(state, job.source)
     if found is not None:
         restore(state, *found)
         log.info("Resuming after epoch %d, step %d", state.epoch, state.step)

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from selfseg.records.augmentation import Augmentation
+from selfseg.records.crop import Crop
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.estimate import Estimate
 from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.loss import Loss
 from selfseg.records.names import ConfigurationName
+from selfseg.records.network import Network
 from selfseg.records.plan import Budget, Configuration, Decision, Plan
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.run import Schedule, Speed, Training
@@ -22,6 +24,7 @@ from .configurations import choose_configurations, gather_evidence, wants_slab
 from .context import decide_context_augmentation, decide_context_loss, decide_context_sizes
 from .crf import decide_crf
 from .families import Family, choose_family
+from .fine_stage import decide_crop, decide_variant
 from .ideas import nominate
 from .label_shapes import Shapes, gather_shapes
 from .low_resolution import decide_low_resolution
@@ -254,6 +257,7 @@ def _configuration(
     augmentation, augmentation_decision = _augmentation(name, sizes.patch, facts)
     optimization, optimization_decision = decide_optimization(name)
     inference, inference_decision = decide_inference(name, augmentation.mirror_axes)
+    network, crop, fine_decisions = _fine_stage(proposal, network, facts)
     cascade = len(facts.dataset.labels) if proposal.previous_stage else 0
     memory = estimate_gib(
         network,
@@ -276,6 +280,7 @@ def _configuration(
         optimization=optimization,
         inference=inference,
         previous_stage=proposal.previous_stage,
+        crop=crop,
     )
     decisions = (
         *sizes.decisions,
@@ -285,8 +290,23 @@ def _configuration(
         augmentation_decision,
         optimization_decision,
         inference_decision,
+        *fine_decisions,
     )
     return configuration, (_own_slices(), *decisions) if name == "2d" else decisions
+
+
+def _fine_stage(
+    proposal: Proposal, network: Network, facts: Facts
+) -> tuple[Network, Crop | None, tuple[Decision, ...]]:
+    """Return network and crop of a cascade; other configurations stay as they are."""
+    if proposal.previous_stage is None:
+        return network, None, ()
+    regions = bool(facts.dataset.regions)
+    crop, decision = decide_crop(facts.fingerprint, facts.grid, regions=regions)
+    if crop is None:
+        return network, None, (decision,)
+    network, variant_decision = decide_variant(network)
+    return network, crop, (decision, variant_decision)
 
 
 def _for_device(proposal: Proposal, device: str) -> Sizes:

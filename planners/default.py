@@ -20,6 +20,7 @@ from selfseg.records.run import Schedule, Speed, Training
 from selfseg.records.selection import CandidateScore, SelectionRules
 from selfseg.records.serial import Triple
 
+from .auxiliary import borrow
 from .configurations import choose_configurations, gather_evidence, wants_slab
 from .context import decide_context_augmentation, decide_context_loss, decide_context_sizes
 from .crf import decide_crf
@@ -140,6 +141,10 @@ class DefaultPlanner:
                 *(decision for _, reasons in made for decision in reasons),
             ),
         )
+
+    def borrow(self, plan: Plan, dataset: Dataset, auxiliary: Dataset) -> Plan:
+        """Decide how a second data set takes part in training."""
+        return borrow(plan, dataset, auxiliary)
 
     def split(self, dataset: Dataset, fingerprint: Fingerprint, folds: int = 5) -> Splits:
         """Decide the folds of a dataset."""

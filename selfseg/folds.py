@@ -21,7 +21,7 @@ from selfseg.workspace import DatasetFolder
 
 if TYPE_CHECKING:
     from selfseg.loading.patches import PreviousStage
-    from selfseg.training.job import TrainingJob
+    from selfseg.training.job import AuxiliaryData, TrainingJob
 
 
 def open_planned(folder: DatasetFolder) -> PlannedDataset:
@@ -84,6 +84,7 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         previous_digest=previous_digest(known.folder, configuration),
         previous_maps=maps,
         loss_maps=_prepare_loss_maps(known, configuration, workers=workers),
+        auxiliary=_auxiliary(known, configuration, workers=workers),
         source=source_weights(known, configuration, request.fold, validation_cases),
         output=known.folder.fold(configuration.name, request.fold),
         epochs=request.epochs,
@@ -187,6 +188,25 @@ def _crops(
         Cropper(configuration.crop, known.plan.targets, configuration.patch),
         workers,
     )
+
+
+def _auxiliary(
+    known: PlannedDataset, configuration: Configuration, *, workers: int
+) -> AuxiliaryData | None:
+    """Make the arrays of the auxiliary data set where they are missing; None without one."""
+    from selfseg.preprocessing.dataset import preprocess
+    from selfseg.training.job import AuxiliaryData
+
+    options = known.plan.borrowed(configuration)
+    if options is None:
+        return None
+    dataset = serial.load(Dataset, known.folder.auxiliary)
+    arrays = known.folder.auxiliary_arrays(configuration.preprocessing)
+    preprocess(
+        dataset, configuration.preprocessing, arrays, patch=configuration.patch, workers=workers
+    )
+    ids = tuple(case.id for case in dataset.cases)
+    return AuxiliaryData(options, dataset.targets, ids, arrays, files_digest(dataset, ids))
 
 
 def _prepare_loss_maps(

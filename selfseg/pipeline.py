@@ -83,6 +83,9 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
     budget = detect_budget(request.memory, request.device)
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
+    auxiliary = _read_auxiliary(request, workspace, workers=workers)
+    if auxiliary is not None:
+        made = planning.borrow(made, dataset, auxiliary, planner=request.planner)
     plan = planning.edit_plan(made, request.settings)
     given = "Give other values with --set; nothing was written."
     check_plan(plan, remedy=given if request.settings else MEND_PLAN)
@@ -93,6 +96,8 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     serial.save(dataset, folder.dataset)
     serial.save(fingerprint, folder.fingerprint)
     serial.save(splits, folder.splits)
+    if auxiliary is not None:
+        serial.save(auxiliary, folder.auxiliary)
     serial.save(plan, folder.plan)
     result = PlanResult(
         folder=folder, dataset=dataset, fingerprint=fingerprint, plan=plan, splits=splits
@@ -224,6 +229,18 @@ def evaluate_predictions(
     if output is not None:
         write_table(table, output)
     return table
+
+
+def _read_auxiliary(request: PlanRequest, workspace: Path, *, workers: int) -> Dataset | None:
+    """Read and check the second data set that training borrows from; None without one."""
+    from selfseg.fingerprinting.extract import inspect
+    from selfseg.io.formats import read_dataset
+
+    if request.auxiliary is None:
+        return None
+    described = read_dataset(_data_root(request.auxiliary, workspace))
+    known = _known_facts(dataset_folder(workspace, described.name))
+    return inspect(described, workers=workers, known=known)[0]
 
 
 def _data_root(source: str, workspace: Path) -> Path:

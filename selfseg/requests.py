@@ -24,13 +24,17 @@ SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """Options of `plan`; `cases` is a file with one case id a line."""
+    """Options of `plan`; `cases` is a file with one case id a line.
+
+    `auxiliary` is a second data set, by folder or name, that training borrows from.
+    """
 
     planner: str = "default"
     memory: str | None = None
     device: str = "auto"
     cases: Path | None = None
     settings: tuple[str, ...] = ()
+    auxiliary: str | None = None
     preprocess: bool = True
     workers: int | None = None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from selfseg.records.loss import SIMPLE
 from selfseg.records.network import DualChannel, GatedEncoders, PlainNetwork, plain_part
 from selfseg.records.plan import Configuration, Plan
 
 
 def stage_complaints(plan: Plan) -> Iterator[str]:
     """Yield what is wrong with configurations that build on others, each with its place."""
+    yield from _auxiliary_complaints(plan)
     known = {item.name: item for item in plan.configurations}
     labels = {label.name for label in plan.labels}
     for item in plan.configurations:
@@ -21,6 +23,20 @@ def stage_complaints(plan: Plan) -> Iterator[str]:
                 yield f"{place}.previous_stage: {name} must not have one itself"
         for complaint in (*_crop_complaints(item, labels), *_variant_complaints(item, plan)):
             yield f"{place}.{complaint}"
+
+
+def _auxiliary_complaints(plan: Plan) -> Iterator[str]:
+    """Yield configurations that cannot be trained on a second data set as well."""
+    for item in plan.configurations:
+        if plan.borrowed(item) is None:
+            continue
+        if item.batch < 2:
+            yield f"configurations.{item.name}.batch: must be at least 2, some of it auxiliary"
+        if not any(term.kind in SIMPLE for term in item.loss.terms):
+            yield (
+                f"configurations.{item.name}.loss.terms: none of {', '.join(SIMPLE)}, which the "
+                "auxiliary data set is judged by"
+            )
 
 
 def _crop_complaints(item: Configuration, labels: set[str]) -> Iterator[str]:
@@ -42,6 +58,10 @@ def _variant_complaints(item: Configuration, plan: Plan) -> Iterator[str]:
     if not isinstance(item.network, DualChannel):
         return
     variant, place = item.network.variant, "network.variant"
+    if variant.kind == "joint_streams" and plan.borrowed(item) is None:
+        yield f"{place}: joint_streams needs a data set: plan with --auxiliary"
+    if variant.kind == "joint_streams" and variant.own_heads and item.loss.encoder_heads:
+        yield f"{place}.own_heads: the loss has encoder_heads, which are common"
     if variant.kind == "second_input" and item.previous_stage is None:
         yield f"{place}: second_input needs a previous_stage"
     if not isinstance(variant, GatedEncoders):

@@ -27,6 +27,10 @@ def plan(
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Decide a value yourself; repeatable."),
     ] = None,
+    auxiliary: Annotated[
+        str | None,
+        typer.Option("--auxiliary", metavar="DATASET2", help="Train on this data set as well."),
+    ] = None,
     no_preprocess: Annotated[
         bool, typer.Option("--no-preprocess", help="Stop after the plan.")
     ] = False,
@@ -50,6 +54,7 @@ def plan(
             device=device,
             cases=cases,
             settings=tuple(settings or ()),
+            auxiliary=auxiliary,
             preprocess=not no_preprocess,
             workers=workers,
         ),

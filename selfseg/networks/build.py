@@ -9,7 +9,7 @@ from torch import nn
 
 from selfseg.networks.context25d import ContextNetwork
 from selfseg.networks.dsn3d import DeeplySupervised3D
-from selfseg.networks.dual_channel import SecondEncoder
+from selfseg.networks.dual_channel import AuxiliaryStream, SecondEncoder
 from selfseg.networks.training_heads import HeadCounts, TrainingHeads
 from selfseg.networks.two_branch import TwoBranchNetwork
 from selfseg.networks.unet import EncoderDecoder
@@ -49,13 +49,22 @@ def build_network(options: Network, *, channels: int, outputs: int) -> nn.Module
 
 
 def build_training_network(
-    options: Network, *, channels: int, outputs: int, heads: HeadCounts
+    options: Network,
+    *,
+    channels: int,
+    outputs: int,
+    heads: HeadCounts,
+    stream_outputs: int | None = None,
 ) -> nn.Module:
     """Return a fresh network with the heads that only training uses.
 
-    The heads are drawn last: all other weights are those of a network without them.
+    They are drawn last: all other weights are those of a network without them. `stream_outputs`
+    are the outputs for an auxiliary data set, for which some networks have parameters of its own.
     """
     network = build_network(options, channels=channels, outputs=outputs)
+    if isinstance(options, DualChannel) and isinstance(options.variant, JointStreams):
+        own = stream_outputs if options.variant.own_heads else None
+        network.auxiliary_stream = AuxiliaryStream(network, own)
     if heads == HeadCounts() or isinstance(options, TwoBranch):
         return network
     plain = plain_part(options)

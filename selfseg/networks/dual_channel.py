@@ -71,22 +71,24 @@ class SecondEncoder(nn.Module):
 
 
 class AuxiliaryStream(nn.Module):
-    """Norm parameters and heads of a network for a second data set; convolutions are shared.
+    """Norm parameters, perhaps heads, of a network for a second data set; the rest is shared.
 
     Only training uses it: it is no part of the weights that are written for prediction.
 
     Args:
         network: Whose norms and `heads` are given a second set of parameters.
-        outputs: Outputs for the second data set.
+        outputs: Outputs of the heads for the second data set; None: the heads are shared.
     """
 
-    def __init__(self, network: nn.Module, outputs: int) -> None:
+    def __init__(self, network: nn.Module, outputs: int | None) -> None:
         super().__init__()
         self.parameters_of = nn.ParameterDict()
         for name, module in network.named_modules():
             if isinstance(module, InstanceNormLeakyReLU):
                 for part, values in module.named_parameters():
                     self._add(f"{name}.{part}", values.detach().clone())
+        if outputs is None:
+            return
         for name, values in network.get_submodule("heads").named_parameters():
             fresh = values.detach().new_zeros((outputs, *values.shape[1:]))
             if fresh.dim() > 1:

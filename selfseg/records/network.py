@@ -148,12 +148,17 @@ class GatedEncoders(Record):
 
 
 class JointStreams(Record):
-    """V2: one network for two data sets; each has norm parameters and heads of its own.
+    """V2: one network for two data sets, each with norm parameters of its own.
 
     In prediction it is the backbone with those of the primary data set.
+
+    Attributes:
+        own_heads: The auxiliary data set has heads of its own, for its own labels; else the heads
+            are shared, and labels that it does not annotate count as background there.
     """
 
     kind: Literal["joint_streams"] = "joint_streams"
+    own_heads: bool = False
 
 
 class SecondInput(Record):

@@ -84,6 +84,7 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     device: torch.device,
     layout: torch.memory_format | None = None,
     heads: HeadCounts = NO_HEADS,
+    stream_outputs: int | None = None,
 ) -> TrainState:
     """Return the state at step 0; the initial weights depend on the seed only.
 
@@ -96,10 +97,15 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
         device: Where to train.
         layout: Memory format of a run that goes on; None chooses the faster one.
         heads: Further heads that the loss needs.
+        stream_outputs: Outputs for an auxiliary data set.
     """
     torch.manual_seed(seed)
     network = build_training_network(
-        configuration.network, channels=channels, outputs=outputs, heads=heads
+        configuration.network,
+        channels=channels,
+        outputs=outputs,
+        heads=heads,
+        stream_outputs=stream_outputs,
     )
     dtype, reason = autocast_dtype(device)
     log.info("Precision: %s", reason)

@@ -23,10 +23,8 @@ BOXES = (
     Box(lower=(2, 3, 4), upper=(10, 12, 13)),
     Box(lower=(14, 15, 16), upper=(22, 25, 26)),
 )
-NO_CHANGE = Augmentation(
-    mirror_axes=(),
-    **{f"{name}_p": 0.0 for name in ("rotation", "scaling", "noise", "blur", "brightness")},
-    **{f"{name}_p": 0.0 for name in ("contrast", "low_resolution", "gamma", "gamma_inverted")},
+NO_CHANGE = Augmentation.model_validate(
+    {name: 0.0 for name in Augmentation.model_fields if name.endswith("_p")}
 )
 
 
@@ -36,7 +34,7 @@ def make_case(folder: Path, name: str) -> None:
     label[4:7, 6:9, 7:10] = 1  # in the first box
     label[20:23, 22:27, 20:27] = 2  # reaches out of the second one
     label[0:2, 26:30, 0:3] = 1  # in no box
-    write_case(folder, name, np.stack(np.indices(SHAPE)), label)
+    write_case(folder, name, np.indices(SHAPE), label)
     save_array(np.zeros(SHAPE, np.int16), folder / "previous" / f"{name}.b2nd", patch=PATCH)
 
 
@@ -54,7 +52,7 @@ def corners(stage: PreviousStage, cases: tuple[str, ...], *, training: bool) -> 
     configuration = make_configuration(PATCH, batch=3, channels=3, augmentation=NO_CHANGE)
     make = training_batches if training else validation_batches
     steps = range(60) if training else 60
-    batches = make(configuration, stage.folder.parent, cases, steps=steps, **options)  # type: ignore[arg-type, operator]
+    batches = make(configuration, stage.folder.parent, cases, steps=steps, **options)  # type: ignore[arg-type]
     return np.concatenate([batch.image[:, :3, 0, 0, 0].numpy() for batch in batches])
 
 

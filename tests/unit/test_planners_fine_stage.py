@@ -97,7 +97,8 @@ def test_regions_are_not_measured() -> None:
 @pytest.fixture(scope="module")
 def plan() -> Plan:
     budget = Budget(memory_gib=8, device="cuda")
-    return DefaultPlanner().plan(make_dataset(20, labels=1), facts(), budget)
+    made: Plan = DefaultPlanner().plan(make_dataset(20, labels=1), facts(), budget)
+    return made
 
 
 def fine_stage(plan: Plan) -> Configuration:

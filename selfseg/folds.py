@@ -79,7 +79,7 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         train_cases=train_cases,
         validation_cases=validation_cases,
         data=arrays,
-        data_digest=files_digest(known.dataset, train_cases),
+        data_digest=known.data_digest(configuration, train_cases),
         previous=prepare_previous(known, configuration, maps, workers=workers),
         previous_digest=previous_digest(known.folder, configuration),
         previous_maps=maps,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfseg import planning
+from selfseg.auxiliary import borrow
 from selfseg.budget import detect_budget, parse_gib
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.processes import default_workers
@@ -85,7 +86,7 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
     auxiliary = _read_auxiliary(request, workspace, workers=workers)
     if auxiliary is not None:
-        made = planning.borrow(made, dataset, auxiliary, planner=request.planner)
+        made = borrow(made, dataset, auxiliary, planner=request.planner)
     plan = planning.edit_plan(made, request.settings)
     given = "Give other values with --set; nothing was written."
     check_plan(plan, remedy=given if request.settings else MEND_PLAN)
@@ -99,13 +100,12 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     if auxiliary is not None:
         serial.save(auxiliary, folder.auxiliary)
     serial.save(plan, folder.plan)
-    result = PlanResult(
-        folder=folder, dataset=dataset, fingerprint=fingerprint, plan=plan, splits=splits
-    )
     if request.preprocess:
         for configuration in _distinct_preprocessing(plan.configurations):
             prepare(folder, dataset, configuration, workers=workers)
-    return result
+    return PlanResult(
+        folder=folder, dataset=dataset, fingerprint=fingerprint, plan=plan, splits=splits
+    )
 
 
 def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainResult:

@@ -108,7 +108,7 @@ class PlannedDataset:
         return serial.load(TrainedFold, files.description).model_copy(update={"fold": fold})
 
     def data_digest(self, configuration: Configuration, cases: Sequence[str]) -> str:
-        """Return a digest of what training reads: some cases, and those of an auxiliary data set."""
+        """Return a digest of what training reads: some cases, and an auxiliary data set."""
         own = files_digest(self.dataset, cases)
         borrowed = self.plan.borrowed(configuration)
         if borrowed is None:

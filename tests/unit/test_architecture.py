@@ -42,7 +42,7 @@ STAGE_EDGES = {
 }
 TOP = {
     "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
-    "phantoms",
+    "phantoms", "auxiliary",
 }  # fmt: skip
 
 

@@ -57,6 +57,19 @@ def prepare(
     return arrays
 
 
+def prepare_all(
+    folder: DatasetFolder,
+    dataset: Dataset,
+    configurations: Sequence[Configuration],
+    *,
+    workers: int,
+) -> None:
+    """Make the training arrays of several configurations; equal preprocessing shares them."""
+    distinct = {serial.digest(item.preprocessing): item for item in reversed(configurations)}
+    for configuration in reversed(distinct.values()):
+        prepare(folder, dataset, configuration, workers=workers)
+
+
 def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
     """Return the job of a fold, with all that its training reads made ready.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +13,14 @@ from selfseg.auxiliary import borrow
 from selfseg.budget import detect_budget, parse_gib
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.processes import default_workers
-from selfseg.folds import open_planned, prepare, training_job, validate_fold
+from selfseg.folds import open_planned, prepare_all, training_job, validate_fold
 from selfseg.plan_checks import MEND_PLAN, check_plan
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
-from selfseg.records.plan import Configuration, Plan
+from selfseg.records.plan import Plan
 from selfseg.records.selection import Selection
 from selfseg.requests import (
     PlanRequest,
@@ -101,8 +101,7 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
         serial.save(auxiliary, folder.auxiliary)
     serial.save(plan, folder.plan)
     if request.preprocess:
-        for configuration in _distinct_preprocessing(plan.configurations):
-            prepare(folder, dataset, configuration, workers=workers)
+        prepare_all(folder, dataset, plan.configurations, workers=workers)
     return PlanResult(
         folder=folder, dataset=dataset, fingerprint=fingerprint, plan=plan, splits=splits
     )
@@ -291,12 +290,3 @@ def _fitting_splits(folder: DatasetFolder, dataset: Dataset) -> Splits | None:
         return splits
     log.warning("The cases have changed: new folds are made. Models of old folds do not compare.")
     return None
-
-
-def _distinct_preprocessing(configurations: Sequence[Configuration]) -> Iterator[Configuration]:
-    seen: set[str] = set()
-    for configuration in configurations:
-        key = serial.digest(configuration.preprocessing)
-        if key not in seen:
-            seen.add(key)
-            yield configuration

@@ -8,11 +8,13 @@ from math import prod
 
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.classification import ClassificationFacts, ClassificationPlan
+from selfseg.records.crop import Crop
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.estimate import Estimate
 from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.loss import Loss
 from selfseg.records.names import ConfigurationName
+from selfseg.records.network import Network
 from selfseg.records.plan import Budget, Configuration, Decision, Plan
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.pretraining import MaskedReconstruction
@@ -22,11 +24,13 @@ from selfseg.records.serial import Triple
 from selfseg.records.source import Adoption, SourceFacts, TransferFacts
 
 from .adoption import adopt
+from .auxiliary import borrow
 from .classification import decide_classification
 from .configurations import choose_configurations, gather_evidence, wants_slab
 from .context import decide_context_augmentation, decide_context_loss, decide_context_sizes
 from .crf import decide_crf
 from .families import Family, choose_family
+from .fine_stage import decide_crop, decide_variant
 from .ideas import nominate
 from .label_shapes import Shapes, gather_shapes
 from .low_resolution import decide_low_resolution
@@ -165,6 +169,10 @@ class DefaultPlanner:
         """Decide whether a model is worth starting from."""
         return nominate_start(source, facts)
 
+    def borrow(self, plan: Plan, dataset: Dataset, auxiliary: Dataset) -> Plan:
+        """Decide how a second data set takes part in training."""
+        return borrow(plan, dataset, auxiliary)
+
     def split(self, dataset: Dataset, fingerprint: Fingerprint, folds: int = 5) -> Splits:
         """Decide the folds of a dataset."""
         return decide_splits(dataset.cases, folds, label_presence(dataset, fingerprint))
@@ -282,6 +290,7 @@ def _configuration(
     optimization, optimization_decision = decide_optimization(name)
     inference, inference_decision = decide_inference(name, augmentation.mirror_axes)
     transfer, transfer_decision = decide_transfer(name, len(facts.dataset.cases))
+    network, crop, fine_decisions = _fine_stage(proposal, network, facts)
     cascade = len(facts.dataset.labels) if proposal.previous_stage else 0
     memory = estimate_gib(
         network,
@@ -305,6 +314,7 @@ def _configuration(
         inference=inference,
         previous_stage=proposal.previous_stage,
         transfer=transfer,
+        crop=crop,
     )
     decisions = (
         *sizes.decisions,
@@ -315,8 +325,23 @@ def _configuration(
         optimization_decision,
         inference_decision,
         transfer_decision,
+        *fine_decisions,
     )
     return configuration, (_own_slices(), *decisions) if name == "2d" else decisions
+
+
+def _fine_stage(
+    proposal: Proposal, network: Network, facts: Facts
+) -> tuple[Network, Crop | None, tuple[Decision, ...]]:
+    """Return network and crop of a cascade; other configurations stay as they are."""
+    if proposal.previous_stage is None:
+        return network, None, ()
+    regions = bool(facts.dataset.regions)
+    crop, decision = decide_crop(facts.fingerprint, facts.grid, regions=regions)
+    if crop is None:
+        return network, None, (decision,)
+    network, variant_decision = decide_variant(network)
+    return network, crop, (decision, variant_decision)
 
 
 def _for_device(proposal: Proposal, device: str) -> Sizes:

@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
-from selfseg.records.network import DSN3D, ContextUNet, Network, PlainNetwork, TwoBranch, UNet
+from selfseg.records.network import (
+    DSN3D,
+    ContextUNet,
+    DualChannel,
+    GatedEncoders,
+    Network,
+    PlainNetwork,
+    TwoBranch,
+    UNet,
+)
 
 # A training step keeps, for each convolution output, the output itself and its activation, and
 # needs about a tenth more for gradients in flight.
@@ -22,6 +31,7 @@ GIB = 2**30
 # count ignores: logits, log-probabilities and gradient of each further class.
 FREE_CLASSES, FREE_CHANNELS = 4, 4
 MAPS_PER_CLASS = 3
+GATED_MAPS = 2  # of each level of two gated encoders: the gate, and what it lets through
 
 
 def stage_voxels(patch: Sequence[int], strides: Sequence[Sequence[int]]) -> list[int]:
@@ -47,17 +57,23 @@ def count_features(network: Network, patch: Sequence[int], classes: int) -> int:
         return _count_dsn3d_features(network, patch, classes)
     if isinstance(network, TwoBranch):
         return _count_two_branch_features(network, patch, classes)
-    voxels = stage_voxels(patch, network.strides)
-    sizes = [f * v for f, v in zip(network.features, voxels, strict=True)]
-    decoder = sum((n + 1) * s for n, s in zip(network.convs_decoder, sizes[:-1], strict=True))
-    if isinstance(network, UNet):
-        encoder = sum(n * s for n, s in zip(network.convs_encoder, sizes, strict=True))
-    else:
-        encoder = sizes[0] + sum(
-            (2 * n + (stage > 0)) * s
-            for stage, (n, s) in enumerate(zip(network.blocks_encoder, sizes, strict=True))
-        )
+    plain = network.backbone if isinstance(network, DualChannel) else network
+    voxels = stage_voxels(patch, plain.strides)
+    sizes = [f * v for f, v in zip(plain.features, voxels, strict=True)]
+    decoder = sum((n + 1) * s for n, s in zip(plain.convs_decoder, sizes[:-1], strict=True))
+    encoder = _count_encoder_features(plain, sizes)
+    if isinstance(network, DualChannel) and isinstance(network.variant, GatedEncoders):
+        encoder += encoder + GATED_MAPS * sum(sizes)
     return encoder + decoder + classes * voxels[0]
+
+
+def _count_encoder_features(network: PlainNetwork, sizes: Sequence[int]) -> int:
+    if isinstance(network, UNet):
+        return sum(n * s for n, s in zip(network.convs_encoder, sizes, strict=True))
+    return sizes[0] + sum(
+        (2 * n + (stage > 0)) * s
+        for stage, (n, s) in enumerate(zip(network.blocks_encoder, sizes, strict=True))
+    )
 
 
 def _count_context_features(network: ContextUNet, patch: Sequence[int], classes: int) -> int:
@@ -193,11 +209,17 @@ def count_parameters(network: Network, channels: int, classes: int) -> int:
         return _count_dsn3d_parameters(network, channels, classes)
     if isinstance(network, TwoBranch):
         return _count_two_branch_parameters(network, channels, classes)
-    return _count_plain_parameters(network, channels, classes)
+    if not isinstance(network, DualChannel):
+        return _count_plain_parameters(network, channels, classes)
+    total = _count_plain_parameters(network.backbone, channels, classes)
+    if isinstance(network.variant, GatedEncoders):
+        total += _count_encoder_parameters(network.backbone, network.variant.channels or channels)
+        total += sum(3 * width**2 + 2 * width for width in network.features)  # gates and values
+    return total
 
 
-def _count_plain_parameters(network: PlainNetwork, channels: int, classes: int) -> int:
-    features, last = network.features, len(network.features) - 1
+def _count_encoder_parameters(network: PlainNetwork, channels: int) -> int:
+    features = network.features
     volumes = [prod(kernel) for kernel in network.kernels]
     total = 0
     before = channels
@@ -216,7 +238,14 @@ def _count_plain_parameters(network: PlainNetwork, channels: int, classes: int) 
                 if before != features[stage]:
                     total += before * features[stage] + 2 * features[stage]
                 before = features[stage]
-    for stage in range(last):
+    return total
+
+
+def _count_plain_parameters(network: PlainNetwork, channels: int, classes: int) -> int:
+    features = network.features
+    volumes = [prod(kernel) for kernel in network.kernels]
+    total = _count_encoder_parameters(network, channels)
+    for stage in range(len(features) - 1):
         width = features[stage]
         total += features[stage + 1] * width * prod(network.strides[stage + 1]) + width
         total += _block(2 * width, width, volumes[stage])

@@ -34,6 +34,11 @@ def decide_pretraining(configuration: Configuration) -> tuple[MaskedReconstructi
 
 
 def _total_strides(network: Network, dims: int) -> tuple[int, ...]:
-    if isinstance(network, ContextUNet) or network.kind in ("unet", "residual_unet", "two_branch"):
+    if isinstance(network, ContextUNet) or network.kind in (
+        "unet",
+        "residual_unet",
+        "two_branch",
+        "dual_channel",
+    ):
         return tuple(prod(stride[axis] for stride in network.strides) for axis in range(dims))
     return (2 ** (len(network.features) - 1),) * dims

@@ -11,6 +11,7 @@ from selfseg.execution.processes import default_workers
 from selfseg.inference.trained import PlannedDataset, files_digest, previous_digest
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
+from selfseg.records.geometry import Box
 from selfseg.records.loss_maps import needed_maps
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
@@ -20,7 +21,7 @@ from selfseg.workspace import DatasetFolder
 
 if TYPE_CHECKING:
     from selfseg.loading.patches import PreviousStage
-    from selfseg.training.job import TrainingJob
+    from selfseg.training.job import AuxiliaryData, TrainingJob
     from selfseg.training.transfer import SourceModel
 
 
@@ -57,6 +58,19 @@ def prepare(
     return arrays
 
 
+def prepare_all(
+    folder: DatasetFolder,
+    dataset: Dataset,
+    configurations: Sequence[Configuration],
+    *,
+    workers: int,
+) -> None:
+    """Make the training arrays of several configurations; equal preprocessing shares them."""
+    distinct = {serial.digest(item.preprocessing): item for item in reversed(configurations)}
+    for configuration in reversed(distinct.values()):
+        prepare(folder, dataset, configuration, workers=workers)
+
+
 def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
     """Return the job of a fold, with all that its training reads made ready.
 
@@ -65,6 +79,7 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
     """
     from selfseg.networks.device import select_device
     from selfseg.training.job import TrainingJob
+    from selfseg.training.second_encoder import source_weights
 
     configuration = find_configuration(known.plan, request.configuration)
     train_cases, validation_cases = _fold_cases(known, request.fold)
@@ -79,12 +94,14 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         train_cases=train_cases,
         validation_cases=validation_cases,
         data=arrays,
-        data_digest=files_digest(known.dataset, train_cases),
+        data_digest=known.data_digest(configuration, train_cases),
         previous=prepare_previous(known, configuration, maps, workers=workers),
         previous_digest=previous_digest(known.folder, configuration),
         previous_maps=maps,
         loss_maps=_prepare_loss_maps(known, configuration, workers=workers),
         start=start,
+        auxiliary=_auxiliary(known, configuration, workers=workers),
+        source=source_weights(known, configuration, request.fold, validation_cases),
         output=known.folder.fold(configuration.name, request.fold),
         epochs=request.epochs,
         steps_per_epoch=request.steps_per_epoch,
@@ -177,7 +194,50 @@ def prepare_previous(
             patch=configuration.patch,
             workers=workers,
         )
-    return PreviousStage(target, len(known.plan.labels))
+        boxes = _crops(known, configuration, tuple(maps), target, workers=workers)
+    return PreviousStage(target, len(known.plan.labels), boxes)
+
+
+def _crops(
+    known: PlannedDataset,
+    configuration: Configuration,
+    cases: Sequence[str],
+    previous: Path,
+    *,
+    workers: int,
+) -> dict[str, tuple[Box, ...]] | None:
+    """Return the boxes that a fine stage looks at in each case; None for other stages."""
+    from selfseg.preprocessing.crops import Cropper, find_crops
+
+    if configuration.crop is None:
+        return None
+    return find_crops(
+        cases,
+        known.folder.preprocessed(configuration.preprocessing),
+        previous,
+        known.folder.crops(previous),
+        Cropper(configuration.crop, known.plan.targets, configuration.patch),
+        workers,
+    )
+
+
+def _auxiliary(
+    known: PlannedDataset, configuration: Configuration, *, workers: int
+) -> AuxiliaryData | None:
+    """Make the arrays of the auxiliary data set where they are missing; None without one."""
+    from selfseg.preprocessing.dataset import preprocess
+    from selfseg.training.job import AuxiliaryData
+
+    options = known.plan.borrowed(configuration)
+    if options is None:
+        return None
+    dataset = serial.load(Dataset, known.folder.auxiliary)
+    arrays = known.folder.auxiliary_arrays(configuration.preprocessing)
+    preprocess(
+        dataset, configuration.preprocessing, arrays, patch=configuration.patch, workers=workers
+    )
+    ids = tuple(case.id for case in dataset.cases)
+    return AuxiliaryData(options, dataset.targets, ids, arrays, files_digest(dataset, ids))
 
 
 def _prepare_loss_maps(

@@ -18,7 +18,16 @@ from selfseg.records.loss import (
     SmoothnessTerm,
 )
 from selfseg.records.loss_maps import needed_maps
-from selfseg.records.network import DSN3D, ContextUNet, Network, ResidualUNet, TwoBranch, UNet
+from selfseg.records.network import (
+    DSN3D,
+    ContextUNet,
+    DualChannel,
+    Network,
+    ResidualUNet,
+    TwoBranch,
+    UNet,
+    plain_part,
+)
 from selfseg.records.plan import Configuration
 
 
@@ -88,6 +97,8 @@ def count_outputs(network: Network) -> int:
             return len(network.features) - 1
         case TwoBranch():
             return 2
+        case DualChannel():
+            return count_outputs(network.backbone)
         case _:
             assert_never(network)
 
@@ -95,7 +106,7 @@ def count_outputs(network: Network) -> int:
 def _output_complaints(item: Configuration) -> Iterator[str]:
     """Yield outputs that the network does not have, and weights for other than those it has."""
     loss, network = item.loss, item.network
-    heads = loss.encoder_heads if isinstance(network, UNet | ResidualUNet) else 0
+    heads = loss.encoder_heads if plain_part(network) is not None else 0
     count = count_outputs(network) + heads
     weights = loss.output_weights
     if (heads or weights is not None) and len(weights or ()) != count:
@@ -131,7 +142,7 @@ def _head_complaints(item: Configuration, targets: Targets) -> Iterator[str]:
             yield "terms: signed_distance has no head in two_branch"
     if not loss.encoder_heads:
         return
-    if not isinstance(network, UNet | ResidualUNet):
+    if plain_part(network) is None:
         yield f"encoder_heads: {network.kind} has none, only unet and residual_unet"
         return
     stages = len(network.features)

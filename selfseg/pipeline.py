@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfseg import planning
 from selfseg.adopting import adopt_model, judge_model, open_model
+from selfseg.auxiliary import borrow
 from selfseg.budget import detect_budget, parse_gib
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.processes import default_workers
-from selfseg.folds import open_planned, prepare, training_job, validate_fold
+from selfseg.folds import open_planned, prepare_all, training_job, validate_fold
 from selfseg.plan_checks import MEND_PLAN, check_plan
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
-from selfseg.records.plan import Configuration, Plan
+from selfseg.records.plan import Plan
 from selfseg.records.selection import Selection
 from selfseg.records.transfer import TransferReport
 from selfseg.requests import (
@@ -94,6 +95,9 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
     if model is not None:
         made = _fit_to_model(made, model, dataset, fingerprint, request)
+    auxiliary = _read_auxiliary(request, workspace, workers=workers)
+    if auxiliary is not None:
+        made = borrow(made, dataset, auxiliary, planner=request.planner)
     plan = planning.edit_plan(made, request.settings)
     given = "Give other values with --set; nothing was written."
     check_plan(plan, remedy=given if request.settings else MEND_PLAN)
@@ -104,14 +108,14 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     serial.save(dataset, folder.dataset)
     serial.save(fingerprint, folder.fingerprint)
     serial.save(splits, folder.splits)
+    if auxiliary is not None:
+        serial.save(auxiliary, folder.auxiliary)
     serial.save(plan, folder.plan)
-    result = PlanResult(
+    if request.preprocess:
+        prepare_all(folder, dataset, plan.configurations, workers=workers)
+    return PlanResult(
         folder=folder, dataset=dataset, fingerprint=fingerprint, plan=plan, splits=splits
     )
-    if request.preprocess:
-        for configuration in _distinct_preprocessing(plan.configurations):
-            prepare(folder, dataset, configuration, workers=workers)
-    return result
 
 
 def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainResult:
@@ -258,6 +262,18 @@ def _fit_to_model(
     return made.model_copy(update={"decisions": (verdict, *made.decisions)})
 
 
+def _read_auxiliary(request: PlanRequest, workspace: Path, *, workers: int) -> Dataset | None:
+    """Read and check the second data set that training borrows from; None without one."""
+    from selfseg.fingerprinting.extract import inspect
+    from selfseg.io.formats import read_dataset
+
+    if request.auxiliary is None:
+        return None
+    described = read_dataset(_data_root(request.auxiliary, workspace))
+    known = _known_facts(dataset_folder(workspace, described.name))
+    return inspect(described, workers=workers, known=known)[0]
+
+
 def _data_root(source: str, workspace: Path) -> Path:
     if Path(source).is_dir():
         return Path(source)
@@ -306,12 +322,3 @@ def _fitting_splits(folder: DatasetFolder, dataset: Dataset) -> Splits | None:
         return splits
     log.warning("The cases have changed: new folds are made. Models of old folds do not compare.")
     return None
-
-
-def _distinct_preprocessing(configurations: Sequence[Configuration]) -> Iterator[Configuration]:
-    seen: set[str] = set()
-    for configuration in configurations:
-        key = serial.digest(configuration.preprocessing)
-        if key not in seen:
-            seen.add(key)
-            yield configuration

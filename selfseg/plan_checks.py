@@ -8,9 +8,17 @@ from typing import Any
 
 from selfseg.errors import PlanError
 from selfseg.loss_checks import loss_complaints
-from selfseg.records.network import DSN3D, ContextUNet, TwoBranch, UNet
+from selfseg.records.network import (
+    DSN3D,
+    ContextUNet,
+    DualChannel,
+    PlainNetwork,
+    TwoBranch,
+    UNet,
+)
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
+from selfseg.stage_checks import stage_complaints
 
 MEND_PLAN = "Mend these values in plan.json, or make the plan again."
 # Limits of numbers, by the name of the field wherever it stands in a configuration.
@@ -46,7 +54,7 @@ def check_plan(plan: Plan, *, remedy: str = MEND_PLAN) -> None:
     for item in plan.configurations:
         if item.name in plan.proposed and item.previous_stage not in (None, *plan.proposed):
             complaints.append(f"proposed: {item.name} needs {item.previous_stage} as well")
-    complaints += _stage_complaints(plan)
+    complaints += stage_complaints(plan)
     complaints += _target_complaints(plan)
     complaints += _idea_complaints(plan)
     if complaints:
@@ -112,18 +120,6 @@ def _target_complaints(plan: Plan) -> Iterator[str]:
             yield f"configurations.{item.name}.loss.{complaint}"
 
 
-def _stage_complaints(plan: Plan) -> Iterator[str]:
-    """Yield previous stages that are not planned, or need a previous stage themselves."""
-    known = {item.name: item for item in plan.configurations}
-    for item in plan.configurations:
-        if (name := item.previous_stage) is None:
-            continue
-        if name not in known:
-            yield f"configurations.{item.name}.previous_stage: no configuration {name!r}"
-        elif known[name].previous_stage is not None:
-            yield f"configurations.{item.name}.previous_stage: {name} must not have one itself"
-
-
 def _idea_complaints(plan: Plan) -> Iterator[str]:
     """Yield nominated ideas that a race could not tell apart, or judge."""
     pairs = [(idea.configuration, idea.name) for idea in plan.nominated]
@@ -187,7 +183,13 @@ def _network_complaints(item: Configuration) -> list[str]:
         return _dsn3d_complaints(item.network, item.patch)
     if isinstance(item.network, TwoBranch):
         return _two_branch_complaints(item.network, item.patch)
-    network, dims = item.network, len(item.patch)
+    if isinstance(item.network, DualChannel):
+        return _plain_complaints(item.network.backbone, item.patch)
+    return _plain_complaints(item.network, item.patch)
+
+
+def _plain_complaints(network: PlainNetwork, patch: Sequence[int]) -> list[str]:
+    dims = len(patch)
     blocks = network.convs_encoder if isinstance(network, UNet) else network.blocks_encoder
     stages = len(network.features)
     lengths = {
@@ -207,7 +209,7 @@ def _network_complaints(item: Configuration) -> list[str]:
         return ["network.strides: must be at least 1, and all 1 at full resolution"]
     if any(size < 1 or size % 2 == 0 for axes in network.kernels for size in axes):
         return ["network.kernels: must be odd"]
-    return _stride_complaints(network.strides, item.patch)
+    return _stride_complaints(network.strides, patch)
 
 
 def _context_complaints(network: ContextUNet, patch: Sequence[int]) -> list[str]:

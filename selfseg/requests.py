@@ -40,7 +40,10 @@ class StartRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """Options of `plan`; `cases` is a file with one case id a line."""
+    """Options of `plan`; `cases` is a file with one case id a line.
+
+    `auxiliary` is a second data set, by folder or name, that training borrows from.
+    """
 
     planner: str = "default"
     memory: str | None = None
@@ -48,6 +51,7 @@ class PlanRequest:
     cases: Path | None = None
     settings: tuple[str, ...] = ()
     start: StartRequest | None = None
+    auxiliary: str | None = None
     preprocess: bool = True
     workers: int | None = None
 

@@ -154,6 +154,11 @@ class DatasetFolder:
         return self.path / "fingerprint.json"
 
     @property
+    def auxiliary(self) -> Path:
+        """What was read of the second data set that training borrows from."""
+        return self.path / "auxiliary.json"
+
+    @property
     def plan(self) -> Path:
         """All decisions."""
         return self.path / "plan.json"
@@ -215,9 +220,18 @@ class DatasetFolder:
         spacing = "x".join("own" if s is None else f"{s:.4g}" for s in options.spacing_mm)
         return self.path / "preprocessed" / f"{spacing}_{serial.digest(options)[:8]}"
 
+    def auxiliary_arrays(self, options: Preprocessing) -> Path:
+        """Folder of the arrays of the auxiliary data set made with these options."""
+        arrays = self.preprocessed(options)
+        return arrays.with_name(f"{arrays.name}_auxiliary")
+
     def previous_stage(self, options: Preprocessing, stage: str) -> Path:
         """Folder of a stage's segmentations, brought to the grid of the arrays of `options`."""
         return self.preprocessed(options) / f"previous_{stage}"
+
+    def crops(self, previous: Path) -> Path:
+        """Folder of the boxes found in the segmentations of a `previous_stage` folder."""
+        return previous / "crops"
 
     def loss_maps(self, options: Preprocessing, maps: Sequence[LossMap], *, flat: bool) -> Path:
         """Folder of maps that a loss needs, on the grid of the arrays of `options`.
@@ -248,6 +262,11 @@ class ArmFolder(DatasetFolder):
 
     home: DatasetFolder
     raced: str
+
+    @property
+    def auxiliary(self) -> Path:
+        """What was read of the auxiliary data set."""
+        return self.home.auxiliary
 
     @property
     def splits(self) -> Path:

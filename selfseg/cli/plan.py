@@ -30,6 +30,10 @@ def plan(
     init: options.Init = None,
     init_config: options.InitConfig = None,
     init_fold: options.InitFold = None,
+    auxiliary: Annotated[
+        str | None,
+        typer.Option("--auxiliary", metavar="DATASET2", help="Train on this data set as well."),
+    ] = None,
     no_preprocess: Annotated[
         bool, typer.Option("--no-preprocess", help="Stop after the plan.")
     ] = False,
@@ -56,6 +60,7 @@ def plan(
             cases=cases,
             settings=tuple(settings or ()),
             start=start,
+            auxiliary=auxiliary,
             preprocess=not no_preprocess,
             workers=workers,
         ),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from selfseg.errors import DeviceError, ImageError, SelfSegError
+from selfseg.inference.crops import paste_crops
 from selfseg.inference.ensemble import turn
 from selfseg.inference.export import Export
 from selfseg.inference.logit_store import LogitStore, MemoryBudget
@@ -23,11 +24,12 @@ from selfseg.inference.quality import QualityMeter
 from selfseg.inference.sliding_window import is_out_of_memory, predict_logits
 from selfseg.io.images import read_image
 from selfseg.preprocessing.case import PreparedCase, prepare_case
+from selfseg.preprocessing.crops import Cropper
 from selfseg.preprocessing.previous import read_previous
 from selfseg.progress import ProgressBar
 from selfseg.records.crf import DenseCrf
 from selfseg.records.dataset import Case
-from selfseg.records.geometry import PreprocessedCase
+from selfseg.records.geometry import Box, PreprocessedCase
 from selfseg.records.plan import Inference
 from selfseg.records.postprocessing import Step
 from selfseg.records.shape_model import CaseQuality
@@ -132,19 +134,32 @@ def member_logits(
 ) -> Tensor:
     """Return the logits (k, Z, Y, X) of a prepared case, averaged over the model's folds.
 
-    The model's weights lie on its device in the meantime, and no longer.
+    The model's weights lie on its device in the meantime, and no longer. A fine stage looks at
+    its crops only.
     """
-    room = store.budget.device_weights_bytes(model.device)
-    with turn(model.network, model.device, room):
+    crop, targets, patch = model.configuration.crop, model.plan.targets, model.configuration.patch
+
+    def segment(box: Box | None) -> Tensor:
+        inside = (slice(None), *box.slices) if box is not None else slice(None)
         return predict_logits(
             model.network,
-            torch.from_numpy(prepared.image),
-            patch=model.configuration.patch,
+            torch.from_numpy(prepared.image[inside]),
+            patch=patch,
             options=options,
             outputs=model.outputs,
             device=model.device,
             context=model.configuration.context,
             store=store,
+        )
+
+    room = store.budget.device_weights_bytes(model.device)
+    with turn(model.network, model.device, room):
+        if crop is None:
+            return segment(None)
+        label = prepared.image[-1].astype(np.int16)
+        boxes = Cropper(crop, targets, patch).boxes(label, prepared.record.spacing_mm)
+        return paste_crops(
+            label, boxes, segment, crop=crop, targets=targets, store=store, device=model.device
         )
 
 

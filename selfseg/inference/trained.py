@@ -107,11 +107,21 @@ class PlannedDataset:
             return None
         return serial.load(TrainedFold, files.description).model_copy(update={"fold": fold})
 
+    def data_digest(self, configuration: Configuration, cases: Sequence[str]) -> str:
+        """Return a digest of what training reads: some cases, and an auxiliary data set."""
+        own = files_digest(self.dataset, cases)
+        borrowed = self.plan.borrowed(configuration)
+        if borrowed is None:
+            return own
+        auxiliary = serial.load(Dataset, self.folder.auxiliary)
+        theirs = files_digest(auxiliary, [case.id for case in auxiliary.cases])
+        return _digest((own, theirs, auxiliary.name))
+
     def fault(self, configuration: Configuration, trained: TrainedFold) -> str:
         """Return why a fold no longer fits plan, data or previous stage; '' if it does."""
         if trained.plan_digest != weights_digest(self.plan, configuration):
             return "was trained with another plan"
-        if trained.data_digest != files_digest(self.dataset, trained.train_cases):
+        if trained.data_digest != self.data_digest(configuration, trained.train_cases):
             return "was trained on other files"
         if trained.previous_digest != previous_digest(self.folder, configuration):
             return f"was trained after another {configuration.previous_stage}"

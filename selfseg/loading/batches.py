@@ -7,6 +7,7 @@ patches and draws, and the device augments the next batch while it trains on the
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import sys
@@ -21,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from selfseg.augmentation.gpu import apply_batch
-from selfseg.errors import DeviceError
+from selfseg.errors import DatasetError, DeviceError
 from selfseg.execution.processes import default_workers
 from selfseg.loading.patches import CaseFolder, PreviousStage
 from selfseg.loading.source import (
@@ -37,6 +38,8 @@ from selfseg.loading.source import (
 from selfseg.records.plan import Configuration
 
 __all__ = ["Batch", "default_loader_workers", "training_batches", "validation_batches"]
+
+log = logging.getLogger(__name__)
 
 BATCHES_AHEAD = 3  # of each worker: covers the slower batches (rotated samples) of a mixed stream
 
@@ -72,7 +75,7 @@ def training_batches(  # noqa: PLR0913 (what a batch depends on)
         DatasetError: Cases are missing or damaged.
         DeviceError: A worker process died.
     """
-    cases = CaseFolder(folder, tuple(case_ids), previous, maps)
+    cases = _open(folder, case_ids, previous, maps)
     cases.hold_in_memory()
     source = BatchSource(configuration, cases, seed=seed, augment=True, finish=device.type == "cpu")
     return _batches(source, steps, workers=workers, device=device)
@@ -94,7 +97,7 @@ def validation_batches(  # noqa: PLR0913 (what a batch depends on)
 
     Args and errors are those of `training_batches`; `steps` counts the batches.
     """
-    cases = CaseFolder(folder, tuple(case_ids), previous, maps)
+    cases = _open(folder, case_ids, previous, maps)
     source = BatchSource(
         configuration, cases, seed=seed, augment=False, finish=device.type == "cpu"
     )
@@ -109,6 +112,21 @@ def default_loader_workers(device: torch.device) -> int:
     patches of 128³ voxels a second, and each keeps finished batches in shared memory.
     """
     return 1 if device.type == "cpu" else min(8, max(1, default_workers() - 1))
+
+
+def _open(
+    folder: Path, ids: Sequence[str], previous: PreviousStage | None, maps: Path | None
+) -> CaseFolder:
+    """Open the cases that samples can be cut from."""
+    usable = tuple(ids) if previous is None else previous.with_boxes(ids)
+    if previous is not None and ids and not usable:
+        raise DatasetError(
+            f"{previous.folder}: the previous stage has found nothing in any of {len(ids)} cases",
+            remedy="Train the previous stage for longer, or lower crop.smallest_ml in the plan.",
+        )
+    if len(usable) < len(ids):
+        log.warning("%d cases give no samples: nothing was found in them", len(ids) - len(usable))
+    return CaseFolder(folder, usable, previous, maps)
 
 
 def _batches(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import numpy.typing as npt
 from selfseg.errors import DatasetError
 from selfseg.execution.resources import free_memory_gib
 from selfseg.io.store import UNREADABLE, StoredArray, open_array
+from selfseg.loading.areas import Area, area_of
 from selfseg.loading.sampling import Corner, Locations
 from selfseg.records import serial
-from selfseg.records.geometry import PreprocessedCase
+from selfseg.records.geometry import Box, PreprocessedCase
 from selfseg.records.loss_maps import OUTSIDE_IMAGE
 
 # Share of the free memory that decompressed cases may fill; the rest is for training.
@@ -71,10 +72,16 @@ class PreviousStage:
     Attributes:
         folder: Folder with `CASE.b2nd` and `CASE.json`.
         labels: Foreground labels in them; each becomes a channel.
+        boxes: Of each case, where samples are cut; None: anywhere.
     """
 
     folder: Path
     labels: int
+    boxes: Mapping[str, tuple[Box, ...]] | None = None
+
+    def with_boxes(self, cases: Sequence[str]) -> tuple[str, ...]:
+        """Return the cases that samples can be cut from: those in which something was found."""
+        return tuple(case for case in cases if self.boxes is None or self.boxes[case])
 
 
 @dataclass
@@ -124,6 +131,17 @@ class CaseFolder:
             self._open[case] = self._read(case)
         self._open.move_to_end(case)
         return self._open[case]
+
+    def draw_area(self, index: int, rng: np.random.Generator) -> Area:
+        """Return where samples of a case are cut: anywhere, or in one of its boxes, all alike."""
+        case = self[index]
+        boxes = (
+            ()
+            if self.previous is None or self.previous.boxes is None
+            else (self.previous.boxes[case.id])
+        )
+        box = boxes[int(rng.integers(len(boxes)))] if boxes else None
+        return area_of(case.shape, case.locations, case.counts, case.annotated, box)
 
     def hold_in_memory(self, limit_bytes: float | None = None) -> bool:
         """Decompress all cases into memory if they fit; processes forked later share them.

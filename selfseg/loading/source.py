@@ -20,7 +20,7 @@ from selfseg.augmentation.draw import SampleDraw, draw_sample
 from selfseg.augmentation.geometry import loaded_patch
 from selfseg.errors import SelfSegError
 from selfseg.loading.patches import CaseFolder, PreviousStage
-from selfseg.loading.sampling import corner_around, draw_center, is_forced, random_corner
+from selfseg.loading.sampling import is_forced
 from selfseg.networks.one_hot import one_hot
 from selfseg.records.loss_maps import needed_maps
 from selfseg.records.plan import Configuration
@@ -192,17 +192,12 @@ class BatchSource(Dataset[Item]):
         # Slices that are seen but not segmented take no part in choosing the position.
         final = (final[0] - 2 * context, *final[1:])
         loaded = (loaded[0] - 2 * context, *loaded[1:])
-        voxel = draw_center(
-            case.counts,
-            case.annotated,
-            case.locations.__getitem__,
+        corner = self.cases.draw_area(chosen, rng).draw_corner(
+            loaded,
+            final,
             rng,
             forced=is_forced(index, options.batch, options.optimization.foreground_share),
         )
-        if voxel is None:
-            corner = random_corner(loaded, final, case.shape, rng)
-        else:
-            corner = corner_around(voxel, loaded, final, case.shape)
         image, label = self.cases.cut(chosen, corner, loaded, context=context)
         if flat:
             image, label = image[:, 0], label[0]

@@ -9,10 +9,23 @@ from torch import nn
 
 from selfseg.networks.context25d import ContextNetwork
 from selfseg.networks.dsn3d import DeeplySupervised3D
+from selfseg.networks.dual_channel import AuxiliaryStream, SecondEncoder
 from selfseg.networks.training_heads import HeadCounts, TrainingHeads
 from selfseg.networks.two_branch import TwoBranchNetwork
 from selfseg.networks.unet import EncoderDecoder
-from selfseg.records.network import DSN3D, ContextUNet, Network, ResidualUNet, TwoBranch, UNet
+from selfseg.records.network import (
+    DSN3D,
+    ContextUNet,
+    DualChannel,
+    GatedEncoders,
+    JointStreams,
+    Network,
+    ResidualUNet,
+    SecondInput,
+    TwoBranch,
+    UNet,
+    plain_part,
+)
 
 
 def build_network(options: Network, *, channels: int, outputs: int) -> nn.Module:
@@ -29,23 +42,33 @@ def build_network(options: Network, *, channels: int, outputs: int) -> nn.Module
             return DeeplySupervised3D(options, channels=channels, outputs=outputs)
         case TwoBranch():
             return TwoBranchNetwork(options, channels=channels, outputs=outputs)
+        case DualChannel():
+            return _dual_channel(options, channels=channels, outputs=outputs)
         case _:
             assert_never(options)
 
 
 def build_training_network(
-    options: Network, *, channels: int, outputs: int, heads: HeadCounts
+    options: Network,
+    *,
+    channels: int,
+    outputs: int,
+    heads: HeadCounts,
+    stream_outputs: int | None = None,
 ) -> nn.Module:
     """Return a fresh network with the heads that only training uses.
 
-    The heads are drawn last: all other weights are those of a network without them.
+    They are drawn last: all other weights are those of a network without them. `stream_outputs`
+    are the outputs for an auxiliary data set, for which some networks have parameters of its own.
     """
     network = build_network(options, channels=channels, outputs=outputs)
+    if isinstance(options, DualChannel) and isinstance(options.variant, JointStreams):
+        own = stream_outputs if options.variant.own_heads else None
+        network.auxiliary_stream = AuxiliaryStream(network, own)
     if heads == HeadCounts() or isinstance(options, TwoBranch):
         return network
-    strides: Sequence[Sequence[int]] = ()
-    if isinstance(options, UNet | ResidualUNet):
-        strides = options.strides
+    plain = plain_part(options)
+    strides: Sequence[Sequence[int]] = plain.strides if plain is not None else ()
     dims = len(strides[0]) if strides else 2 if isinstance(options, ContextUNet) else 3
     network.training_heads = TrainingHeads(
         heads,
@@ -55,4 +78,17 @@ def build_training_network(
         dims=dims,
         outputs=outputs,
     )
+    return network
+
+
+def _dual_channel(options: DualChannel, *, channels: int, outputs: int) -> nn.Module:
+    """Return the backbone with what its variant adds, which is drawn last."""
+    network = EncoderDecoder(options.backbone, channels=channels, outputs=outputs)
+    match options.variant:
+        case GatedEncoders():
+            network.second = SecondEncoder(options.backbone, options.variant, channels)
+        case JointStreams() | SecondInput():
+            pass  # what differs is what they are trained on, and what their input is
+        case _:
+            assert_never(options.variant)
     return network

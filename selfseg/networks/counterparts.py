@@ -10,7 +10,15 @@ import re
 from typing import assert_never
 
 from selfseg.networks.training_heads import PREFIX
-from selfseg.records.network import DSN3D, ContextUNet, Network, ResidualUNet, TwoBranch, UNet
+from selfseg.records.network import (
+    DSN3D,
+    ContextUNet,
+    DualChannel,
+    Network,
+    ResidualUNet,
+    TwoBranch,
+    UNet,
+)
 
 DEEPEST_FIRST = {"upsample", "decoder", "ups", "sides", "heads"}
 STEMS = {"encoder.0.0.conv.weight", "encoder.0.0.weight"}  # kernels that see the input channels
@@ -37,7 +45,7 @@ def is_head(name: str, network: Network) -> bool:
     if name.startswith(PREFIX):
         return True
     match network:
-        case UNet() | ResidualUNet() | ContextUNet():
+        case UNet() | ResidualUNet() | ContextUNet() | DualChannel():
             return name.startswith("heads.")
         case DSN3D():
             side = re.match(r"sides\.(\d+)\.(\d+)\.", name)

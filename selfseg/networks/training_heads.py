@@ -16,7 +16,7 @@ from selfseg.networks.blocks import Axes, convolution, initialize
 from selfseg.records.dataset import Targets
 from selfseg.records.loss import Loss, SignedDistanceTerm
 
-PREFIX = "training_heads."
+PREFIX, STREAM = "training_heads.", "auxiliary_stream."
 WRAPPERS = {"module", "_orig_mod"}  # what parallel and compiled networks put before names
 
 
@@ -93,14 +93,14 @@ class TrainingHeads(nn.Module):
 
 
 def exported(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights without those of the heads that only training uses.
+    """Return the weights without those of heads and streams that only training uses.
 
     Names must be those of the bare network: behind the prefix of a wrapper (compiled, parallel)
     heads would not be found, and no network could read the weights.
     """
     wrapped = [name for name in weights if WRAPPERS & set(name.split("."))]
     assert not wrapped, f"weights of a wrapped network: {wrapped[0]}"
-    return {name: value for name, value in weights.items() if not name.startswith(PREFIX)}
+    return {name: value for name, value in weights.items() if not name.startswith((PREFIX, STREAM))}
 
 
 def _side_head(

@@ -48,6 +48,8 @@ def build_encoder(options: PlainNetwork, channels: int) -> nn.ModuleList:
 class EncoderDecoder(nn.Module):
     """Encoder with skips to a decoder; a 1×1 head at every decoder stage.
 
+    `second` may see the input and what the encoder makes of it, and change what the decoder gets.
+
     Args:
         options: Widths, kernels, strides and depth.
         channels: Input channels.
@@ -55,10 +57,11 @@ class EncoderDecoder(nn.Module):
     """
 
     training_heads: TrainingHeads | None
+    second: nn.Module | None
 
     def __init__(self, options: PlainNetwork, *, channels: int, outputs: int) -> None:
         super().__init__()
-        self.training_heads = None
+        self.training_heads, self.second = None, None
         self.deep_supervision = options.deep_supervision
         features, ones = options.features, (1,) * len(options.strides[0])
         self.encoder = build_encoder(options, channels)
@@ -79,10 +82,12 @@ class EncoderDecoder(nn.Module):
 
         In training those of `training_heads` are added.
         """
-        skips = []
+        skips, deeper = [], x_bcD
         for stage in self.encoder:
-            x_bcD = stage(x_bcD)  # noqa: N806
-            skips.append(x_bcD)
+            deeper = stage(deeper)
+            skips.append(deeper)
+        if self.second is not None:
+            skips = list(self.second(x_bcD, skips))
         encoded = tuple(skips)
         out = skips.pop()
         every = self.training and self.deep_supervision

@@ -271,6 +271,11 @@ LossTerm = Annotated[
 ]
 
 
+# Terms on voxels and overlap alone can judge any data set: they need no map and name no label.
+SIMPLE = (
+    "adaptive_cross_entropy", "binary_cross_entropy", "cross_entropy", "dice", "focal",
+    "generalized_dice", "top_k", "tversky",
+)  # fmt: skip
 # Terms on thin structures see the full resolution only; so do all that need a map.
 FULL_RESOLUTION = (
     "blob_dice", "boundary", "cb_dice", "cl_dice", "segment_weights", "segments",

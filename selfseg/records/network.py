@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, assert_never
 
 from pydantic import Field
 
@@ -127,6 +127,83 @@ class TwoBranch(Record):
 
 
 PlainNetwork = UNet | ResidualUNet
+
+
+class GatedEncoders(Record):
+    """V1: a second encoder A beside the primary one P; at every level `P + σ(G[P; A])·W(A)`.
+
+    W starts at zero, so that training starts as P alone and nothing is diluted.
+
+    Attributes:
+        channels: First input channels that A sees, those that its weights were made for; None: all.
+        source: Where both encoders start: at the weights of the same fold of the previous stage, or
+            at random ones.
+        frozen: A keeps its weights.
+    """
+
+    kind: Literal["gated_encoders"] = "gated_encoders"
+    channels: int | None = Field(default=None, ge=1)
+    source: Literal["fresh", "previous_stage"] = "fresh"
+    frozen: bool = False
+
+
+class JointStreams(Record):
+    """V2: one network for two data sets, each with norm parameters of its own.
+
+    In prediction it is the backbone with those of the primary data set.
+
+    Attributes:
+        own_heads: The auxiliary data set has heads of its own, for its own labels; else the heads
+            are shared, and labels that it does not annotate count as background there.
+    """
+
+    kind: Literal["joint_streams"] = "joint_streams"
+    own_heads: bool = False
+
+
+class SecondInput(Record):
+    """V3: the backbone, to which the segmentation of the previous stage is a further input."""
+
+    kind: Literal["second_input"] = "second_input"
+
+
+class DualChannel(Record):
+    """Fine network that learns from a second source (methods 4.2: FS-Net; our reading).
+
+    Attributes:
+        backbone: The U-Net that it is made of.
+        variant: How the second source comes in.
+    """
+
+    kind: Literal["dual_channel"] = "dual_channel"
+    backbone: Annotated[UNet | ResidualUNet, Field(discriminator="kind")]
+    variant: Annotated[GatedEncoders | JointStreams | SecondInput, Field(discriminator="kind")]
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Widths of the backbone, full resolution first."""
+        return self.backbone.features
+
+    @property
+    def strides(self) -> tuple[tuple[int, ...], ...]:
+        """Strides of the backbone."""
+        return self.backbone.strides
+
+
 Network = Annotated[
-    UNet | ResidualUNet | ContextUNet | DSN3D | TwoBranch, Field(discriminator="kind")
+    UNet | ResidualUNet | ContextUNet | DSN3D | TwoBranch | DualChannel,
+    Field(discriminator="kind"),
 ]
+
+
+def plain_part(network: Network) -> PlainNetwork | None:
+    """Return the U-Net that a network is or is made of; None for other kinds."""
+    match network:
+        case UNet() | ResidualUNet():
+            return network
+        case DualChannel():
+            return network.backbone
+        case ContextUNet() | DSN3D() | TwoBranch():
+            return None
+        case _:
+            assert_never(network)

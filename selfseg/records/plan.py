@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from selfseg.records.augmentation import Augmentation
+from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.crf import CrfGrid
+from selfseg.records.crop import Crop
 from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.ideas import Idea
 from selfseg.records.loss import Loss, ShapeCodeTerm
@@ -60,6 +62,7 @@ class Configuration(Record):
         network, loss, augmentation, optimization, inference: Options of the parts.
         previous_stage: Configuration whose segmentation is a further input (cascade).
         transfer: How weights that come from another model are trained on.
+        crop: Look only around what the previous stage found (fine stage); None: everywhere.
     """
 
     name: ConfigurationName
@@ -75,6 +78,7 @@ class Configuration(Record):
     inference: Inference
     previous_stage: ConfigurationName | None = None
     transfer: Transfer = FineTune()
+    crop: Crop | None = None
 
     @property
     def context(self) -> int:
@@ -92,6 +96,7 @@ class Plan(Record):
         tubular: Labels that consist of tubes: their center lines are judged, and no component of
             them is ever removed.
         shapes: Which labels' predicted shapes get a quality score, and how shape models are made.
+        auxiliary: A second data set that configurations of one stage are trained on as well.
         nominated: What the shapes in the data suggest for the loss, to be tried in a race.
         decisions: Why.
     """
@@ -109,6 +114,7 @@ class Plan(Record):
     proposed: tuple[ConfigurationName, ...] = ()
     crf: CrfGrid | None = None
     tubular: tuple[str, ...] = ()
+    auxiliary: Auxiliary | None = None
     nominated: tuple[Idea, ...] = ()
     shapes: ShapeOptions = ShapeOptions()
     decisions: tuple[Decision, ...]
@@ -129,6 +135,14 @@ class Plan(Record):
             for name in term.labels
         }
         return tuple(n for n in self.targets.names if n in wanted | set(self.shapes.labels))
+
+    def borrowed(self, configuration: Configuration) -> Auxiliary | None:
+        """Return the second data set that a configuration is trained on too; None without one.
+
+        A second stage has no segmentations of the auxiliary cases by a network that has not seen
+        them.
+        """
+        return self.auxiliary if configuration.previous_stage is None else None
 
     def input_channels(self, configuration: Configuration) -> int:
         """Return a network's input channels: the image's, in a cascade also one a label."""

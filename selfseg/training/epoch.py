@@ -42,7 +42,7 @@ def score_epoch(
     The Dice is `2·tp / (2·tp + fp + fn)` with counts over all patches; it is a guide, since patches
     overlap objects by chance. The real scores come at the end, on whole cases.
     """
-    if not job.validation_cases:
+    if not job.sampled(job.validation_cases):
         return EpochScores()
     weights = final_weights(state)
     overlap = DiceMeter(job.plan.targets, state.device)
@@ -51,7 +51,7 @@ def score_epoch(
     for batch in validation_batches(
         job.configuration,
         job.data,
-        job.validation_cases,
+        job.sampled(job.validation_cases),
         steps=course.validation_steps,
         seed=job.seed,
         workers=0,

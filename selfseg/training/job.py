@@ -15,6 +15,8 @@ from selfseg.loading.patches import PreviousStage
 from selfseg.networks.build import build_training_network
 from selfseg.networks.training_heads import HeadCounts, needed_heads
 from selfseg.records import serial
+from selfseg.records.auxiliary import Auxiliary
+from selfseg.records.dataset import Targets
 from selfseg.records.optimization import Recipe
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.run import MEASURING_SHARE
@@ -28,6 +30,26 @@ log = logging.getLogger(__name__)
 
 # A timed training is cut into about so many epochs: often enough to see it go and to save.
 EPOCHS_OF_TIMED_RUN = 25
+ENDLESS = 2**40  # steps of a timed run: more than any machine makes
+
+
+@dataclass(frozen=True)
+class AuxiliaryData:
+    """A second data set on the grid of the first.
+
+    Attributes:
+        options: How it takes part.
+        targets: What its label indices mean.
+        cases: Ids.
+        data: Folder of its preprocessed cases.
+        data_digest: Of the files that they were made from.
+    """
+
+    options: Auxiliary
+    targets: Targets
+    cases: tuple[str, ...]
+    data: Path
+    data_digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +67,8 @@ class TrainingJob:
             `data`, and for each case the label map that they were made from.
         loss_maps: Folder of what the loss needs besides the labels.
         start: Model whose weights the training starts with; None: random ones.
+        auxiliary: The second data set that is trained on too; None: there is none.
+        source: Weights that both encoders of a gated network start at; None: random ones.
         output: Where the model goes.
         epochs, steps_per_epoch: In place of the plan's.
         time_s: Train for so long instead; the schedule ends with the time.
@@ -74,6 +98,19 @@ class TrainingJob:
     previous_maps: Mapping[str, Path] | None = None
     loss_maps: Path | None = None
     start: SourceModel | None = None
+    auxiliary: AuxiliaryData | None = None
+    source: Path | None = None
+
+    @property
+    def borrowed_samples(self) -> int:
+        """Samples of each batch that come from the auxiliary data set."""
+        if self.auxiliary is None:
+            return 0
+        return self.auxiliary.options.samples(self.configuration.batch)
+
+    def sampled(self, cases: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the cases that patches can be cut from; a fine stage may have no crop in some."""
+        return cases if self.previous is None else self.previous.with_boxes(cases)
 
     @property
     def channels(self) -> int:
@@ -97,6 +134,8 @@ class TrainingJob:
         content: tuple[object, ...] = (self.plan.channels, self.plan.targets, data)
         if any(term.kind == "shape_code" for term in self.configuration.loss.terms):
             content += (self.plan.shapes.model_copy(update={"labels": ()}),)
+        if self.auxiliary is not None:
+            content += (self.auxiliary.options, self.auxiliary.targets, self.auxiliary.data_digest)
         rest = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
         return f"{serial.digest(self.configuration)}-{rest}"
 
@@ -136,6 +175,10 @@ class Course:
     def is_over(self, step: int, elapsed_s: float) -> bool:
         """Tell whether the run has reached its length; it has at least one step."""
         return step > 0 and self.progress(step, elapsed_s) >= 1.0
+
+    def steps_from(self, step: int) -> range:
+        """Return the numbers of the steps that are left; a timed run has no last one."""
+        return range(step, ENDLESS if self.total_steps is None else self.total_steps)
 
     @property
     def validation_steps(self) -> int:

@@ -89,6 +89,7 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     layout: torch.memory_format | None = None,
     heads: HeadCounts = NO_HEADS,
     start_: Callable[[nn.Module], Tuning] = learn_alike,
+    stream_outputs: int | None = None,
 ) -> TrainState:
     """Return the state at step 0; random weights depend on the seed only.
 
@@ -102,10 +103,15 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
         layout: Memory format of a run that goes on; None chooses the faster one.
         heads: Further heads that the loss needs.
         start_: Fills the fresh network with other weights, and tells how they learn.
+        stream_outputs: Outputs for an auxiliary data set.
     """
     torch.manual_seed(seed)
     network = build_training_network(
-        configuration.network, channels=channels, outputs=outputs, heads=heads
+        configuration.network,
+        channels=channels,
+        outputs=outputs,
+        heads=heads,
+        stream_outputs=stream_outputs,
     )
     dtype, reason = autocast_dtype(device)
     log.info("Precision: %s", reason)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -13,15 +15,26 @@ from selfseg.training.tuning import RATE
 
 
 def train_step(
-    state: TrainState, batch: Batch, loss: nn.Module, *, learning_rate: float, gradient_clip: float
+    state: TrainState,
+    batch: Batch,
+    loss: nn.Module,
+    *,
+    learning_rate: float,
+    gradient_clip: float,
+    borrowed: Callable[[TrainState], Tensor] | None = None,
 ) -> Tensor:
-    """Update the weights once; return the loss, still on the device (reading it would wait)."""
+    """Update the weights once; return the loss, still on the device (reading it would wait).
+
+    `borrowed` gives what an auxiliary data set adds to it.
+    """
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate * group.get(RATE, 1.0)
     state.optimizer.zero_grad(set_to_none=True)
     image = batch.image.contiguous(memory_format=state.layout)
     with mixed_precision(state.device, state.dtype):
         value: Tensor = loss(state.forward(image), batch.label, batch.maps)
+        if borrowed is not None:
+            value = value + borrowed(state)
     state.scaler.scale(value).backward()  # type: ignore[no-untyped-call]
     state.scaler.unscale_(state.optimizer)
     state.tuning.pull_(state.network)

@@ -24,10 +24,12 @@ from selfseg.records.model import EpochRecord, TrainedFold
 from selfseg.records.plan import Configuration
 from selfseg.training import history
 from selfseg.training.agreement import check_finished, check_position, warn_of_new_length
+from selfseg.training.borrowing import Borrowing, start_borrowing
 from selfseg.training.checkpoints import read_position, restore, save_checkpoint
 from selfseg.training.epoch import EpochScores, score_epoch
 from selfseg.training.job import Course, TrainingJob, plan_course, resume_course
 from selfseg.training.schedule import learning_rate_factor
+from selfseg.training.second_encoder import start_encoders
 from selfseg.training.shapes import prepare_shapes
 from selfseg.training.start import start_
 from selfseg.training.state import TrainState, create_state
@@ -39,7 +41,6 @@ __all__ = ["TrainingJob", "train"]
 log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_S = 300.0
-ENDLESS = 2**40  # steps of a timed run: more than any machine makes
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Run:
     batches: Iterator[Batch]
     bar: ProgressBar
     zero_s: float
+    borrowing: Borrowing | None = None
 
     def is_over(self, state: TrainState) -> bool:
         """Tell whether the run has reached its length."""
@@ -92,6 +94,7 @@ def _train(job: TrainingJob) -> TrainedFold:
     state, course = _begin(job)
     loss = build_loss(job.configuration.loss, job.plan.targets, prepare_shapes(job))
     loss.memory = state.memory
+    steps = course.steps_from(state.step)
     label = f"Training {job.configuration.name} fold {job.fold}"
     with ProgressBar(label, 1000, start=_thousandths(state, course)) as bar:
         run = Run(
@@ -101,6 +104,7 @@ def _train(job: TrainingJob) -> TrainedFold:
             batches=_batches(job, course, state),
             bar=bar,
             zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too
+            borrowing=start_borrowing(job, _as_recipe_says(job.configuration, course), steps),
         )
         state.elapsed_s = time.perf_counter() - run.zero_s
         while not run.is_over(state):
@@ -145,7 +149,10 @@ def _begin(job: TrainingJob) -> tuple[TrainState, Course]:
         layout=layout,
         heads=job.heads,
         start_=partial(start_, job=job),
+        stream_outputs=None if job.auxiliary is None else job.auxiliary.targets.outputs,
     )
+    if found is None and job.source is not None:
+        start_encoders(state, job.source)
     if found is not None:
         restore(state, *found)
         log.info("Resuming after epoch %d, step %d", state.epoch, state.step)
@@ -157,12 +164,13 @@ def _begin(job: TrainingJob) -> tuple[TrainState, Course]:
 
 def _batches(job: TrainingJob, course: Course, state: TrainState) -> Iterator[Batch]:
     workers = default_loader_workers(job.device) if job.workers is None else job.workers
-    last = ENDLESS if course.total_steps is None else course.total_steps
+    configuration = _as_recipe_says(job.configuration, course)
+    own = configuration.batch - job.borrowed_samples
     return training_batches(
-        _as_recipe_says(job.configuration, course),
+        configuration.model_copy(update={"batch": own}),
         job.data,
         job.train_cases,
-        steps=range(state.step, last),
+        steps=course.steps_from(state.step),
         seed=job.seed,
         workers=workers,
         device=job.device,
@@ -215,7 +223,17 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
         run.loss.progress = course.progress(state.step, state.elapsed_s)
         state.tuning.release_(state.network, run.loss.progress)
         run.loss.step = state.step
-        state.losses.add(train_step(state, batch, run.loss, learning_rate=rate, gradient_clip=clip))
+        borrowed = None if run.borrowing is None else run.borrowing.next(run.loss.progress)
+        state.losses.add(
+            train_step(
+                state,
+                batch,
+                run.loss,
+                learning_rate=rate,
+                gradient_clip=clip,
+                borrowed=borrowed,
+            )
+        )
         if state.device.type == "cpu":  # elsewhere reading the loss would wait for the device
             _refuse_divergence(state, run)
         now_s = time.perf_counter()

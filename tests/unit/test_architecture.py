@@ -26,14 +26,14 @@ TOOLKITS = {
 }  # fmt: skip
 STAGES = {
     "fingerprinting", "preprocessing", "training", "inference", "evaluation", "reporting",
-    "planning", "plan_checks", "loss_checks", "budget", "postprocessing", "selection",
-    "classification",
-    "pretraining",
+    "planning", "plan_checks", "loss_checks", "stage_checks", "budget", "postprocessing",
+    "selection", "classification", "pretraining",
 }  # fmt: skip
 STAGE_EDGES = {
     ("inference", "preprocessing"),
     ("plan_checks", "loss_checks"),
     ("pretraining", "training"),
+    ("plan_checks", "stage_checks"),
     ("training", "inference"),
     ("training", "evaluation"),
     ("inference", "postprocessing"),
@@ -49,7 +49,7 @@ STAGE_EDGES = {
 }
 TOP = {
     "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
-    "phantoms", "classifying", "adopting", "pretrain",
+    "phantoms", "auxiliary", "classifying", "adopting", "pretrain",
 }  # fmt: skip
 
 

@@ -1,0 +1,72 @@
+"""A loss on a data set that annotates some of the labels only: the others count as background."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from selfseg.records.dataset import Targets
+
+IMPOSSIBLE = -1e4  # logit of a probability that is exactly 0 in float32
+
+
+def marginal_logits(logits: Tensor, annotated: Sequence[bool], *, regions: bool) -> Tensor:
+    """Return logits in which what is not annotated belongs to the background, or to nothing.
+
+    Background gets the sum of its own probability and of those of all labels that are not
+    annotated, which then have the probability 0 (marginal loss of partly labeled data, methods
+    4.2). The probability of a region that is not annotated becomes 0 as well, so that with a
+    reference of 0 it adds neither loss nor gradient. With everything annotated nothing changes.
+
+    Args:
+        logits: (b, k, *D) of background and labels, or of regions.
+        annotated: For each label or region whether the data set annotates it.
+        regions: Whether outputs are regions.
+    """
+    if all(annotated):
+        return logits
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    known = torch.tensor(annotated, device=logits.device)
+    if regions:
+        return logits.where(_along_channels(known, logits), IMPOSSIBLE)
+    missing = torch.cat((known.new_ones(1), ~known))
+    merged = logits.where(_along_channels(missing, logits), -torch.inf).logsumexp(1, keepdim=True)
+    labels = logits[:, 1:].where(_along_channels(known, logits), IMPOSSIBLE)
+    return torch.cat((merged, labels), dim=1)
+
+
+def annotated_in(targets: Targets, names: Sequence[str]) -> tuple[bool, ...]:
+    """Tell of each label or region whether a data set with labels of these names annotates it."""
+    there = [label.name in names for label in targets.labels]
+    return tuple(all(there[index - 1] for index in group) for group in targets.members)
+
+
+class MarginalLoss(nn.Module):
+    """A loss whose logits are marginalized first.
+
+    Args:
+        loss: (outputs, labels) → scalar.
+        annotated: For each label or region whether the data set annotates it.
+        regions: Whether outputs are regions.
+    """
+
+    def __init__(self, loss: nn.Module, annotated: Sequence[bool], *, regions: bool) -> None:
+        super().__init__()
+        self.loss = loss
+        self.annotated = tuple(annotated)
+        self.regions = regions
+
+    def forward(self, outputs: Sequence[Tensor], target: Tensor) -> Tensor:
+        """Return the scalar loss of logits (b, k, *D), full resolution first, and label indices.
+
+        In the indices (b, *D) what is not annotated is background.
+        """
+        marginal = [marginal_logits(o, self.annotated, regions=self.regions) for o in outputs]
+        value: Tensor = self.loss(marginal, target)
+        return value
+
+
+def _along_channels(values: Tensor, logits: Tensor) -> Tensor:
+    return values.view(1, -1, *(1,) * (logits.dim() - 2))

@@ -1,0 +1,150 @@
+"""Training on a second data set as well: its batches, its loss, and how much that counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from selfseg.loading.batches import Batch, default_loader_workers, training_batches
+from selfseg.losses.build import DeeplySupervisedSum, build_loss
+from selfseg.losses.marginal import MarginalLoss, annotated_in
+from selfseg.networks.dual_channel import AuxiliaryStream
+from selfseg.records.auxiliary import Auxiliary
+from selfseg.records.dataset import Targets
+from selfseg.records.loss import SIMPLE, AdaptiveCrossEntropyTerm, CrossEntropyTerm, Loss
+from selfseg.records.network import DualChannel, JointStreams
+from selfseg.records.plan import Configuration
+from selfseg.training.job import TrainingJob
+from selfseg.training.state import TrainState
+
+SEED_STEP = 7919  # its samples are drawn apart from those of the primary data set
+
+
+def auxiliary_weight(options: Auxiliary, progress: float) -> float:
+    """Return the weight of the auxiliary loss when a share of the run is over."""
+    common = 1 - options.primary_only
+    if progress >= common:
+        return 0.0
+    falling = (1 + math.cos(math.pi * progress / common)) / 2
+    return options.last_weight + (options.first_weight - options.last_weight) * falling
+
+
+@dataclass
+class Borrowing:
+    """The auxiliary part of a training.
+
+    Attributes:
+        options: How it takes part.
+        loss: (outputs, label) → scalar.
+        plain: The loss within, which follows the progress of the run.
+        batches: One a step.
+        indices: Label index of the primary data set for each of the auxiliary one (or its own).
+    """
+
+    options: Auxiliary
+    loss: nn.Module
+    plain: DeeplySupervisedSum
+    batches: Iterator[Batch]
+    indices: Tensor
+
+    def next(self, progress: float) -> Callable[[TrainState], Tensor] | None:
+        """Return what the next batch adds to the loss of a step; None once nothing does."""
+        weight = auxiliary_weight(self.options, progress)
+        if not weight:
+            return None
+        self.plain.progress = progress
+        batch = next(self.batches)
+
+        def term(state: TrainState) -> Tensor:
+            image = batch.image.contiguous(memory_format=state.layout)
+            first, *others = _outputs(state, image)
+            outputs = (first[:, : self.plain.targets.outputs], *others)  # no predicted distances
+            value: Tensor = self.loss(outputs, self.indices[batch.label])
+            return weight * value
+
+        return term
+
+
+def start_borrowing(
+    job: TrainingJob, configuration: Configuration, steps: range
+) -> Borrowing | None:
+    """Return the auxiliary part of the given steps of a training; None without one."""
+    data = job.auxiliary
+    if data is None:
+        return None
+    own = has_own_heads(configuration)
+    targets = data.targets if own else shared_targets(job.plan.targets, data.targets)
+    plain = build_loss(simple_terms(configuration.loss), targets)
+    names = tuple(label.name for label in data.targets.labels)
+    annotated = (True,) * len(targets.names) if own else annotated_in(targets, names)
+    loss = MarginalLoss(plain, annotated, regions=bool(targets.regions))
+    indices = own_indices(data.targets) if own else shared_indices(targets, data.targets)
+    return Borrowing(
+        options=data.options,
+        loss=loss.to(job.device),
+        plain=plain,
+        batches=training_batches(
+            configuration.model_copy(update={"batch": job.borrowed_samples}),
+            data.data,
+            data.cases,
+            steps=steps,
+            seed=job.seed + SEED_STEP,
+            workers=default_loader_workers(job.device) if job.workers is None else job.workers,
+            device=job.device,
+        ),
+        indices=torch.tensor(indices, device=job.device),
+    )
+
+
+def has_own_heads(configuration: Configuration) -> bool:
+    """Tell whether the auxiliary data set has heads of its own."""
+    network = configuration.network
+    if not isinstance(network, DualChannel) or not isinstance(network.variant, JointStreams):
+        return False
+    return network.variant.own_heads
+
+
+def shared_targets(primary: Targets, auxiliary: Targets) -> Targets:
+    """Return the primary targets, with what the auxiliary data set leaves without annotation."""
+    if auxiliary.ignore is None:
+        return primary.model_copy(update={"ignore": None})
+    unused = 1 + max(label.value for label in primary.labels)
+    return primary.model_copy(update={"ignore": unused})
+
+
+def shared_indices(primary: Targets, auxiliary: Targets) -> list[int]:
+    """Return the primary label index for each auxiliary one, by name; others are background."""
+    index = {label.name: number for number, label in enumerate(primary.labels, start=1)}
+    found = [0, *(index.get(label.name, 0) for label in auxiliary.labels)]
+    return found if primary.ignore_index is None else [*found, primary.ignore_index]
+
+
+def own_indices(auxiliary: Targets) -> list[int]:
+    """Return the label indices of a data set as they are."""
+    return list(range(len(auxiliary.labels) + 1 + (auxiliary.ignore is not None)))
+
+
+def simple_terms(loss: Loss) -> Loss:
+    """Return a loss with those terms that can judge any data set, without weights of classes."""
+    terms = tuple(
+        term.model_copy(update={"class_weights": None})
+        if isinstance(term, CrossEntropyTerm | AdaptiveCrossEntropyTerm)
+        else term
+        for term in loss.terms
+        if term.kind in SIMPLE
+    )
+    return loss.model_copy(update={"terms": terms})
+
+
+def _outputs(state: TrainState, image: Tensor) -> tuple[Tensor, ...]:
+    """Run the network as it is for the auxiliary data set."""
+    stream = getattr(state.network, "auxiliary_stream", None)
+    if not isinstance(stream, AuxiliaryStream):
+        return state.forward(image)
+    outputs: tuple[Tensor, ...] = functional_call(state.network, dict(stream.weights()), (image,))
+    return outputs

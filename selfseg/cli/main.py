@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from selfseg.cli import demo, evaluate, plan, predict, race, run, select, status, train
+from selfseg.cli import demo, evaluate, exchange, plan, predict, race, run, select, status, train
 from selfseg.errors import SelfSegError
 
 EXIT_USER_ERROR = 2
@@ -53,6 +53,7 @@ app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("run")(run.run)
 app.command("status")(status.status)
+app.command("import")(exchange.import_)
 app.command("demo")(demo.demo)
 
 

@@ -1,14 +1,17 @@
-"""Models of nnU-Net v2 become models of ours: read once, written whole or not at all."""
+"""Models from elsewhere become folders of ours: read once, written whole or not at all."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfseg.bundles import is_bundle, unpack_bundle
 from selfseg.errors import ModelError
+from selfseg.inference.find import find_models
 from selfseg.inference.trained import weights_digest
 from selfseg.io.archive import unpack
 from selfseg.io.nnunet.checkpoint import ReadCheckpoint, read_checkpoints
@@ -53,6 +56,56 @@ class _Read:
     source: Source
 
 
+def import_model(source: Path, *, output: Path | None, workspace: Path) -> ImportResult:
+    """Read a model file that `selfseg export` wrote, or a model of nnU-Net v2.
+
+    The arguments and errors are those of `import_nnunet`.
+    """
+    if source.is_file() and is_bundle(source):
+        return _import_bundle(source, output=output, workspace=workspace)
+    return import_nnunet(source, output=output, workspace=workspace)
+
+
+def _import_bundle(source: Path, *, output: Path | None, workspace: Path) -> ImportResult:
+    with _arrival(output, workspace) as scratch:
+        made = DatasetFolder(scratch / "model")
+        made.path.mkdir()
+        plan = unpack_bundle(source, made.path)
+        folds = tuple(
+            serial.load(TrainedFold, made.fold(item.configuration.name, fold).description)
+            for item in find_models(made.path)
+            for fold in item.folds
+        )
+        target = _settle(made.path, plan, output, workspace)
+    return ImportResult(target, plan, tuple(ImportedFold(f, "", source.name) for f in folds))
+
+
+@contextmanager
+def _arrival(output: Path | None, workspace: Path) -> Iterator[Path]:
+    """Give a scratch folder on the disk that the model will lie on."""
+    parent = output.parent if output is not None else workspace
+    parent.mkdir(parents=True, exist_ok=True)
+    if output is not None:
+        _refuse_occupied(output)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".import.") as name:
+        yield Path(name)
+
+
+def _settle(made: Path, plan: Plan, output: Path | None, workspace: Path) -> Path:
+    """Move a finished model to its place; return that."""
+    if not _PLAIN_NAME.fullmatch(plan.dataset):
+        raise ModelError(
+            f"data set {plan.dataset!r}: the name cannot be a folder's name",
+            remedy="Give it a plain name where it was trained.",
+        )
+    target = output or dataset_folder(workspace, plan.dataset).path
+    _refuse_occupied(target)
+    if target.is_dir():
+        target.rmdir()  # empty: that was checked
+    made.replace(target)
+    return target
+
+
 def import_nnunet(source: Path, *, output: Path | None, workspace: Path) -> ImportResult:
     """Write the model folder of a trained nnU-Net.
 
@@ -65,12 +118,7 @@ def import_nnunet(source: Path, *, output: Path | None, workspace: Path) -> Impo
         ModelError: It cannot be read, computes something that ours does not, or stands there
             already. Nothing is written then.
     """
-    parent = output.parent if output is not None else workspace
-    parent.mkdir(parents=True, exist_ok=True)
-    if output is not None:
-        _refuse_occupied(output)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".import.") as name:
-        scratch = Path(name)
+    with _arrival(output, workspace) as scratch:
         root = source
         if not source.is_dir():
             root = scratch / "unpacked"
@@ -79,13 +127,9 @@ def import_nnunet(source: Path, *, output: Path | None, workspace: Path) -> Impo
         read, described = _read_models(root, scratch)
         plan = make_plan([item.source for item in read], described)
         _check(plan, root)
-        target = output or dataset_folder(workspace, plan.dataset).path
-        _refuse_occupied(target)
         made = DatasetFolder(scratch / "model")
         folds = _write(plan, read, made)
-        if target.is_dir():
-            target.rmdir()  # empty: that was checked
-        made.path.replace(target)
+        target = _settle(made.path, plan, output, workspace)
     return ImportResult(target, plan, folds)
 
 
@@ -124,11 +168,6 @@ def _source(model: ModelFolder, checkpoints: Sequence[ReadCheckpoint]) -> Source
             remedy="Keep one configuration in a folder, as nnU-Net does.",
         )
     plans = read_plans(model.path / PLANS)
-    if not _PLAIN_NAME.fullmatch(plans.dataset_name):
-        raise ModelError(
-            f"{model.path / PLANS}: dataset_name {plans.dataset_name!r} cannot be a folder's name",
-            remedy="Give it a plain name in plans.json.",
-        )
     axes = sorted({axis for item in checkpoints for axis in item.facts.mirror_axes})
     return Source(model.path, plans, names.pop(), tuple(axes))
 

@@ -1,9 +1,10 @@
-"""What `selfseg import` prints: all that was read, and the next command."""
+"""What `selfseg import` and `selfseg export` print."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 from rich.table import Table
 
@@ -44,9 +45,10 @@ def print_imported(result: ImportResult, *, as_json: bool) -> None:
         )
     out.print(table)
     for fold in result.folds:
+        trainer = f" of {fold.trainer}" if fold.trainer else ""
         out.print(
             f"{fold.trained.configuration} fold {fold.trained.fold}: {fold.checkpoint}, "
-            f"{fold.trained.epochs} epochs of {fold.trainer or 'an unnamed trainer'}"
+            f"{fold.trained.epochs} epochs{trainer}"
         )
     out.print(f"Written to {result.folder}")
     model = shlex.quote(str(result.folder))
@@ -55,3 +57,8 @@ def print_imported(result: ImportResult, *, as_json: bool) -> None:
 
 def _names(result: ImportResult) -> tuple[str, ...]:
     return result.plan.targets.names
+
+
+def print_exported(count: int, things: str, output: Path) -> None:
+    """Print what was written."""
+    console().print(f"{count} {things} written to {output}")

@@ -53,6 +53,7 @@ app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("run")(run.run)
 app.command("status")(status.status)
+app.command("export")(exchange.export)
 app.command("import")(exchange.import_)
 app.command("demo")(demo.demo)
 

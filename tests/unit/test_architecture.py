@@ -42,7 +42,7 @@ STAGE_EDGES = {
 }
 TOP = {
     "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
-    "phantoms", "importing",
+    "phantoms", "importing", "exporting", "bundles",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import zipfile
 from pathlib import Path
@@ -11,16 +12,19 @@ import nnunetmodel
 import numpy as np
 import pytest
 import SimpleITK
+import tinymodel
 import torch
 from nnunetagreement import agreement
 from typer.testing import CliRunner
 
+from selfseg.bundles import export_model
 from selfseg.cli.main import app
-from selfseg.errors import ModelError
-from selfseg.importing import import_nnunet
+from selfseg.errors import ModelError, RecordError
+from selfseg.importing import import_model, import_nnunet
 from selfseg.inference.model import load_model
 from selfseg.io.archive import unpack
 from selfseg.pipeline import predict_images
+from selfseg.records import serial
 from selfseg.requests import PredictRequest
 
 CPU = torch.device("cpu")
@@ -42,6 +46,10 @@ def toy_network(described: dict[str, Any], name: str = "3d_fullres") -> nnunetmo
     torch.manual_seed(1)
     item = described["configurations"][name]
     network = nnunetmodel.NnUNet(item["architecture"]["arch_kwargs"], channels=1, outputs=3)
+    with torch.no_grad():  # all labels win somewhere
+        head = network.decoder.seg_layers[-1]
+        logits = network(torch.randn(1, 1, *item["patch_size"]))[0]
+        head.bias -= logits.transpose(0, 1).flatten(1).mean(1)
     return network.eval()
 
 
@@ -156,7 +164,7 @@ def test_a_zip_of_several_configurations_becomes_one_model(tmp_path: Path) -> No
     ("spoil", "finding"),
     [
         ("plans", "dataset_name"),
-        ("labels", "labels"),
+        ("labels", "regions_class_order"),
         ("shapes", "weights do not fit the plans"),
         ("pickle", "neither tensor nor plain value"),
         ("folds", "no fold_"),
@@ -189,6 +197,73 @@ def test_a_model_that_cannot_be_read_leaves_nothing(
     assert caught.value.remedy
     assert not any(workspace.iterdir())
     assert not (tmp_path / "outside").exists()
+
+
+def saved(folder: Path) -> Path:
+    """Write a model folder of two folds with random weights."""
+    tinymodel.save_model(folder, tinymodel.tiny_plan(), folds=("0", "1"))
+    (folder / "models" / "3d_fullres" / "fold_0" / "checkpoint").mkdir()
+    (folder / "models" / "3d_fullres" / "fold_0" / "history.jsonl").write_text("{}")
+    return folder
+
+
+def test_a_model_in_one_file_predicts_as_its_folder(tmp_path: Path) -> None:
+    folder, file = saved(tmp_path / "model"), tmp_path / "out" / "model.zip"
+    done = CliRunner().invoke(app, ["export", str(folder), "-o", str(file)])
+    assert done.exit_code == 0, done.output
+    with zipfile.ZipFile(file) as archive:
+        names = set(archive.namelist())
+    fold = "models/3d_fullres/fold_{}/{}"
+    assert names == {
+        "plan.json",
+        *(fold.format(k, n) for k in (0, 1) for n in ("fold.json", "weights.safetensors")),
+    }
+    write_image(tmp_path / "images" / "case_0000.nii.gz", (9, 20, 24), (2.0, 1.0, 1.0))
+    imported = import_model(file, output=None, workspace=tmp_path / "ws")
+    assert imported.folder == tmp_path / "ws" / "phantom"
+    assert [item.trained.fold for item in imported.folds] == ["0", "1"]
+    maps = []
+    for index, model in enumerate((folder, file, imported.folder)):
+        output = tmp_path / f"out{index}"
+        report = predict_images(
+            PredictRequest(source=tmp_path / "images", output=output, model=model, tta=False)
+        )
+        assert report.done == ("case",)
+        maps.append((output / "case.nii.gz").read_bytes())
+    assert maps[0] == maps[1] == maps[2]
+
+
+def test_files_that_no_export_wrote_are_refused(tmp_path: Path) -> None:
+    folder, file = saved(tmp_path / "model"), tmp_path / "model.zip"
+    export_model(folder, file)
+    whole = file.read_bytes()
+    weights = "models/3d_fullres/fold_0/weights.safetensors"
+
+    def changed(name: str, content: bytes) -> None:
+        with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(file, "w") as new:
+            for entry in old.namelist():
+                if entry != name:
+                    new.writestr(entry, old.read(entry))
+            new.writestr(name, content)
+
+    other = tinymodel.tiny_plan(tinymodel.tiny_configuration(spacing_mm=(3.0, 1.0, 1.0)))
+    cases = (
+        ("run.py", b"1", "what no model has"),
+        ("models/3d_fullres/fold_0/x.safetensors", b"1", "what no model has"),
+        (weights, b"1", "no readable safetensors"),
+        ("plan.json", b"{}", "not a valid Plan"),
+        ("plan.json", serial.text(other).encode(), "trained with another plan"),
+    )
+    for name, content, finding in cases:
+        changed(name, content)
+        with pytest.raises((ModelError, RecordError), match=finding):
+            import_model(file, output=None, workspace=tmp_path / "ws")
+        assert not any((tmp_path / "ws").iterdir())
+    file.write_bytes(whole[:-200])
+    with pytest.raises(ModelError):
+        import_model(file, output=None, workspace=tmp_path / "ws")
+    with pytest.raises(ModelError, match="not one trained model"):
+        export_model(tmp_path / "ws", file)
 
 
 def test_archives_that_lead_out_are_links_or_bombs_are_refused(tmp_path: Path) -> None:

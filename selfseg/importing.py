@@ -26,7 +26,7 @@ from selfseg.records.plan import Configuration, Plan
 from selfseg.workspace import DatasetFolder, dataset_folder
 
 STEPS_PER_EPOCH = 250  # of nnU-Net's trainers
-_PLAIN_NAME = re.compile(r"\w[\w .-]{0,99}")
+_FOLDER_NAME = re.compile(r"[^./\\:*?\"<>|\x00-\x1f][^/\\:*?\"<>|\x00-\x1f]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ def _arrival(output: Path | None, workspace: Path) -> Iterator[Path]:
 
 def _settle(made: Path, plan: Plan, output: Path | None, workspace: Path) -> Path:
     """Move a finished model to its place; return that."""
-    if not _PLAIN_NAME.fullmatch(plan.dataset):
+    if output is None and not _FOLDER_NAME.fullmatch(plan.dataset):
         raise ModelError(
             f"data set {plan.dataset!r}: the name cannot be a folder's name",
-            remedy="Give it a plain name where it was trained.",
+            remedy="Choose a folder with -o.",
         )
     target = output or dataset_folder(workspace, plan.dataset).path
     _refuse_occupied(target)

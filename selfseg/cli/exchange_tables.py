@@ -34,14 +34,14 @@ def print_imported(result: ImportResult, *, as_json: bool) -> None:
         table.add_column(name)
     for item in plan.configurations:
         spacing = (f"{s:.3g}" if s is not None else "own" for s in item.preprocessing.spacing_mm)
-        folds = [f.trained.fold for f in result.folds if f.trained.configuration == item.name]
+        names = [f.trained.fold for f in result.folds if f.trained.configuration == item.name]
         table.add_row(
             item.name,
             " × ".join(spacing),
             " × ".join(map(str, item.patch)),
             f"{item.network.kind}, {len(item.network.features)} stages",
             ", ".join(map(str, item.inference.mirror_axes)) or "none",
-            ", ".join(folds),
+            ", ".join(names),
         )
     out.print(table)
     for fold in result.folds:

@@ -163,7 +163,7 @@ def test_a_zip_of_several_configurations_becomes_one_model(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("spoil", "finding"),
     [
-        ("plans", "dataset_name"),
+        ("plans", "cannot be a folder's name"),
         ("labels", "regions_class_order"),
         ("shapes", "weights do not fit the plans"),
         ("pickle", "neither tensor nor plain value"),

@@ -148,9 +148,9 @@ def test_rounded_shares_are_weights_over_their_sum(
 
 
 def test_at_an_edge_of_the_image_rounded_weights_decide_otherwise() -> None:
-    size = {"step": 0.5, "sigma": 0.125}
-    exact = make_grid((32, 32, 48), (32, 32, 32), **size).share((0, 0, 1), CPU)
-    rounded = make_rounded_grid((32, 32, 48), (32, 32, 32), **size).share((0, 0, 1), CPU)
+    shape, patch = (32, 32, 48), (32, 32, 32)
+    exact = make_grid(shape, patch, step=0.5, sigma=0.125).share((0, 0, 1), CPU)
+    rounded = make_rounded_grid(shape, patch, step=0.5, sigma=0.125).share((0, 0, 1), CPU)
     assert rounded[0, 0, 0] > 10 * exact[0, 0, 0]
     torch.testing.assert_close(rounded[16, 16], exact[16, 16], rtol=5e-3, atol=0)
 
@@ -162,11 +162,11 @@ def test_the_plan_chooses_weights_and_precision(monkeypatch: pytest.MonkeyPatch)
         sliding_window, "make_rounded_grid", lambda *a, **k: used.append("w") or make_grid(*a, **k)
     )
     monkeypatch.setattr(sliding_window, "fine_dtype", lambda device: used.append("p"))
-    common = {"patch": (6, 6, 6), "outputs": 3, "device": CPU}
-    predict_logits(network, volume, options=Inference(), **common)
+    patch = (6, 6, 6)
+    predict_logits(network, volume, patch=patch, options=Inference(), outputs=3, device=CPU)
     assert used == []
     options = Inference(window_weight="float16", precision="fine")
-    predict_logits(network, volume, options=options, **common)
+    predict_logits(network, volume, patch=patch, options=options, outputs=3, device=CPU)
     assert set(used) == {"w", "p"}
 
 

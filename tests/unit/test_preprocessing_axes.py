@@ -6,11 +6,14 @@ import itertools
 
 import numpy as np
 import pytest
+import tinymodel
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfseg.errors import PlanError
 from selfseg.io.geometry import canonical_geometry, to_canonical
 from selfseg.io.images import Image
+from selfseg.plan_checks import check_plan
 from selfseg.preprocessing.axes import (
     canonical_place,
     canonical_shape,
@@ -25,6 +28,7 @@ from selfseg.records.dataset import Label, Targets
 from selfseg.records.geometry import Geometry, Orientation
 from selfseg.records.plan import Inference
 from selfseg.records.preprocessing import NoNormalization, Preprocessing, ZScore
+from selfseg.records.shape_model import ShapeOptions
 
 ORDERS = st.permutations([0, 1, 2]).map(lambda order: (order[0], order[1], order[2]))
 FLIPS = st.tuples(st.booleans(), st.booleans(), st.booleans())
@@ -118,6 +122,17 @@ def test_boxes_are_turned_with_the_array() -> None:
     cut = to_working(canonical, record.axes, record.flips)[box]
     turned_back = from_working(cut, record.axes, record.flips)
     np.testing.assert_array_equal(canonical[canonical_place(box, record)], turned_back)
+
+
+def test_shape_models_need_canonical_axes() -> None:
+    item = tinymodel.tiny_configuration()
+    shaped = tinymodel.tiny_plan(item).model_copy(update={"shapes": ShapeOptions(labels=("core",))})
+    check_plan(shaped)
+    turned = item.preprocessing.model_copy(update={"orientation": "stored"})
+    item = item.model_copy(update={"preprocessing": turned})
+    with pytest.raises(PlanError, match="must be canonical for shape models"):
+        check_plan(shaped.model_copy(update={"configurations": (item,)}))
+    check_plan(tinymodel.tiny_plan(item))
 
 
 def test_digests_are_those_from_before_the_options_were_there() -> None:

@@ -8,10 +8,17 @@ from math import prod
 from pathlib import Path
 
 from selfseg.errors import ModelError
-from selfseg.io.description import read_description
+from selfseg.io.description import DESCRIPTION, read_channels
 from selfseg.io.nnunet.network import network_options
-from selfseg.io.nnunet.plans import NnConfiguration, NnPlans, find_configuration
+from selfseg.io.nnunet.plans import (
+    WHOLE,
+    NnConfiguration,
+    NnPlans,
+    find_configuration,
+    read_json,
+)
 from selfseg.io.nnunet.preparation import Orientation, orientation_of, preprocessing_options
+from selfseg.io.targets import read_targets
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.dataset import Targets
 from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm, Loss
@@ -54,16 +61,14 @@ def read_described(folder: Path) -> Described:
     """Read the dataset.json beside the plans.
 
     Raises:
-        ModelError: It does not say what channels and labels are; all complaints.
-        DatasetError: There is none, or it is no JSON object.
+        ModelError: There is none, or it does not say what channels and labels are.
     """
-    description = read_description(folder)
-    if description.complaints:
-        raise ModelError(
-            f"{folder / 'dataset.json'}: {'; '.join(description.complaints)}",
-            remedy="Restore the file that was written when the model was trained.",
-        )
-    return Described(description.channels, description.targets)
+    complaints: list[str] = []
+    content = read_json(folder / DESCRIPTION)
+    described = Described(read_channels(content, complaints), read_targets(content, complaints))
+    if complaints:
+        raise ModelError(f"{folder}: {'; '.join(complaints)}", remedy=WHOLE)
+    return described
 
 
 def our_name(configuration: str, *, source: str) -> ConfigurationName:
@@ -111,8 +116,8 @@ def _configuration(
     where = f"{place}: configurations.{source.configuration}"
     name = our_name(source.configuration, source=place)
     orientation = orientation_of(source.plans, source=place)
-    patch, dims = found.patch_size, len(found.patch_size)
-    previous = found.previous_stage
+    patch, previous = found.patch_size, found.previous_stage
+    mirror_axes = tuple(axis for axis in source.mirror_axes if axis < len(patch))
     made = Configuration(
         name=name,
         preprocessing=preprocessing_options(
@@ -124,13 +129,9 @@ def _configuration(
         memory_gib=memory_gib,
         network=network_options(found.architecture, source=where),
         loss=_loss(found, described.targets),
-        augmentation=_augmentation(patch, source.mirror_axes),
+        augmentation=_augmentation(patch, mirror_axes),
         optimization=Optimization(recipe=RECIPE, short_recipe=RECIPE, short_below_steps=0),
-        inference=Inference(
-            mirror_axes=tuple(axis for axis in source.mirror_axes if axis < dims),
-            window_weight="float16",
-            precision="fine",
-        ),
+        inference=Inference(mirror_axes=mirror_axes, window_weight="float16", precision="fine"),
         previous_stage=None if previous is None else our_name(previous, source=place),
     )
     return made, _decisions(made, source, orientation)

@@ -1,6 +1,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from selfseg.inference.logit_store import LogitStore, MemoryBudget
 from selfseg.inference.mirroring import mirror_combinations, mirrored_mean
 from selfseg.inference.sliding_window import predict_logits
 from selfseg.inference.window_grid import (
+    Windows,
     make_grid,
     make_rounded_grid,
     rounded_weight,
@@ -109,7 +111,7 @@ def nnunet_weight(patch: tuple[int, ...]) -> np.ndarray:
     weight = ndimage.gaussian_filter(impulse, [p / 8 for p in patch], mode="constant")
     weight = (weight / weight.max() * 10).astype(np.float16)
     weight[weight == 0] = weight[weight != 0].min()
-    return weight
+    return np.asarray(weight)
 
 
 @pytest.mark.parametrize("patch", [(40, 56, 40), (16, 32, 9), (1, 24, 24)])
@@ -158,16 +160,22 @@ def test_at_an_edge_of_the_image_rounded_weights_decide_otherwise() -> None:
 def test_the_plan_chooses_weights_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     network, volume = Voxelwise(3), image(2, 6, 6, 9)
     used: list[str] = []
-    monkeypatch.setattr(
-        sliding_window, "make_rounded_grid", lambda *a, **k: used.append("w") or make_grid(*a, **k)
-    )
-    monkeypatch.setattr(sliding_window, "fine_dtype", lambda device: used.append("p"))
+
+    def note(name: str) -> None:
+        used.append(name)
+
+    def rounded(*arguments: Any, **named: Any) -> Windows:
+        note("weight")
+        return make_rounded_grid(*arguments, **named)
+
+    monkeypatch.setattr(sliding_window, "make_rounded_grid", rounded)
+    monkeypatch.setattr(sliding_window, "fine_dtype", lambda device: note("precision"))
     patch = (6, 6, 6)
     predict_logits(network, volume, patch=patch, options=Inference(), outputs=3, device=CPU)
     assert used == []
     options = Inference(window_weight="float16", precision="fine")
     predict_logits(network, volume, patch=patch, options=options, outputs=3, device=CPU)
-    assert set(used) == {"w", "p"}
+    assert set(used) == {"weight", "precision"}
 
 
 @settings(max_examples=30, deadline=None)

@@ -61,6 +61,8 @@ def import_model(source: Path, *, output: Path | None, workspace: Path) -> Impor
 
     The arguments and errors are those of `import_nnunet`.
     """
+    if not source.exists():
+        raise ModelError(f"{source}: no such folder or file", remedy="Check the path.")
     if source.is_file() and is_bundle(source):
         return _import_bundle(source, output=output, workspace=workspace)
     return import_nnunet(source, output=output, workspace=workspace)

@@ -262,6 +262,8 @@ def test_files_that_no_export_wrote_are_refused(tmp_path: Path) -> None:
     file.write_bytes(whole[:-200])
     with pytest.raises(ModelError):
         import_model(file, output=None, workspace=tmp_path / "ws")
+    with pytest.raises(ModelError, match="no such folder or file"):
+        import_model(tmp_path / "absent", output=None, workspace=tmp_path / "ws")
     with pytest.raises(ModelError, match="not one trained model"):
         export_model(tmp_path / "ws", file)
 

@@ -157,29 +157,31 @@ def predict_images(request: PredictRequest) -> PredictionReport:
             remedy="Give a folder; the label map in it is named after the image.",
         )
 
+    from selfseg.bundles import opened_model
     from selfseg.inference.members import predict_ensemble
     from selfseg.inference.model import load_ensemble
     from selfseg.io.formats import list_cases
     from selfseg.networks.device import select_device
 
-    model = load_ensemble(
-        request.model,
-        configuration=request.configuration,
-        folds=request.folds,
-        device=select_device(request.device),
-    )
-    log.info("Model: %s", model.description)
-    cases = list_cases(request.source, len(model.members[0].plan.channels))
-    return predict_ensemble(
-        model,
-        cases,
-        request.output,
-        tta=True if request.tta is None else request.tta,
-        step=request.step,
-        max_memory_gib=None if request.max_memory is None else parse_gib(request.max_memory),
-        probabilities=request.probabilities,
-        workers=default_workers(request.workers),
-    )
+    with opened_model(request.model) as folder:
+        model = load_ensemble(
+            folder,
+            configuration=request.configuration,
+            folds=request.folds,
+            device=select_device(request.device),
+        )
+        log.info("Model: %s", model.description)
+        cases = list_cases(request.source, len(model.members[0].plan.channels))
+        return predict_ensemble(
+            model,
+            cases,
+            request.output,
+            tta=True if request.tta is None else request.tta,
+            step=request.step,
+            max_memory_gib=None if request.max_memory is None else parse_gib(request.max_memory),
+            probabilities=request.probabilities,
+            workers=default_workers(request.workers),
+        )
 
 
 def select_models(dataset: str, workspace: Path, request: SelectRequest) -> Selection:

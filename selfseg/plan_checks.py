@@ -118,6 +118,11 @@ def _target_complaints(plan: Plan) -> Iterator[str]:
     for item in plan.configurations:
         for complaint in loss_complaints(item, plan.targets):
             yield f"configurations.{item.name}.loss.{complaint}"
+        if item.preprocessing.orientation != "canonical" and plan.shape_labels(item):
+            yield (
+                f"configurations.{item.name}.preprocessing.orientation: "
+                f"{item.preprocessing.orientation}, must be canonical for shape models"
+            )
 
 
 def _idea_complaints(plan: Plan) -> Iterator[str]:

@@ -87,7 +87,7 @@ class TrainRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictRequest:
-    """Options of `predict`; `model` is a model folder, a dataset folder or a workspace."""
+    """Options of `predict`; `model` is a model folder or file, a dataset folder or a workspace."""
 
     source: Path
     output: Path

@@ -15,6 +15,7 @@ from selfseg.cli import (
     classify,
     demo,
     evaluate,
+    exchange,
     measure,
     plan,
     predict,
@@ -71,6 +72,8 @@ app.add_typer(
 )
 app.command("run")(run.run)
 app.command("status")(status.status)
+app.command("export")(exchange.export)
+app.command("import")(exchange.import_)
 app.command("demo")(demo.demo)
 
 

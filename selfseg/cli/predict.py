@@ -16,7 +16,7 @@ def predict(
     model: Annotated[
         Path | None,
         typer.Option(
-            "-m", "--model", help="Model folder or planned name. Default: the workspace's."
+            "-m", "--model", help="Model folder, file or planned name. Default: the workspace's."
         ),
     ] = None,
     workspace: options.Workspace = None,

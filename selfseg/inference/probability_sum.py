@@ -16,6 +16,7 @@ from torch import Tensor
 from selfseg.inference.decode import Indices, decode
 from selfseg.inference.logit_store import LogitStore
 from selfseg.io.store import save_slabs
+from selfseg.preprocessing.axes import canonical_shape
 from selfseg.preprocessing.invert import foreground_tiles
 from selfseg.records.dataset import Targets
 from selfseg.records.geometry import PreprocessedCase
@@ -39,8 +40,8 @@ class ProbabilitySum:
         self.targets = targets
         self._logits = store
         self._store = LogitStore(store.budget.part(SHARE_OF_LOGITS), folder=store.folder)
-        shape = [record.shape_before_crop[axis] for axis in np.argsort(record.axes)]
-        self.values = self._store.allocate((len(targets.names), *shape), torch.device("cpu"))
+        shape = (len(targets.names), *canonical_shape(record))
+        self.values = self._store.allocate(shape, torch.device("cpu"))
 
     def add(
         self, logits: Tensor, record: PreprocessedCase, resampling: Resampling, *, share: float

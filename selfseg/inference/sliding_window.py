@@ -1,9 +1,7 @@
 """Logits of a whole image from overlapping windows with a Gaussian weight.
 
-Window positions and weight follow nnU-Net v2 (Isensee et al., 2021). The windows form a grid, so
-the sum of their weights is a product of one sum for each axis and is known beforehand: every
-window is multiplied by its share of that sum, and the accumulated logits need no division.
-A 2D network is a window one slice thick.
+Every window is multiplied by its share of the sum of all weights, which is known beforehand, so the
+accumulated logits need no division. A 2D network is a window one slice thick.
 """
 
 from __future__ import annotations
@@ -12,18 +10,16 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
-import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor, nn
 
 from selfseg.errors import DeviceError
 from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.mirroring import mirrored_mean
+from selfseg.inference.window_grid import Window, make_grid, make_rounded_grid
 from selfseg.networks.layout import CHANNELS_LAST
-from selfseg.networks.precision import autocast_dtype
+from selfseg.networks.precision import autocast_dtype, fine_dtype
 from selfseg.records.plan import Inference
 
 log = logging.getLogger(__name__)
@@ -38,88 +34,6 @@ ALLOCATION_FAILED = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-
-Window = tuple[slice, slice, slice]
-Index = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where windows lie along each axis, and the share of each in the sum of all weights.
-
-    Attributes:
-        patch: Size of a window (z, y, x).
-        starts: First voxel of the windows along each axis.
-        shares: For each axis and start, the window's weight over the sum of weights (patch,).
-    """
-
-    patch: tuple[int, int, int]
-    starts: tuple[tuple[int, ...], ...]
-    shares: tuple[tuple[np.ndarray, ...], ...]
-
-    def windows(self) -> list[Index]:
-        """Return the numbers of every window along the axes, the last axis fastest."""
-        return [(z, y, x) for z, y, x in product(*(range(len(s)) for s in self.starts))]
-
-    def place(self, index: Index) -> Window:
-        """Return where a window lies."""
-        z, y, x = (
-            slice(starts[i], starts[i] + size)
-            for starts, i, size in zip(self.starts, index, self.patch, strict=True)
-        )
-        return (z, y, x)
-
-    def share(self, index: Index, device: torch.device) -> Tensor:
-        """Return the share of a window in the weight of each of its voxels (z, y, x)."""
-        z, y, x = (
-            torch.from_numpy(shares[i]).to(device)
-            for shares, i in zip(self.shares, index, strict=True)
-        )
-        return z[:, None, None] * y[:, None] * x
-
-
-def tile_starts(size: int, patch: int, step: float) -> tuple[int, ...]:
-    """Return first voxels of windows that cover an axis, evenly spread and rounded.
-
-    Args:
-        size: Voxels of the axis, at least `patch`.
-        patch: Voxels of a window.
-        step: Largest distance of two windows, in windows.
-    """
-    stride = max(step * patch, 1.0)
-    count = math.ceil((size - patch) / stride) + 1
-    if count == 1:
-        return (0,)
-    return tuple(round(i * (size - patch) / (count - 1)) for i in range(count))
-
-
-def window_profile(patch: int, sigma: float) -> np.ndarray:
-    """Return the weight along one axis: a Gaussian in the window's middle with maximum 1.
-
-    Args:
-        patch: Voxels of a window.
-        sigma: Standard deviation in windows; 0 weighs all voxels alike.
-    """
-    if sigma <= 0:
-        return np.ones(patch)
-    impulse = np.zeros(patch)
-    impulse[patch // 2] = 1
-    profile = ndimage.gaussian_filter1d(impulse, sigma * patch, mode="constant")
-    profile /= profile.max()
-    profile[profile == 0] = profile[profile > 0].min()
-    return np.asarray(profile)
-
-
-def make_grid(
-    shape: Sequence[int], patch: tuple[int, int, int], *, step: float, sigma: float
-) -> Grid:
-    """Lay windows over an image that is at least as large as one window."""
-    starts = tuple(tile_starts(size, p, step) for size, p in zip(shape, patch, strict=True))
-    shares = tuple(
-        _shares(size, p, axis_starts, sigma)
-        for size, p, axis_starts in zip(shape, patch, starts, strict=True)
-    )
-    return Grid(patch, starts, shares)
 
 
 def predict_logits(  # noqa: PLR0913 (what a window is, and where things lie)
@@ -154,9 +68,11 @@ def predict_logits(  # noqa: PLR0913 (what a window is, and where things lie)
     """
     window = _as_window(patch, context)
     padded, inner = _pad(image, window)
-    grid = make_grid(padded.shape[1:], window, step=options.step, sigma=options.window_sigma)
+    make = make_grid if options.window_weight == "exact" else make_rounded_grid
+    grid = make(padded.shape[1:], window, step=options.step, sigma=options.window_sigma)
     limit = _batch_limit(math.prod(patch), outputs, device)
-    runner = _Runner(network, options.mirror_axes, len(patch), context, device, limit)
+    is_fine = options.precision == "fine"
+    runner = _Runner(network, options.mirror_axes, len(patch), context, device, limit, is_fine)
     store = store or LogitStore()
     total = store.allocate((outputs, *padded.shape[1:]), device)
     if context:
@@ -190,6 +106,7 @@ class _Runner:
     context: int
     device: torch.device
     limit: int
+    is_fine: bool = False
 
     def run(self, image: Tensor, places: Sequence[Window]) -> Tensor:
         """Return logits (b, k, z, y, x) in float32 of the windows at some places.
@@ -207,7 +124,7 @@ class _Runner:
         if self.device.type == "cpu":
             # oneDNN convolves about 1.2 times faster with the channels innermost.
             batch = batch.contiguous(memory_format=CHANNELS_LAST[batch.dim() - 2])
-        dtype, _ = autocast_dtype(self.device)
+        dtype = fine_dtype(self.device) if self.is_fine else autocast_dtype(self.device)[0]
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             logits: Tensor = self.network(batch)[0]
         return logits
@@ -268,12 +185,3 @@ def _pad(image: Tensor, window: tuple[int, int, int]) -> tuple[Tensor, Window]:
     padded = nn.functional.pad(image, [side for pair in reversed(pairs) for side in pair])
     z, y, x = (slice(b, b + size) for b, size in zip(before, image.shape[1:], strict=True))
     return padded, (z, y, x)
-
-
-def _shares(size: int, patch: int, starts: Sequence[int], sigma: float) -> tuple[np.ndarray, ...]:
-    """Return the weight of each window along one axis over the sum of all windows' weights."""
-    profile = window_profile(patch, sigma)
-    total = np.zeros(size)
-    for start in starts:
-        total[start : start + patch] += profile
-    return tuple((profile / total[start : start + patch]).astype(np.float32) for start in starts)

@@ -56,7 +56,7 @@ def read_description(root: Path) -> Description:
     image_endings, label_endings = _endings(content.get("file_ending"), complaints)
     return Description(
         name=name,
-        channels=_channels(content, complaints),
+        channels=read_channels(content, complaints),
         targets=read_targets(content, complaints),
         image_endings=image_endings,
         label_endings=label_endings,
@@ -87,7 +87,7 @@ def _content(root: Path, complaints: list[str]) -> dict[str, object]:
     return content
 
 
-def _channels(content: Mapping[str, object], complaints: list[str]) -> tuple[str, ...]:
+def read_channels(content: Mapping[str, object], complaints: list[str]) -> tuple[str, ...]:
     """Return the channel names of `channel_names`, else of `modality`."""
     key = "channel_names" if "channel_names" in content else "modality"
     names = content.get(key)

@@ -27,6 +27,14 @@ def autocast_dtype(device: torch.device) -> tuple[torch.dtype | None, str]:
     return None, f"float32: no rule for devices of type {device.type}"
 
 
+def fine_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the reduced format that loses least: float16 on a CUDA device; None: no reduced one.
+
+    nnU-Net predicts in these.
+    """
+    return torch.float16 if device.type == "cuda" else None
+
+
 def cpu_has_native_bfloat16() -> bool:
     """Return whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)  # torch before 2.12 lacks it

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from selfseg.arrays import nonzero_box
 from selfseg.errors import DatasetError
 from selfseg.io.images import Image
+from selfseg.preprocessing.axes import to_working, working_axes
 from selfseg.preprocessing.normalize import normalize
 from selfseg.preprocessing.resample import (
     resample_channel,
@@ -78,7 +79,8 @@ def prepare_case(
             in shape.
     """
     _check(case_id, image, reference, options)
-    working = image.array.transpose(0, *(axis + 1 for axis in options.axes))
+    axes, flips = working_axes(image.orientation, options)
+    working = to_working(image.array, axes, flips)
     mask, box = nonzero_box(working)
     inside = mask[box.slices]
     cropped = working[(slice(None), *box.slices)]
@@ -93,7 +95,7 @@ def prepare_case(
     locations: tuple[Rows, ...] = ()
     annotated = NO_ROWS
     if reference is not None:
-        label = reference.transpose(options.axes)[box.slices].astype(np.int16, order="C")
+        label = to_working(reference, axes, flips)[box.slices].astype(np.int16, order="C")
         label[(label == 0) & ~inside] = OUTSIDE
         # Foreground outside the mask counts as inside, as in nnU-Net; what is not annotated does
         # not, or normalization would differ from that of an image without annotation.
@@ -192,7 +194,8 @@ def _check(
 def _record(
     case_id: str, image: Image, options: Preprocessing, box: Box, source: str
 ) -> PreprocessedCase:
-    before = _permuted(image.geometry.spacing_mm, options.axes)
+    axes, flips = working_axes(image.orientation, options)
+    before = _permuted(image.geometry.spacing_mm, axes)
     first, second, third = options.spacing_mm
     after = (before[0] if first is None else first, second, third)
     shape = image.array.shape
@@ -201,9 +204,10 @@ def _record(
         source=source,
         native=image.native,
         orientation=image.orientation,
-        axes=options.axes,
+        axes=axes,
+        flips=flips,
         crop=box,
-        shape_before_crop=_permuted((shape[1], shape[2], shape[3]), options.axes),
+        shape_before_crop=_permuted((shape[1], shape[2], shape[3]), axes),
         spacing_before_mm=before,
         shape=target_shape(box.shape, before, after),
         spacing_mm=after,

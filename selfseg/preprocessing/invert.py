@@ -15,6 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from selfseg.preprocessing.axes import (
+    canonical_place,
+    canonical_shape,
+    from_working,
+    to_working,
+)
 from selfseg.preprocessing.resample import axis_orders, groups, separate_axis
 from selfseg.preprocessing.taps import Part, Points, Taps, corners, grid_taps, spread
 from selfseg.records.dataset import Targets
@@ -96,7 +102,7 @@ def label_map_from_logits(
         written = [0, *(targets.index(region.value) for region in targets.regions)]
         for part in inner:
             part[...] = np.array(written, kind)[part]
-    return np.ascontiguousarray(whole.transpose(np.argsort(record.axes)))
+    return np.ascontiguousarray(from_working(whole, record.axes, record.flips))
 
 
 def probabilities_from_logits(
@@ -117,9 +123,8 @@ def probabilities_from_logits(
 
     source = torch.as_tensor(logits)
     classes = source.shape[0]
-    canonical_shape = [record.shape_before_crop[axis] for axis in np.argsort(record.axes)]
-    canonical = np.zeros((classes, *canonical_shape), np.float32)
-    whole = canonical.transpose(0, *(axis + 1 for axis in record.axes))
+    canonical = np.zeros((classes, *canonical_shape(record)), np.float32)
+    whole = to_working(canonical, record.axes, record.flips)
     if not targets.regions:
         whole[0] = 1.0
     z, y, x = record.crop.slices
@@ -159,7 +164,7 @@ def foreground_tiles(
         max_gib: Memory for temporaries.
     """
     certain, patterns = _certain(logits, targets)
-    classes, back = len(logits), np.argsort(record.axes)
+    classes = len(logits)
     size = _group_size(classes, max_gib)
     voxel_bytes = VOXEL_BYTES + 2 * SCORE_BYTES * classes
     for tile in _tiles(record, resampling, classes, max_gib, voxel_bytes):
@@ -177,12 +182,13 @@ def foreground_tiles(
             scores = _scores(table, tile, group)
             chances = scores.sigmoid() if targets.regions else scores.softmax(1)[:, 1:]
             values[:, group[0], group[1], group[2]] = chances.T.cpu().numpy()
-        place = [
+        z, y, x = (
             slice(lower + part.start, lower + part.stop)
             for lower, part in zip(record.crop.lower, tile.target, strict=True)
-        ]
-        z, y, x = (place[axis] for axis in back)
-        yield (z, y, x), values.transpose(0, *(1 + back))
+        )
+        turned = from_working(values, record.axes, record.flips)
+        # An array that runs backwards cannot become a tensor.
+        yield canonical_place((z, y, x), record), np.ascontiguousarray(turned)
 
 
 def _certain(

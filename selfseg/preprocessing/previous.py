@@ -16,6 +16,7 @@ from selfseg.execution.processes import map_parallel
 from selfseg.io.checks import digest_file
 from selfseg.io.images import label_indices, read_label_map
 from selfseg.io.store import save_array
+from selfseg.preprocessing.axes import to_working
 from selfseg.preprocessing.dataset import CaseFiles
 from selfseg.preprocessing.resample import resample_labels, separate_axis
 from selfseg.records import serial
@@ -86,7 +87,8 @@ def read_previous(
             remedy="Predict the previous stage again: its label map belongs to another image.",
         )
     indices = label_indices(found.array[0], targets.labels)
-    cropped = indices.transpose(record.axes)[record.crop.slices].astype(np.int16, order="C")
+    working = to_working(indices, record.axes, record.flips)
+    cropped = working[record.crop.slices].astype(np.int16, order="C")
     axis = separate_axis(
         record.spacing_before_mm,
         record.spacing_mm,

@@ -69,8 +69,8 @@ class CompanionRecord(Record):
 class PreprocessedCase(Record):
     """What is needed to use a preprocessed case and to bring a prediction back exactly.
 
-    Axis order of the working grid is the plan's (`axes` permutes canonical axes). Chain:
-    native → canonical (orientation) → transposed (axes) → cropped (crop) → resampled (shape).
+    Axis order of the working grid is the plan's (`axes` permutes canonical axes). Chain: native →
+    canonical (orientation) → transposed (axes, flips) → cropped (crop) → resampled (shape).
 
     Attributes:
         id: Case id.
@@ -78,6 +78,7 @@ class PreprocessedCase(Record):
         native: Geometry as stored in the file.
         orientation: Native → canonical.
         axes: Canonical → working axis order (`array.transpose(axes)`).
+        flips: Working axes that run against the canonical ones.
         crop: Nonzero box in the transposed array.
         shape_before_crop: Shape of the transposed array.
         spacing_before_mm: Spacing of the transposed array.
@@ -99,3 +100,4 @@ class PreprocessedCase(Record):
     spacing_mm: Triple
     num_locations: tuple[int, ...] = ()
     num_annotated: int = 0
+    flips: tuple[bool, bool, bool] = (False, False, False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.auxiliary import Auxiliary
@@ -15,7 +15,7 @@ from selfseg.records.names import ConfigurationName
 from selfseg.records.network import ContextUNet, Network
 from selfseg.records.optimization import Optimization
 from selfseg.records.preprocessing import Preprocessing
-from selfseg.records.serial import Record, Triple
+from selfseg.records.serial import GrownRecord, Record, Triple
 from selfseg.records.shape_model import ShapeOptions
 from selfseg.records.transfer import FineTune, Transfer
 
@@ -41,15 +41,29 @@ class Decision(Record):
     alternatives: tuple[str, ...] = ()
 
 
-class Inference(Record):
-    """Sliding-window prediction: step in patches, mirrored axes, width of the window weight."""
+class Inference(GrownRecord):
+    """Sliding-window prediction.
+
+    Attributes:
+        step: Largest distance of two windows, in patches.
+        mirror_axes: Axes whose mirror images are averaged.
+        window_sigma: Width of the window weight, in patches.
+        window_weight: `exact`: a product of Gaussians. `float16`: that product times ten as nnU-Net
+            rounds it; where it would be 0, its smallest positive value.
+        precision: `fast`: bfloat16 where the device computes fast in it. `fine`: float16 on GPUs
+            (three more binary digits) and float32 on CPUs, as nnU-Net.
+    """
 
     step: float = 0.5
     mirror_axes: tuple[int, ...] = ()
     window_sigma: float = 0.125
+    window_weight: Literal["exact", "float16"] = "exact"
+    precision: Literal["fast", "fine"] = "fast"
+
+    later: ClassVar[frozenset[str]] = frozenset({"window_weight", "precision"})
 
 
-class Configuration(Record):
+class Configuration(GrownRecord):
     """One trainable set of decisions. Per-axis tuples are in working order.
 
     Attributes:
@@ -64,6 +78,8 @@ class Configuration(Record):
         transfer: How weights that come from another model are trained on.
         crop: Look only around what the previous stage found (fine stage); None: everywhere.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"transfer", "crop"})
 
     name: ConfigurationName
     preprocessing: Preprocessing

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from selfseg.records.serial import Record
+from selfseg.records.serial import GrownRecord, Record
 
 
 class CTNormalization(Record):
@@ -73,11 +73,13 @@ class Resampling(Record):
     separate_axis_ratio: float = 3.0
 
 
-class Preprocessing(Record):
+class Preprocessing(GrownRecord):
     """From a canonical image to a training array.
 
     Attributes:
         axes: Canonical → working axis order; the coarsest axis comes first.
+        orientation: What `axes` refers to: the canonical axes; the axes as `stored` in the file,
+            whichever way they run; or `ras`, canonical but with Y to anterior and X to the right.
         spacing_mm: Working spacing in working order; None keeps the case's own (2D slices).
         normalization: One for each channel.
         resampling: Spline orders.
@@ -87,3 +89,6 @@ class Preprocessing(Record):
     spacing_mm: tuple[float | None, float, float]
     normalization: tuple[Normalization, ...]
     resampling: Resampling = Resampling()
+    orientation: Literal["canonical", "stored", "ras"] = "canonical"
+
+    later: ClassVar[frozenset[str]] = frozenset({"orientation"})

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from selfseg.errors import RecordError
 from selfseg.files import arriving
@@ -21,6 +28,28 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class GrownRecord(Record):
+    """A record that has got fields since models were first trained with it.
+
+    While such a field has its default, digests are those from before it was there: models,
+    checkpoints and arrays that were made then stay valid.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _serialize(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        if info.context is FOR_DIGEST:
+            for name in self.later:
+                if getattr(self, name) == type(self).model_fields[name].default:
+                    del content[name]
+        return content
+
+
+FOR_DIGEST = {"purpose": "digest"}
 RecordT = TypeVar("RecordT", bound=Record)
 
 
@@ -67,7 +96,7 @@ def decode(kind: type[RecordT], content: str, *, source: str) -> RecordT:
 
 def digest(record: Record) -> str:
     """Return a short stable digest of a record's content."""
-    return hashlib.sha256(record.model_dump_json().encode()).hexdigest()[:16]
+    return hashlib.sha256(record.model_dump_json(context=FOR_DIGEST).encode()).hexdigest()[:16]
 
 
 def write_text(content: str, path: Path) -> None:

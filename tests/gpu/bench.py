@@ -26,7 +26,8 @@ from torch._C._autograd import DeviceType
 sys.path[:0] = [str(Path(__file__).parents[1])]
 from trainingdata import make_configuration, make_folder  # noqa: E402
 
-from selfseg.inference.sliding_window import make_grid, predict_logits  # noqa: E402
+from selfseg.inference.sliding_window import predict_logits  # noqa: E402
+from selfseg.inference.window_grid import make_grid  # noqa: E402
 from selfseg.loading.batches import default_loader_workers, training_batches  # noqa: E402
 from selfseg.losses.build import build_loss  # noqa: E402
 from selfseg.records.dataset import Label, Targets  # noqa: E402

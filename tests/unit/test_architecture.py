@@ -20,6 +20,8 @@ SOURCES = sorted(
     if "__pycache__" not in path.parts
 )
 
+PICKLE_READER = ROOT / "selfseg" / "io" / "nnunet" / "read_checkpoint.py"
+
 RECORDS = {"records", "errors", "workspace", "progress", "arrays", "files"}
 TOOLKITS = {
     "io", "loading", "augmentation", "networks", "losses", "execution", "skeletons", "radiomics",
@@ -49,7 +51,8 @@ STAGE_EDGES = {
 }
 TOP = {
     "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
-    "phantoms", "auxiliary", "classifying", "adopting", "pretrain",
+    "phantoms", "auxiliary", "classifying", "adopting", "pretrain", "importing", "exporting",
+    "bundles",
 }  # fmt: skip
 
 
@@ -145,8 +148,12 @@ def test_packages_listed_in_pyproject_are_the_folders() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_can_run_code_from_a_file(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
+    if path == PICKLE_READER:  # one call, with torch's restricted reader
+        restricted = r"torch\.load\([^()]*weights_only=True[^()]*\)"
+        text, count = re.subn(restricted, "", text)
+        assert count == 1
     forbidden = re.compile(
-        r"\bimport pickle\b|torch\.(load|save)\(|allow_pickle\s*=\s*True|yaml\.load\(|"
+        r"\b(import|from) pickle\b|torch\.(load|save)\(|allow_pickle\s*=\s*True|yaml\.load\(|"
         r"(?<![\w.])(eval|exec)\("
     )
     assert not forbidden.findall(text)

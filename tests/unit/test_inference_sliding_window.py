@@ -1,6 +1,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,13 @@ from selfseg.errors import DeviceError
 from selfseg.inference import sliding_window
 from selfseg.inference.logit_store import LogitStore, MemoryBudget
 from selfseg.inference.mirroring import mirror_combinations, mirrored_mean
-from selfseg.inference.sliding_window import (
+from selfseg.inference.sliding_window import predict_logits
+from selfseg.inference.window_grid import (
+    Windows,
     make_grid,
-    predict_logits,
+    make_rounded_grid,
+    rounded_weight,
+    stepped_starts,
     tile_starts,
     window_profile,
 )
@@ -97,6 +102,80 @@ def test_profile_is_the_filtered_impulse_of_nnunet() -> None:
 def test_profile_is_positive_and_can_be_flat() -> None:
     assert (window_profile(50, 0.01) > 0).all()
     np.testing.assert_array_equal(window_profile(5, 0.0), np.ones(5))
+
+
+def nnunet_weight(patch: tuple[int, ...]) -> np.ndarray:
+    """Return the map that nnU-Net multiplies with, float16."""
+    impulse = np.zeros(patch)
+    impulse[tuple(p // 2 for p in patch)] = 1
+    weight = ndimage.gaussian_filter(impulse, [p / 8 for p in patch], mode="constant")
+    weight = (weight / weight.max() * 10).astype(np.float16)
+    weight[weight == 0] = weight[weight != 0].min()
+    return np.asarray(weight)
+
+
+@pytest.mark.parametrize("patch", [(40, 56, 40), (16, 32, 9), (1, 24, 24)])
+def test_rounded_weights_are_those_of_nnunet(patch: tuple[int, int, int]) -> None:
+    found = rounded_weight(patch, 0.125).numpy()
+    np.testing.assert_array_equal(found, nnunet_weight(patch).astype(np.float32))
+    assert found.min() >= 2**-24
+
+
+@pytest.mark.parametrize(("size", "patch"), [(237, 12), (501, 12), (110, 64), (64, 64)])
+def test_stepped_starts_round_the_distance_first(size: int, patch: int) -> None:
+    count = math.ceil((size - patch) / (patch * 0.5)) + 1
+    distance = (size - patch) / (count - 1) if count > 1 else 0.0
+    expected = tuple(int(np.round(distance * i)) for i in range(count))
+    assert stepped_starts(size, patch, 0.5) == expected
+
+
+def test_the_two_roundings_of_starts_differ_where_a_start_is_a_half() -> None:
+    assert stepped_starts(237, 12, 0.5) != tile_starts(237, 12, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch"), [((30, 21, 16), (16, 8, 16)), ((5, 40, 24), (1, 24, 24))]
+)
+def test_rounded_shares_are_weights_over_their_sum(
+    shape: tuple[int, int, int], patch: tuple[int, int, int]
+) -> None:
+    grid = make_rounded_grid(shape, patch, step=0.5, sigma=0.125)
+    weight = nnunet_weight(patch).astype(float)
+    total = np.zeros(shape)
+    for index in grid.windows():
+        total[grid.place(index)] += weight
+    for index in grid.windows():
+        expected = weight / total[grid.place(index)]
+        np.testing.assert_allclose(grid.share(index, CPU), expected, rtol=1e-5)
+
+
+def test_at_an_edge_of_the_image_rounded_weights_decide_otherwise() -> None:
+    shape, patch = (32, 32, 48), (32, 32, 32)
+    exact = make_grid(shape, patch, step=0.5, sigma=0.125).share((0, 0, 1), CPU)
+    rounded = make_rounded_grid(shape, patch, step=0.5, sigma=0.125).share((0, 0, 1), CPU)
+    assert rounded[0, 0, 0] > 10 * exact[0, 0, 0]
+    torch.testing.assert_close(rounded[16, 16], exact[16, 16], rtol=5e-3, atol=0)
+
+
+def test_the_plan_chooses_weights_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, volume = Voxelwise(3), image(2, 6, 6, 9)
+    used: list[str] = []
+
+    def note(name: str) -> None:
+        used.append(name)
+
+    def rounded(*arguments: Any, **named: Any) -> Windows:
+        note("weight")
+        return make_rounded_grid(*arguments, **named)
+
+    monkeypatch.setattr(sliding_window, "make_rounded_grid", rounded)
+    monkeypatch.setattr(sliding_window, "fine_dtype", lambda device: note("precision"))
+    patch = (6, 6, 6)
+    predict_logits(network, volume, patch=patch, options=Inference(), outputs=3, device=CPU)
+    assert used == []
+    options = Inference(window_weight="float16", precision="fine")
+    predict_logits(network, volume, patch=patch, options=options, outputs=3, device=CPU)
+    assert set(used) == {"weight", "precision"}
 
 
 @settings(max_examples=30, deadline=None)

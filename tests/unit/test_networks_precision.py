@@ -52,3 +52,8 @@ def test_unknown_devices_stay_in_float32() -> None:
     dtype, reason = precision.autocast_dtype(torch.device("meta"))
     assert dtype is None
     assert "meta" in reason
+
+
+def test_fine_is_float16_on_a_gpu_and_float32_elsewhere() -> None:
+    assert precision.fine_dtype(torch.device("cuda:0")) is torch.float16
+    assert precision.fine_dtype(torch.device("cpu")) is None

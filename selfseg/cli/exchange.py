@@ -1,0 +1,66 @@
+"""`selfseg import` and `selfseg export`: models and data sets from and to elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfseg.cli import options
+
+
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="An exported model; or nnU-Net v2: model folder, data set's results, zip."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="New model folder. Default: in the workspace."),
+    ] = None,
+    workspace: options.Workspace = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Read a trained model into a folder that `selfseg predict -m` takes."""
+    from selfseg import importing
+    from selfseg.cli import exchange_tables
+    from selfseg.workspace import workspace_root
+
+    result = importing.import_model(source, output=output, workspace=workspace_root(workspace))
+    exchange_tables.print_imported(result, as_json=json)
+
+
+def export(
+    source: Annotated[
+        str, typer.Argument(help="Model folder or planned name; with --nnunet a data set.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The file; with --nnunet a new folder.")
+    ],
+    nnunet: Annotated[
+        bool, typer.Option("--nnunet", help="Write a data set in nnU-Net's raw layout.")
+    ] = False,
+    workspace: options.Workspace = None,
+    debug: options.Debug = False,
+) -> None:
+    """Write a trained model as one safe file, or a data set in nnU-Net's raw layout."""
+    from selfseg.cli import exchange_tables
+    from selfseg.workspace import dataset_folder, workspace_root
+
+    root = workspace_root(workspace)
+    if nnunet:
+        from selfseg import exporting
+
+        dataset = exporting.export_dataset(source, output, workspace=root)
+        exchange_tables.print_exported(len(dataset.cases), "cases", output)
+        return
+    from selfseg import bundles
+
+    named = dataset_folder(root, source)
+    folder = named.path if named.plan.is_file() and not Path(source).is_dir() else Path(source)
+    files = bundles.export_model(folder, output)
+    exchange_tables.print_exported(len(files), "files", output)

@@ -1,0 +1,64 @@
+"""What `selfseg import` and `selfseg export` print."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from rich.table import Table
+
+from selfseg.cli.tables import console
+from selfseg.importing import ImportResult
+
+
+def print_imported(result: ImportResult, *, as_json: bool) -> None:
+    """Print the folds and configurations of an imported model."""
+    plan = result.plan
+    if as_json:
+        folds = [
+            {
+                "configuration": fold.trained.configuration,
+                "fold": fold.trained.fold,
+                "trainer": fold.trainer,
+                "checkpoint": fold.checkpoint,
+                "epochs": fold.trained.epochs,
+            }
+            for fold in result.folds
+        ]
+        print(json.dumps({"folder": str(result.folder), "folds": folds}, indent=1))
+        return
+    out = console()
+    table = Table(title=f"{plan.dataset}: {', '.join(plan.channels)} → {', '.join(_names(result))}")
+    for name in ("configuration", "spacing mm", "patch", "network", "mirrored axes", "folds"):
+        table.add_column(name)
+    for item in plan.configurations:
+        spacing = (f"{s:.3g}" if s is not None else "own" for s in item.preprocessing.spacing_mm)
+        names = [f.trained.fold for f in result.folds if f.trained.configuration == item.name]
+        table.add_row(
+            item.name,
+            " × ".join(spacing),
+            " × ".join(map(str, item.patch)),
+            f"{item.network.kind}, {len(item.network.features)} stages",
+            ", ".join(map(str, item.inference.mirror_axes)) or "none",
+            ", ".join(names),
+        )
+    out.print(table)
+    for fold in result.folds:
+        trainer = f" of {fold.trainer}" if fold.trainer else ""
+        out.print(
+            f"{fold.trained.configuration} fold {fold.trained.fold}: {fold.checkpoint}, "
+            f"{fold.trained.epochs} epochs{trainer}"
+        )
+    out.print(f"Written to {result.folder}")
+    model = shlex.quote(str(result.folder))
+    out.print(f"Next: selfseg predict -i IMAGES -o OUTPUT -m {model}")
+
+
+def _names(result: ImportResult) -> tuple[str, ...]:
+    return result.plan.targets.names
+
+
+def print_exported(count: int, things: str, output: Path) -> None:
+    """Print what was written."""
+    console().print(f"{count} {things} written to {output}")

@@ -1,0 +1,1 @@
+"""Models of nnU-Net v2, read and turned into records and tensors of ours."""

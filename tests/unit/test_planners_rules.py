@@ -385,7 +385,8 @@ def test_every_value_has_a_decision(budget: Budget, case: tuple[Triple, Shape3])
         for field in set(Configuration.model_fields) - MEASURED - {"preprocessing"} - first:
             assert f"configurations.{item.name}.{field}" in subjects
     preprocessing = set(type(plan.configurations[0].preprocessing).model_fields)
-    assert preprocessing == {"axes", "spacing_mm", "normalization", "resampling"}
+    # The orientation is canonical, always; others come with imported models.
+    assert preprocessing - {"orientation"} == {"axes", "spacing_mm", "normalization", "resampling"}
     names = {item.name for item in plan.configurations}
     verdicts = {d.subject: d.value for d in plan.decisions if d.rule == "configurations"}
     for name in ("2d", "2.5d", "3d_fullres", "3d_cascade"):

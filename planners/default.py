@@ -285,7 +285,10 @@ def _configuration(
     network, width_decision = decide_width(name, sizes.network, facts.budget.device)
     has_coarser = any(other.name == "3d_lowres" for other in proposals)
     loss, loss_decision = _loss(name, facts, has_coarser=has_coarser)
-    loss, tube_decisions = decide_tube_term(name, loss, facts.shapes, min(proposal.spacing_mm[1:]))
+    axes_mm = tuple(
+        value for value in proposal.spacing_mm[-len(sizes.patch) :] if value is not None
+    )
+    loss, tube_decisions = decide_tube_term(name, loss, facts.shapes, axes_mm)
     augmentation, augmentation_decision = _augmentation(name, sizes.patch, facts)
     optimization, optimization_decision = decide_optimization(name)
     inference, inference_decision = decide_inference(name, augmentation.mirror_axes)

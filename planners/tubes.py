@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 
 from selfseg.records.ideas import Idea
@@ -25,6 +26,10 @@ THIN_SHARE, THICK_VOXELS = 0.3, 6.0
 UNEVEN_RADII = 2.0
 # Soft skeletons in space cost as many erosions as the thickest tube has voxels of radius.
 THICK_3D_VOXELS, MOST_EROSIONS = 4.0, 10
+FLAT = 2
+# Of the tube loss: with more weight, or from the start, it costs overlap of volumes (measured on
+# vessels of the retina, see docs/benchmarks.md).
+TUBE_WEIGHT, TUBE_START, TUBE_RAMP = 0.35, 0.4, 0.3
 
 
 def decide_tubes(shapes: Shapes) -> tuple[tuple[str, ...], tuple[Decision, ...]]:
@@ -45,52 +50,71 @@ def decide_tubes(shapes: Shapes) -> tuple[tuple[str, ...], tuple[Decision, ...]]
 
 
 def decide_tube_term(
-    name: ConfigurationName, loss: Loss, shapes: Shapes, spacing_mm: float
+    name: ConfigurationName, loss: Loss, shapes: Shapes, spacing_mm: Sequence[float]
 ) -> tuple[Loss, tuple[Decision, ...]]:
-    """Add the tube loss where labels are thin tubes.
+    """Add the tube loss where labels are thin tubes and soft skeletons are cheap.
 
     Args:
         name: Configuration.
         loss: As planned so far.
         shapes: Of the labels.
-        spacing_mm: Of the finest axis of the working grid.
+        spacing_mm: Of the network's axes, two for planes.
     """
-    thin = [item for item in shapes.labels if _thin_tubes(item, shapes, spacing_mm)]
-    if not thin:
+    finest = min(spacing_mm)
+    thin = [item for item in shapes.labels if _thin_tubes(item, shapes, finest)]
+    erosions = _erosions(thin, spacing_mm)
+    if erosions is None:
         return loss, ()
-    term = SkeletonRecallTerm(labels=tuple(item.name for item in thin))
+    term = ClDiceTerm(
+        labels=tuple(item.name for item in thin),
+        iterations=erosions,
+        weight=TUBE_WEIGHT,
+        start=TUBE_START,
+        ramp=TUBE_RAMP,
+    )
     decision = Decision(
         rule="tube_loss",
         subject=f"configurations.{name}.loss.terms",
         value=f"+ {term.weight:g} {term.kind} of {', '.join(item.name for item in thin)}",
-        because="; ".join(_tube_evidence(item, spacing_mm) for item in thin)
-        + "; a volume term hardly notices a lost branch of one or two voxels",
-        alternatives=("without it", "cl_dice", "segments"),
+        because="; ".join(_tube_evidence(item, finest) for item in thin)
+        + "; a volume term hardly notices a lost branch of one or two voxels; from "
+        f"{TUBE_START:.0%} of the run on, when volumes are about right",
+        alternatives=("without it", "skeleton_recall", "segments"),
     )
     return loss.model_copy(update={"terms": (*loss.terms, term)}), (decision,)
 
 
 def nominate_tube_terms(configuration: Configuration, shapes: Shapes) -> tuple[Idea, ...]:
     """Return the terms for thin tubes that are not on by default."""
-    name, flat = configuration.name, len(configuration.patch) == 2
-    finest = min(network_spacing_mm(configuration))
+    name, spacing_mm = configuration.name, network_spacing_mm(configuration)
+    finest = min(spacing_mm)
     thin = [item for item in shapes.labels if _thin_tubes(item, shapes, finest)]
     if not thin:
         return ()
     because = "; ".join(_tube_evidence(item, finest) for item in thin)
     names = tuple(item.name for item in thin)
-    radius = max(item.shape.median_r95_mm for item in thin) / finest
-    found: list[tuple[str, LossTerm]] = [("segments", SegmentTerm(labels=names))]
-    if flat or radius <= THICK_3D_VOXELS:
-        erosions = min(ceil(radius) + 1, MOST_EROSIONS)
-        uneven = max(item.shape.median_r95_mm / item.shape.median_r50_mm for item in thin)
-        if uneven >= UNEVEN_RADII:
-            found.append(("cb_dice", CbDiceTerm(labels=names, iterations=erosions)))
-        found.append(("cl_dice", ClDiceTerm(labels=names, iterations=erosions)))
+    found: list[tuple[str, LossTerm]] = [
+        ("segments", SegmentTerm(labels=names)),
+        ("skeleton_recall", SkeletonRecallTerm(labels=names)),
+    ]
+    erosions = _erosions(thin, spacing_mm)
+    uneven = max(item.shape.median_r95_mm / item.shape.median_r50_mm for item in thin)
+    if erosions is not None and uneven >= UNEVEN_RADII:
+        found.append(("cb_dice", CbDiceTerm(labels=names, iterations=erosions)))
     return tuple(
         Idea(name=idea, configuration=name, terms=(term,), labels=names, because=because)
         for idea, term in found
     )
+
+
+def _erosions(thin: Sequence[LabelShape], spacing_mm: Sequence[float]) -> int | None:
+    """Return the erosions that the soft skeleton of the thickest tube takes; None if too many."""
+    if not thin:
+        return None
+    radius = max(item.shape.median_r95_mm for item in thin) / min(spacing_mm)
+    if len(spacing_mm) > FLAT and radius > THICK_3D_VOXELS:
+        return None
+    return min(ceil(radius) + 1, MOST_EROSIONS)
 
 
 def _thin_tubes(item: LabelShape, shapes: Shapes, spacing_mm: float) -> bool:

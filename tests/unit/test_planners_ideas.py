@@ -81,7 +81,9 @@ def test_thin_tubes_get_a_tube_loss_at_once_and_keep_their_components() -> None:
     plan = plan_of(VESSELS)
     assert plan.tubular == ("label 1",)
     for item in plan.configurations:
-        assert "skeleton_recall" in [term.kind for term in item.loss.terms]
+        (term,) = (term for term in item.loss.terms if term.kind == "cl_dice")
+        assert term.weight < 1
+        assert term.start > 0
         reasons = [
             d for d in plan.decisions if d.subject == f"configurations.{item.name}.loss.terms"
         ]
@@ -102,7 +104,7 @@ def test_thin_tubes_get_a_tube_loss_at_once_and_keep_their_components() -> None:
 )
 def test_thick_or_other_labels_get_none(change: dict[str, float], has_term: bool) -> None:
     found = shapes(VESSELS.model_copy(update=change))
-    loss, decisions = decide_tube_term("2d", PLAIN, found, ONE_MM)
+    loss, decisions = decide_tube_term("2d", PLAIN, found, (ONE_MM, ONE_MM))
     assert (len(loss.terms) == 3) == has_term == bool(decisions)
     assert ("segments" in names(nominate(configuration("2d"), found))) == has_term
 
@@ -115,11 +117,14 @@ def test_a_label_that_is_no_tube_decides_nothing() -> None:
 def test_soft_skeletons_are_for_planes_and_for_tubes_thin_in_space() -> None:
     thin = shapes(VESSELS.model_copy(update={"median_r95_mm": 4.0}))
     thick = shapes(VESSELS.model_copy(update={"median_r95_mm": 4.1}))
-    assert "cl_dice" in names(nominate(configuration("3d_fullres"), thin))
-    assert "cl_dice" not in names(nominate(configuration("3d_fullres"), thick))
-    (idea,) = (i for i in nominate(configuration("2d"), thick) if i.name == "cl_dice")
-    assert idea.terms[0].model_dump()["iterations"] == 6  # the radius, rounded up, and one
-    assert idea.labels == ("label 1",)
+    space, plane = (ONE_MM,) * 3, (ONE_MM,) * 2
+    assert decide_tube_term("3d_fullres", PLAIN, thin, space)[1]
+    assert not decide_tube_term("3d_fullres", PLAIN, thick, space)[1]
+    loss, _ = decide_tube_term("2d", PLAIN, thick, plane)
+    assert loss.terms[-1].model_dump()["iterations"] == 6  # the radius, rounded up, and one
+    assert loss.terms[-1].model_dump()["labels"] == ("label 1",)
+    for item in (configuration("3d_fullres"), configuration("2d")):
+        assert "skeleton_recall" in names(nominate(item, thick))
 
 
 def test_errors_weigh_more_with_few_cases_or_faint_borders() -> None:

@@ -20,7 +20,7 @@ def nnunet_environment(folder: Path) -> Mapping[str, str]:
     return {f"nnUNet_{name}": path for name, path in folders.items()} | {
         "nnUNet_compile": "false",
         "nnUNet_def_n_proc": "2",
-        "nnUNet_n_proc_DA": "0",
+        "nnUNet_n_proc_DA": "2",
         "OMP_NUM_THREADS": "2",
     }
 

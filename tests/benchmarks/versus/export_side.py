@@ -75,6 +75,7 @@ def nnunet_export() -> Callable[[torch.Tensor], Map]:
             "label_manager": "LabelManager",
             "configurations": {
                 "3d_fullres": {
+                    "architecture": {},
                     "spacing": list(GRID_MM),
                     "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
                     "resampling_fn_probabilities_kwargs": options,

@@ -120,8 +120,10 @@ def _open_start(
     asked = request.start
     if asked is None:
         return None
+    from selfseg.training.second_encoder import refuse_two_starts
     from selfseg.training.start import open_source, refuse_leak
 
+    refuse_two_starts(find_configuration(known.plan, request.configuration))
     like = (request.configuration, request.fold)
     source = open_source(asked.folder, asked.configuration, asked.fold, like=like)
     refuse_leak(source, known.dataset, held_out)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from selfseg.loading.batches import Batch, default_loader_workers, training_batches
 from selfseg.losses.build import DeeplySupervisedSum, build_loss
 from selfseg.losses.marginal import MarginalLoss, annotated_in
 from selfseg.networks.dual_channel import AuxiliaryStream
+from selfseg.networks.low_rank import call_with
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Targets
 from selfseg.records.loss import SIMPLE, AdaptiveCrossEntropyTerm, CrossEntropyTerm, Loss
@@ -146,5 +146,4 @@ def _outputs(state: TrainState, image: Tensor) -> tuple[Tensor, ...]:
     stream = getattr(state.network, "auxiliary_stream", None)
     if not isinstance(stream, AuxiliaryStream):
         return state.forward(image)
-    outputs: tuple[Tensor, ...] = functional_call(state.network, dict(stream.weights()), (image,))
-    return outputs
+    return call_with(state.network, stream.weights(), image)

@@ -10,9 +10,16 @@ from torch import Tensor
 
 from selfseg.errors import ModelError
 from selfseg.networks.adapt import PREVIOUS, fit_head, fit_inputs, fit_kernel
-from selfseg.networks.counterparts import ENCODER, counterpart, is_head, is_stem, is_upsampling
+from selfseg.networks.counterparts import (
+    ENCODER,
+    SECOND,
+    counterpart,
+    is_head,
+    is_stem,
+    is_upsampling,
+)
 from selfseg.networks.low_rank import PREFIX as UPDATES
-from selfseg.records.network import Network
+from selfseg.records.network import DualChannel, GatedEncoders, Network, plain_part
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.source import SourceFacts
@@ -43,6 +50,14 @@ class Ends:
             inputs=(*plan.channels, *(PREVIOUS + label.name for label in previous)),
             outputs=regions or ("background", *(label.name for label in plan.labels)),
         )
+
+    def inputs_of(self, name: str) -> tuple[str, ...]:
+        """Return the inputs that a kernel sees: a second encoder may see the first ones only."""
+        network = self.network
+        if not name.startswith(SECOND) or not isinstance(network, DualChannel):
+            return self.inputs
+        variant = network.variant
+        return self.inputs[: variant.channels if isinstance(variant, GatedEncoders) else None]
 
 
 @dataclass(frozen=True)
@@ -133,7 +148,7 @@ def map_weights(
     Raises:
         ModelError: The source is another kind of network, or nothing of its encoder fits.
     """
-    kinds = source.configuration.network.kind, target.network.kind
+    kinds = _kind(source.configuration.network), _kind(target.network)
     if len(set(kinds)) > 1:
         raise misfit(source, configuration, f"it is a {kinds[0]}, the plan wants a {kinds[1]}")
     tally = _Tally()
@@ -209,8 +224,8 @@ def _fit_body(
     name: str, own: Tensor, found: Tensor, source: SourceModel, target: Ends, there: str | None
 ) -> Fit:
     value, note = found, ""
-    if is_stem(name):
-        value, note = fit_inputs(found, source.ends.inputs, target.inputs)
+    if there is not None and is_stem(name):
+        value, note = fit_inputs(found, source.ends.inputs_of(there), target.inputs_of(name))
     if own.dim() > 2:
         resized = fit_kernel(value, own.shape, upsampling=is_upsampling(name))
     else:
@@ -218,6 +233,11 @@ def _fit_body(
     if resized is None:
         return Fit(None, f"shape {list(own.shape)} here, {list(found.shape)} there")
     return Fit(resized[0].to(own.dtype), _joined(note, resized[1]), there)
+
+
+def _kind(network: Network) -> str:
+    """Return the kind of a network, of one with a second source that of its backbone."""
+    return (plain_part(network) or network).kind
 
 
 def _taken(tally: _Tally) -> list[str]:

@@ -26,7 +26,7 @@ from selfseg.progress import ProgressBar
 from selfseg.records import serial
 from selfseg.records.plan import Configuration, Decision
 from selfseg.records.pretraining import MaskedReconstruction, Pretrained
-from selfseg.records.transfer import StartModel
+from selfseg.records.transfer import PRETRAINED, StartModel
 from selfseg.training.checkpoints import optimizer_tensors, restore_optimizer
 from selfseg.training.schedule import learning_rate_factor
 from selfseg.training.state import choose_layout, mixed_precision
@@ -251,7 +251,7 @@ def _finish(state: _State, job: PretrainingJob) -> Pretrained:
             folder=str(job.output.path),
             dataset=job.dataset,
             configuration=job.configuration.name,
-            fold="pretrained",
+            fold=PRETRAINED,
             digest=serial.digest(position),
         ),
         channels=job.channels,

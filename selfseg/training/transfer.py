@@ -72,7 +72,8 @@ class SourceModel:
         labels: Names of its labels or regions; none where it was pretrained without.
         weights: By the names of selfseg's networks.
         train_cases: Ids of the cases that it was trained on.
-        images: Digests of their image files, where these are known.
+        images: Digests of all image files that it has seen with labels, as far as is known.
+        unknown: Of whose training that is not known, in words.
     """
 
     model: StartModel
@@ -83,6 +84,7 @@ class SourceModel:
     weights: Mapping[str, Tensor]
     train_cases: tuple[str, ...] = ()
     images: frozenset[str] = frozenset()
+    unknown: tuple[str, ...] = ()
 
     @property
     def facts(self) -> SourceFacts:

@@ -258,6 +258,7 @@ def test_a_model_that_saw_held_out_cases_is_refused(tmp_path: Path) -> None:
 
 def test_without_digests_equal_ids_of_an_equal_data_set_are_refused(tmp_path: Path) -> None:
     source = replace(source_of(tmp_path), train_cases=("a",))
+    assert source.unknown
     with pytest.raises(ModelError, match="holds out: a"):
         refuse_leak(source, dataset_of(("a", "1"), name="other"), ["a"])
     refuse_leak(source, dataset_of(("a", "1"), name="phantom"), ["a"])

@@ -198,12 +198,24 @@ class DatasetFolder:
         """Scores of cases that selection has measured; may be deleted."""
         return self.path / "selection_scores"
 
+    @property
+    def is_model_alone(self) -> bool:
+        """Whether a trained model lies here without the data that it was planned for."""
+        return self.plan.is_file() and self.models.is_dir() and not self.dataset.is_file()
+
     def refuse_namesake(self, root: Path) -> None:
         """Refuse data that is not what was planned here; data that was moved is the same.
 
         Raises:
-            SelfSegError: This folder holds another dataset of the same name.
+            SelfSegError: This folder holds another dataset of the same name, or a model without
+                its data, which could not be used any more with another plan beside it.
         """
+        if self.is_model_alone:
+            raise SelfSegError(
+                f"{self.path} holds a model from elsewhere, trained on data of this name",
+                remedy="Give the data set another 'name' in its dataset.json, use another "
+                "--workspace, or move the model: it can lie anywhere.",
+            )
         try:
             former = Path(serial.load(Dataset, self.dataset).root)
         except RecordError:

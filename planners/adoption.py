@@ -194,12 +194,15 @@ def _decisions(
     rows = (
         ("preprocessing.spacing_mm", _spacing, "filters know structures at this size"),
         ("preprocessing.normalization", _kinds, "; ".join(normalization)),
+        ("preprocessing.orientation", _orientation, "filters know structures this way round"),
         ("patch", _sizes, "as it was trained"),
         ("batch", lambda item: str(item.batch), batch_reason or "as it was trained"),
         ("network", _network, "its weights fit no other one"),
     )
     for path, shown, because in rows:
         former = shown(own)
+        if shown is _orientation and shown(made) == former:
+            continue  # nobody would expect anything else
         changed.append(
             Decision(
                 rule="init",
@@ -216,6 +219,10 @@ def _spacing(item: Configuration) -> str:
     values = item.preprocessing.spacing_mm
     shown = "×".join("own" if value is None else f"{value:.4g}" for value in values)
     return f"{shown} mm, axes {''.join('ZYX'[axis] for axis in item.preprocessing.axes)}"
+
+
+def _orientation(item: Configuration) -> str:
+    return item.preprocessing.orientation
 
 
 def _kinds(item: Configuration) -> str:

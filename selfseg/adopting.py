@@ -14,7 +14,6 @@ from selfseg.records.plan import Decision, Plan
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.serial import Triple
 from selfseg.records.source import Adoption, SourceFacts, TransferFacts
-from selfseg.requests import StartRequest
 
 if TYPE_CHECKING:
     from selfseg.training.transfer import SourceModel
@@ -47,17 +46,6 @@ def find_adopter(name: str = "default") -> Adopter:
     default = find_planner("default")
     assert isinstance(default, Adopter)
     return default
-
-
-def open_model(request: StartRequest) -> SourceModel:
-    """Read the model that a plan is to fit.
-
-    Raises:
-        ModelError: There is no such model, or several without a choice.
-    """
-    from selfseg.training.start import open_source
-
-    return open_source(request.folder, request.configuration, request.fold)
 
 
 def adopt_model(plan: Plan, model: SourceFacts, *, planner: str = "default") -> Plan:

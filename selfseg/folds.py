@@ -17,6 +17,7 @@ from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.requests import TrainRequest
+from selfseg.starting import opened_start
 from selfseg.workspace import DatasetFolder
 
 if TYPE_CHECKING:
@@ -121,13 +122,13 @@ def _open_start(
     if asked is None:
         return None
     from selfseg.training.second_encoder import refuse_two_starts
-    from selfseg.training.start import open_source, refuse_leak
+    from selfseg.training.start import refuse_leak
 
     refuse_two_starts(find_configuration(known.plan, request.configuration))
     like = (request.configuration, request.fold)
-    source = open_source(asked.folder, asked.configuration, asked.fold, like=like)
-    refuse_leak(source, known.dataset, held_out)
-    return source
+    with opened_start(asked, like=like) as source:
+        refuse_leak(source, known.dataset, held_out)
+        return source
 
 
 def validate_fold(

@@ -62,7 +62,7 @@ def probe(
     if cascade or not source.labels or len(source.channels) != len(dataset.channels):
         return facts
     model = load_model(
-        Path(source.model.folder),
+        source.files,
         configuration=source.configuration.name,
         folds=[source.model.fold],
         device=device,
@@ -147,9 +147,7 @@ def _intensity_distance(source: SourceModel, model: Model, cases: Sequence[Case]
 
 def _own_quantiles(source: SourceModel) -> Quantiles | None:
     """Return the quantiles (channels, shares) of the images that a model was trained on."""
-    arrays = DatasetFolder(Path(source.model.folder)).preprocessed(
-        source.configuration.preprocessing
-    )
+    arrays = DatasetFolder(source.files).preprocessed(source.configuration.preprocessing)
     paths = [arrays / f"{case}.b2nd" for case in source.train_cases[:OWN_CASES]]
     there = [path for path in paths if path.is_file()]
     if not there:

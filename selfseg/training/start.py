@@ -34,7 +34,7 @@ def open_source(
     *,
     like: tuple[str, str] | None = None,
 ) -> SourceModel:
-    """Read a model to start from; models of other formats are to be read here.
+    """Read a model to start from.
 
     Args:
         folder: A data set's folder in a workspace, any with plan.json and models/, or that of a
@@ -63,6 +63,7 @@ def open_source(
             fold=chosen,
             digest=model_digest(candidate.folder, candidate.configuration, chosen),
         ),
+        files=candidate.folder.path,
         configuration=candidate.configuration,
         ends=Ends.of(candidate.plan, candidate.configuration),
         channels=candidate.plan.channels,
@@ -150,6 +151,7 @@ def _open_pretrained(
         )
     return SourceModel(
         model=made.model,
+        files=files.path,
         configuration=made.configuration,
         ends=Ends(made.configuration.network, made.channels, ()),
         channels=made.channels,

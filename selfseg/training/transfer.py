@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -66,6 +67,7 @@ class SourceModel:
 
     Attributes:
         model: Which it is.
+        files: Folder that it can be loaded from; it may be gone later, other than `model.folder`.
         configuration: What it was trained as.
         ends: Its network, and what that sees and gives.
         channels: Names of its images.
@@ -77,6 +79,7 @@ class SourceModel:
     """
 
     model: StartModel
+    files: Path
     configuration: Configuration
     ends: Ends
     channels: tuple[str, ...]
@@ -196,6 +199,10 @@ def differences(source: SourceModel, configuration: Configuration) -> list[str]:
             f"{', '.join(n.kind for n in there.normalization)} there); 'selfseg plan --init' "
             "takes the model's"
         )
+    axes = [(p.orientation, "".join("ZYX"[axis] for axis in p.axes)) for p in (here, there)]
+    if axes[0] != axes[1]:
+        (ours, order), (theirs, other) = axes
+        notes.append(f"axes are {order} ({ours}) here, {other} ({theirs}) there")
     if there.spacing_mm != here.spacing_mm:
         notes.append(f"spacing is {_spacing(here)} mm here, {_spacing(there)} mm there")
     return notes

@@ -39,7 +39,7 @@ def test_another_second_data_set_is_another_race(known: PlannedDataset) -> None:
 
     def key(plan: Plan) -> str:
         planned = PlannedDataset(known.folder, plan, known.dataset)
-        basis = race._basis(planned, item, (), RaceRequest())  # noqa: SLF001
+        basis = race._basis(planned, item, (), RaceRequest())
         return serial.digest(basis)
 
     keys = {key(plan) for plan in plans}

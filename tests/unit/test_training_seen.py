@@ -80,7 +80,7 @@ def started_from(folder: DatasetFolder) -> StartModel:
 
 
 def test_only_training_cases_count(tmp_path: Path) -> None:
-    assert seen(model_of(tmp_path, "x", "1", "2", "3", train=("1", "2"))) == Seen({"1", "2"})
+    assert seen(model_of(tmp_path, "x", "1", "2", "3", train=("1", "2"))).images == {"1", "2"}
 
 
 def test_borrowed_cases_count(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_start_without_labels_has_seen_none(tmp_path: Path) -> None:
     start = StartModel(
         folder="gone", dataset="x", configuration="3d_fullres", fold="pretrained", digest="1"
     )
-    assert seen(model_of(tmp_path, "x", "1", train=("1",), start=start)) == Seen({"1"})
+    assert seen(model_of(tmp_path, "x", "1", train=("1",), start=start)) == Seen(frozenset({"1"}))
 
 
 @pytest.mark.parametrize("what", ["start gone", "start trained again", "files changed", "imported"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from selfseg.loading.patches import PreviousStage
     from selfseg.training.job import AuxiliaryData, TrainingJob
     from selfseg.training.transfer import SourceModel
+
+log = logging.getLogger(__name__)
 
 
 def open_planned(folder: DatasetFolder) -> PlannedDataset:
@@ -120,6 +123,7 @@ def _open_start(
     """Return the model that a training is to start from; None: random weights."""
     asked = request.start
     if asked is None:
+        _tell_of_random_weights(known, request)
         return None
     from selfseg.training.second_encoder import refuse_two_starts
     from selfseg.training.start import refuse_leak
@@ -129,6 +133,19 @@ def _open_start(
     with opened_start(asked, like=like) as source:
         refuse_leak(source, known.dataset, held_out)
         return source
+
+
+def _tell_of_random_weights(known: PlannedDataset, request: TrainRequest) -> None:
+    """Say so if a configuration that was planned to fit a model starts without it."""
+    place = f"configurations.{request.configuration}."
+    fits = any(d.rule == "init" and d.subject.startswith(place) for d in known.plan.decisions)
+    if fits and not known.folder.fold(request.configuration, request.fold).weights.is_file():
+        log.warning(
+            "%s fold %s was planned to start from a model, and starts from random weights: only "
+            "'selfseg train --init' starts from it",
+            request.configuration,
+            request.fold,
+        )
 
 
 def validate_fold(

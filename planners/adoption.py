@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfseg.records.augmentation import Augmentation
+from selfseg.records.network import DualChannel, JointStreams, Network
 from selfseg.records.plan import Configuration, Decision, Plan
 from selfseg.records.preprocessing import (
     CTNormalization,
@@ -37,7 +38,9 @@ def adopt(plan: Plan, source: SourceFacts) -> Adoption:
         plan: As it would be without the model.
         source: The model.
     """
-    theirs = source.configuration
+    theirs = source.configuration.model_copy(
+        update={"network": _alone(source.configuration.network)}
+    )
     own = next((item for item in plan.configurations if item.name == theirs.name), None)
     if own is None:
         names = ", ".join(item.name for item in plan.configurations)
@@ -67,6 +70,13 @@ def adopt(plan: Plan, source: SourceFacts) -> Adoption:
     )
     decisions = _decisions(own, made, source, reasons, batch_reason)
     return Adoption(configuration=made, decisions=decisions)
+
+
+def _alone(network: Network) -> Network:
+    """Return a network without streams for a second data set: of these the weights know nothing."""
+    if isinstance(network, DualChannel) and isinstance(network.variant, JointStreams):
+        return network.backbone
+    return network
 
 
 def _refusals(own: Configuration, theirs: Configuration) -> list[str]:
@@ -184,12 +194,15 @@ def _decisions(
     rows = (
         ("preprocessing.spacing_mm", _spacing, "filters know structures at this size"),
         ("preprocessing.normalization", _kinds, "; ".join(normalization)),
+        ("preprocessing.orientation", _orientation, "filters know structures this way round"),
         ("patch", _sizes, "as it was trained"),
         ("batch", lambda item: str(item.batch), batch_reason or "as it was trained"),
         ("network", _network, "its weights fit no other one"),
     )
     for path, shown, because in rows:
         former = shown(own)
+        if shown is _orientation and shown(made) == former:
+            continue  # nobody would expect anything else
         changed.append(
             Decision(
                 rule="init",
@@ -206,6 +219,10 @@ def _spacing(item: Configuration) -> str:
     values = item.preprocessing.spacing_mm
     shown = "×".join("own" if value is None else f"{value:.4g}" for value in values)
     return f"{shown} mm, axes {''.join('ZYX'[axis] for axis in item.preprocessing.axes)}"
+
+
+def _orientation(item: Configuration) -> str:
+    return item.preprocessing.orientation
 
 
 def _kinds(item: Configuration) -> str:

@@ -21,7 +21,11 @@ def borrow(plan: Plan, dataset: Dataset, auxiliary: Dataset) -> Plan:
     streams = [
         new.name for new, old in zip(configurations, plan.configurations, strict=True) if new != old
     ]
-    decisions = (_decide_share(value, dataset, auxiliary), _decide_labels(dataset, auxiliary))
+    decisions = (
+        _decide_share(value, dataset, auxiliary),
+        _decide_channels(dataset, auxiliary),
+        _decide_labels(dataset, auxiliary),
+    )
     return plan.model_copy(
         update={
             "auxiliary": value,
@@ -52,12 +56,27 @@ def _decide_share(value: Auxiliary, dataset: Dataset, auxiliary: Dataset) -> Dec
     )
 
 
+def _decide_channels(dataset: Dataset, auxiliary: Dataset) -> Decision:
+    pairs = zip(auxiliary.channels, dataset.channels, strict=True)
+    others = [(a, b) for a, b in pairs if a.casefold() != b.casefold()]
+    reason = "both data sets name their channels alike"
+    if others:
+        reason = "as many channels, of other names: that they show the same was not checked"
+    return Decision(
+        rule="auxiliary",
+        subject="auxiliary.channels",
+        value=", ".join(f"{a} as {b}" for a, b in others) or "in order",
+        because=reason,
+    )
+
+
 def _decide_labels(dataset: Dataset, auxiliary: Dataset) -> Decision:
     own = [label.name for label in dataset.labels]
     theirs = [label.name for label in auxiliary.labels]
-    shared = [name for name in own if name in theirs]
-    missing = [name for name in own if name not in theirs]
-    surplus = [name for name in theirs if name not in own]
+    here, there = dataset.targets, auxiliary.targets
+    shared = [name for name in own if there.named(name)]
+    missing = [name for name in own if not there.named(name)]
+    surplus = [name for name in theirs if not here.named(name)]
     reason = f"{auxiliary.name} annotates {', '.join(shared)}"
     if missing:
         reason += f"; {', '.join(missing)} may hide in its background, and is counted there"

@@ -83,6 +83,8 @@ def nominate_start(source: SourceFacts, facts: TransferFacts) -> Decision:
 def _verdict(facts: TransferFacts) -> tuple[str, str]:
     count = facts.training_cases
     reasons = [f"{count} cases", "voxels " + _factors(facts.spacing_ratios)]
+    if facts.seen_cases:
+        reasons.append(f"it was trained on {facts.seen_cases} of them, which tell nothing")
     if facts.intensity_distance is not None:
         reasons.append(f"normalized intensities {facts.intensity_distance:.2f} apart")
     if facts.overlaps:
@@ -93,6 +95,8 @@ def _verdict(facts: TransferFacts) -> tuple[str, str]:
             f"{POOR_OVERLAP:g} and {GOOD_OVERLAP:g})"
         )
         verdict = _by_overlap(mean)
+    elif facts.seen_cases == count:
+        verdict = "doubtful"
     else:
         reasons.append("no label to compare")
         far = facts.intensity_distance is not None and facts.intensity_distance > FAR_INTENSITIES

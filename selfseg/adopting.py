@@ -14,7 +14,6 @@ from selfseg.records.plan import Decision, Plan
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.serial import Triple
 from selfseg.records.source import Adoption, SourceFacts, TransferFacts
-from selfseg.requests import StartRequest
 
 if TYPE_CHECKING:
     from selfseg.training.transfer import SourceModel
@@ -47,17 +46,6 @@ def find_adopter(name: str = "default") -> Adopter:
     default = find_planner("default")
     assert isinstance(default, Adopter)
     return default
-
-
-def open_model(request: StartRequest) -> SourceModel:
-    """Read the model that a plan is to fit.
-
-    Raises:
-        ModelError: There is no such model, or several without a choice.
-    """
-    from selfseg.training.start import open_source
-
-    return open_source(request.folder, request.configuration, request.fold)
 
 
 def adopt_model(plan: Plan, model: SourceFacts, *, planner: str = "default") -> Plan:
@@ -97,17 +85,29 @@ def judge_model(
     from selfseg.training.probe import probe
 
     adopter = find_adopter(planner)
+    unseen = _unseen(source, dataset)
     facts = probe(
         source,
         dataset,
-        adopter.probed_cases(dataset),
+        adopter.probed_cases(unseen),
         spacing_ratios=_spacing_ratios(fingerprint, source.configuration.preprocessing),
         device=select_device(device),
+        seen_cases=len(dataset.cases) - len(unseen.cases),
     )
     verdict = adopter.nominate_start(source.facts, facts)
     level = logging.INFO if verdict.value.startswith("nominated") else logging.WARNING
     log.log(level, "Start %s, because %s", verdict.value, verdict.because)
     return verdict
+
+
+def _unseen(source: SourceModel, dataset: Dataset) -> Dataset:
+    """Return a data set without the cases that a model was trained on: it knows these by heart."""
+    cases = tuple(
+        case
+        for case in dataset.cases
+        if not any(file.digest in source.images for file in case.images)
+    )
+    return dataset.model_copy(update={"cases": cases})
 
 
 def _spacing_ratios(fingerprint: Fingerprint, options: Preprocessing) -> Triple:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +18,15 @@ from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.requests import TrainRequest
+from selfseg.starting import opened_start
 from selfseg.workspace import DatasetFolder
 
 if TYPE_CHECKING:
     from selfseg.loading.patches import PreviousStage
     from selfseg.training.job import AuxiliaryData, TrainingJob
     from selfseg.training.transfer import SourceModel
+
+log = logging.getLogger(__name__)
 
 
 def open_planned(folder: DatasetFolder) -> PlannedDataset:
@@ -119,13 +123,29 @@ def _open_start(
     """Return the model that a training is to start from; None: random weights."""
     asked = request.start
     if asked is None:
+        _tell_of_random_weights(known, request)
         return None
-    from selfseg.training.start import open_source, refuse_leak
+    from selfseg.training.second_encoder import refuse_two_starts
+    from selfseg.training.start import refuse_leak
 
+    refuse_two_starts(find_configuration(known.plan, request.configuration))
     like = (request.configuration, request.fold)
-    source = open_source(asked.folder, asked.configuration, asked.fold, like=like)
-    refuse_leak(source, known.dataset, held_out)
-    return source
+    with opened_start(asked, like=like) as source:
+        refuse_leak(source, known.dataset, held_out)
+        return source
+
+
+def _tell_of_random_weights(known: PlannedDataset, request: TrainRequest) -> None:
+    """Say so if a configuration that was planned to fit a model starts without it."""
+    place = f"configurations.{request.configuration}."
+    fits = any(d.rule == "init" and d.subject.startswith(place) for d in known.plan.decisions)
+    if fits and not known.folder.fold(request.configuration, request.fold).weights.is_file():
+        log.warning(
+            "%s fold %s was planned to start from a model, and starts from random weights: only "
+            "'selfseg train --init' starts from it",
+            request.configuration,
+            request.fold,
+        )
 
 
 def validate_fold(

@@ -9,48 +9,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfseg import planning
-from selfseg.adopting import adopt_model, judge_model, open_model
-from selfseg.auxiliary import borrow
-from selfseg.budget import detect_budget, parse_gib
-from selfseg.errors import RecordError, SelfSegError
+from selfseg.budget import parse_gib
+from selfseg.errors import SelfSegError
 from selfseg.execution.processes import default_workers
-from selfseg.folds import open_planned, prepare_all, training_job, validate_fold
-from selfseg.plan_checks import MEND_PLAN, check_plan
+from selfseg.folds import open_planned, training_job, validate_fold
+from selfseg.plan import PlanResult, plan_dataset
 from selfseg.records import serial
-from selfseg.records.dataset import Dataset, Splits
-from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
-from selfseg.records.plan import Plan
 from selfseg.records.selection import Selection
 from selfseg.records.transfer import TransferReport
-from selfseg.requests import (
-    PlanRequest,
-    PredictRequest,
-    SelectRequest,
-    TrainRequest,
-    parse_tolerances,
-    read_case_list,
-)
-from selfseg.workspace import DatasetFolder, dataset_folder, keep_former, planned_folder
+from selfseg.requests import PredictRequest, SelectRequest, TrainRequest, parse_tolerances
+from selfseg.workspace import planned_folder
 
 if TYPE_CHECKING:
     from selfseg.evaluation.further import Further
     from selfseg.inference.predictor import PredictionReport
-    from selfseg.training.transfer import SourceModel
+
+__all__ = [
+    "PlanResult",
+    "TrainResult",
+    "evaluate_predictions",
+    "plan_dataset",
+    "predict_images",
+    "select_models",
+    "train_fold",
+]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanResult:
-    """What `plan` made, and where."""
-
-    folder: DatasetFolder
-    dataset: Dataset
-    fingerprint: Fingerprint
-    plan: Plan
-    splits: Splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,58 +50,6 @@ class TrainResult:
     folder: Path
     scores: MetricsTable | None
     transfer: TransferReport | None = None
-
-
-def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResult:
-    """Check and measure a dataset, decide everything, and prepare the training arrays.
-
-    Args:
-        source: Data folder, or the name of a dataset planned before.
-        workspace: Root of the workspace.
-        request: Options.
-
-    Raises:
-        DatasetError: All complaints about the dataset at once; nothing is written then.
-        PlanError: A setting does not fit the plan, or no plan fits the model to start from.
-        ModelError: There is no such model to start from.
-    """
-    from selfseg.fingerprinting.extract import inspect
-    from selfseg.io.formats import read_dataset
-
-    workers = default_workers(request.workers)
-    root = _data_root(source, workspace)
-    budget = detect_budget(request.memory, request.device)  # bad options are told first
-    planning.find_planner(request.planner)
-    model = None if request.start is None else open_model(request.start)
-    described = read_dataset(root, only=read_case_list(request.cases))
-    folder = dataset_folder(workspace, described.name)
-    folder.refuse_namesake(root)
-    dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
-    budget = detect_budget(request.memory, request.device)
-    made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
-    if model is not None:
-        made = _fit_to_model(made, model, dataset, fingerprint, request)
-    auxiliary = _read_auxiliary(request, workspace, workers=workers)
-    if auxiliary is not None:
-        made = borrow(made, dataset, auxiliary, planner=request.planner)
-    plan = planning.edit_plan(made, request.settings)
-    given = "Give other values with --set; nothing was written."
-    check_plan(plan, remedy=given if request.settings else MEND_PLAN)
-    plan = planning.update_memory(plan, made, planner=request.planner)
-    splits = _splits(folder, dataset, fingerprint, request)
-    keep_former(folder.plan, serial.text(plan))
-    keep_former(folder.splits, serial.text(splits))
-    serial.save(dataset, folder.dataset)
-    serial.save(fingerprint, folder.fingerprint)
-    serial.save(splits, folder.splits)
-    if auxiliary is not None:
-        serial.save(auxiliary, folder.auxiliary)
-    serial.save(plan, folder.plan)
-    if request.preprocess:
-        prepare_all(folder, dataset, plan.configurations, workers=workers)
-    return PlanResult(
-        folder=folder, dataset=dataset, fingerprint=fingerprint, plan=plan, splits=splits
-    )
 
 
 def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainResult:
@@ -247,80 +181,3 @@ def evaluate_predictions(
     if output is not None:
         write_table(table, output)
     return table
-
-
-def _fit_to_model(
-    plan: Plan,
-    model: SourceModel,
-    dataset: Dataset,
-    fingerprint: Fingerprint,
-    request: PlanRequest,
-) -> Plan:
-    """Return a plan that fits a model to start from, with what a trial of the model says."""
-    made = adopt_model(plan, model.facts, planner=request.planner)
-    verdict = judge_model(
-        model, dataset, fingerprint, planner=request.planner, device=request.device
-    )
-    return made.model_copy(update={"decisions": (verdict, *made.decisions)})
-
-
-def _read_auxiliary(request: PlanRequest, workspace: Path, *, workers: int) -> Dataset | None:
-    """Read and check the second data set that training borrows from; None without one."""
-    from selfseg.fingerprinting.extract import inspect
-    from selfseg.io.formats import read_dataset
-
-    if request.auxiliary is None:
-        return None
-    described = read_dataset(_data_root(request.auxiliary, workspace))
-    known = _known_facts(dataset_folder(workspace, described.name))
-    return inspect(described, workers=workers, known=known)[0]
-
-
-def _data_root(source: str, workspace: Path) -> Path:
-    if Path(source).is_dir():
-        return Path(source)
-    known = dataset_folder(workspace, source).dataset
-    if known.is_file():
-        return Path(serial.load(Dataset, known).root)
-    raise SelfSegError(
-        f"{source}: neither a folder nor the name of a data set in workspace {workspace}",
-        remedy="Give the folder that holds dataset.json.",
-    )
-
-
-def _known_facts(folder: DatasetFolder) -> tuple[Dataset, Fingerprint] | None:
-    if not (folder.dataset.is_file() and folder.fingerprint.is_file()):
-        return None
-    try:
-        return serial.load(Dataset, folder.dataset), serial.load(Fingerprint, folder.fingerprint)
-    except RecordError as error:
-        log.warning("Measuring all cases again: %s", error.message)
-        return None
-
-
-def _splits(
-    folder: DatasetFolder, dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest
-) -> Splits:
-    """Return the user's folds beside the data; else those stored here; else the planner's."""
-    from selfseg.io.splits import find_splits, read_splits
-
-    given = find_splits(Path(dataset.root))
-    if given is not None:
-        return read_splits(given, dataset, part=request.cases is not None)
-    stored = _fitting_splits(folder, dataset)
-    return stored or planning.make_splits(dataset, fingerprint, planner=request.planner)
-
-
-def _fitting_splits(folder: DatasetFolder, dataset: Dataset) -> Splits | None:
-    """Return the stored folds if they cover exactly these cases (they may be the user's own)."""
-    from selfseg.io.splits import check_folds
-
-    if not folder.splits.is_file():
-        return None
-    splits = serial.load(Splits, folder.splits)
-    covered = {case for fold in splits.folds for case in (*fold.train, *fold.validation)}
-    if covered == {case.id for case in dataset.cases}:
-        check_folds(splits.folds, dataset, folder.splits)
-        return splits
-    log.warning("The cases have changed: new folds are made. Models of old folds do not compare.")
-    return None

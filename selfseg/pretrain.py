@@ -79,6 +79,7 @@ def pretrain_network(dataset: str, workspace: Path, request: PretrainRequest) ->
         options=options,
         decision=decision,
         cases=tuple(case.id for case in cases),
+        images=tuple(file.digest for case in cases for file in case.images),
         arrays=arrays,
         output=known.folder.pretrained(configuration.name),
         steps=request.steps,

@@ -9,10 +9,12 @@ from typing import Literal
 
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.locks import is_held
+from selfseg.inference.find import find_models
 from selfseg.inference.trained import ALL_CASES, PlannedDataset, changed_members
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.metrics import MetricsTable
+from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.run import RunRecord
 from selfseg.records.selection import Selection
@@ -33,6 +35,7 @@ class FoldStatus:
         share: Of its length; None where it has no checkpoint.
         left_s: Estimated seconds, while it is running.
         dice: Mean of its held-out cases.
+        start: Options of the model that it was begun with; '' for random weights.
     """
 
     configuration: str
@@ -43,6 +46,7 @@ class FoldStatus:
     share: float | None = None
     left_s: float | None = None
     dice: float | None = None
+    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def read_status(dataset: str | None, workspace: Path) -> tuple[DatasetStatus, ..
 
 def _status(folder: DatasetFolder) -> DatasetStatus:
     plan = serial.load(Plan, folder.plan)
+    if folder.is_model_alone:
+        return _model_status(folder, plan)
     known = PlannedDataset(folder, plan, serial.load(Dataset, folder.dataset))
     splits = serial.load(Splits, folder.splits)
     names = [str(number) for number in range(len(splits.folds))]
@@ -89,14 +95,33 @@ def _status(folder: DatasetFolder) -> DatasetStatus:
     return DatasetStatus(plan.dataset, summary, folds, _next(known, folds, run, chosen))
 
 
+def _model_status(folder: DatasetFolder, plan: Plan) -> DatasetStatus:
+    """Return the status of a model from elsewhere: nothing is left to be done."""
+    folds = tuple(
+        FoldStatus(
+            configuration=item.configuration.name,
+            fold=fold,
+            proposed=True,
+            state="done",
+            steps=serial.load(
+                TrainedFold, folder.fold(item.configuration.name, fold).description
+            ).steps,
+        )
+        for item in find_models(folder.path)
+        for fold in item.folds
+    )
+    return DatasetStatus(plan.dataset, f"a model from elsewhere, {len(folds)} folds", folds, "")
+
+
 def _fold_status(known: PlannedDataset, item: Configuration, fold: str) -> FoldStatus:
     files = known.folder.fold(item.name, fold)
     proposed = not known.plan.proposed or item.name in known.plan.proposed
     state: State = "missing"
-    steps, share, left_s, dice = None, None, None, None
+    steps, share, left_s, dice, start = None, None, None, None, None
     trained = known.describe(item, fold)
     if trained is not None:
         state, steps = "outdated" if known.fault(item, trained) else "done", trained.steps
+        start = trained.start
         if files.scores.is_file():
             dice = serial.load(MetricsTable, files.scores).mean.dice
     elif files.checkpoint.is_file():
@@ -104,7 +129,7 @@ def _fold_status(known: PlannedDataset, item: Configuration, fold: str) -> FoldS
 
         state, position = "interrupted", peek(files)
         if position is not None:
-            steps, share = position.step, position.share
+            steps, share, start = position.step, position.share, position.start
             left_s = position.elapsed_s * (1 - share) / share if share else None
     if is_held(files.lock):
         state = "running"
@@ -117,6 +142,7 @@ def _fold_status(known: PlannedDataset, item: Configuration, fold: str) -> FoldS
         share=share,
         left_s=left_s if state == "running" else None,
         dice=dice,
+        start="" if start is None else start.options,
     )
 
 
@@ -167,7 +193,7 @@ def _next(
         return ""
     outdated = next((fold for fold in folds if fold.state == "outdated"), None)
     if outdated is not None:
-        return f"selfseg train {name} {outdated.configuration} {outdated.fold} --restart"
+        return f"{_train(name, outdated)} --restart"
     if run is not None and not run.finished:
         limit = "" if run.total_s is None else f" --time {run.total_s:.0f}s"
         return f"selfseg run {name}{limit}"
@@ -177,5 +203,11 @@ def _next(
             for configuration in order:
                 for fold in folds:
                     if fold.configuration == configuration and fold.state == state:
-                        return f"selfseg train {name} {configuration} {fold.fold}"
+                        return _train(name, fold)
     return "" if chosen == "yes" else f"selfseg select {name}"
+
+
+def _train(name: str, fold: FoldStatus) -> str:
+    """Return the command that trains a fold, from the model that it was begun with."""
+    start = f" {fold.start}" if fold.start else ""
+    return f"selfseg train {name} {fold.configuration} {fold.fold}{start}"

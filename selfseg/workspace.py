@@ -30,15 +30,30 @@ def workspace_root(option: Path | None) -> Path:
 
 
 @dataclass(frozen=True)
-class FoldFolder:
-    """Files of one trained fold: `models/CONFIG/fold_K`."""
+class NetworkFolder:
+    """Files of one network while it is trained and afterwards."""
 
     path: Path
 
     @property
     def weights(self) -> Path:
-        """Final weights; present once the fold is finished."""
+        """Final weights; present once it is finished."""
         return self.path / "weights.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """All that is needed to resume, in one file."""
+        return self.path / "checkpoint" / "state.safetensors"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains it."""
+        return self.path.with_name(f".{self.path.name}.lock")
+
+
+@dataclass(frozen=True)
+class FoldFolder(NetworkFolder):
+    """Files of one trained fold: `models/CONFIG/fold_K`."""
 
     @property
     def description(self) -> Path:
@@ -59,16 +74,6 @@ class FoldFolder:
     def shape_tensors(self) -> Path:
         """Tensors of the accepted shape models."""
         return self.path / "shapes.safetensors"
-
-    @property
-    def checkpoint(self) -> Path:
-        """All that is needed to resume, in one file."""
-        return self.path / "checkpoint" / "state.safetensors"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that trains this fold."""
-        return self.path.with_name(f".{self.path.name}.lock")
 
     @property
     def history(self) -> Path:
@@ -106,15 +111,8 @@ class FoldFolder:
 
 
 @dataclass(frozen=True)
-class PretrainedFolder:
-    """Files of a network that was pretrained without labels: `pretrained/CONFIG`."""
-
-    path: Path
-
-    @property
-    def weights(self) -> Path:
-        """Weights without heads; present once it is finished."""
-        return self.path / "weights.safetensors"
+class PretrainedFolder(NetworkFolder):
+    """Files of a network that was pretrained without labels, which has no heads then."""
 
     @property
     def description(self) -> Path:
@@ -122,19 +120,9 @@ class PretrainedFolder:
         return self.path / "pretrained.json"
 
     @property
-    def checkpoint(self) -> Path:
-        """All that is needed to resume."""
-        return self.path / "checkpoint" / "state.safetensors"
-
-    @property
     def arrays(self) -> Path:
         """Preprocessed images; may be deleted afterwards."""
         return self.path.with_name(f"{self.path.name}_arrays")
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that pretrains."""
-        return self.path.with_name(f".{self.path.name}.lock")
 
 
 @dataclass(frozen=True)
@@ -198,12 +186,24 @@ class DatasetFolder:
         """Scores of cases that selection has measured; may be deleted."""
         return self.path / "selection_scores"
 
+    @property
+    def is_model_alone(self) -> bool:
+        """Whether a trained model lies here without the data that it was planned for."""
+        return self.plan.is_file() and self.models.is_dir() and not self.dataset.is_file()
+
     def refuse_namesake(self, root: Path) -> None:
         """Refuse data that is not what was planned here; data that was moved is the same.
 
         Raises:
-            SelfSegError: This folder holds another dataset of the same name.
+            SelfSegError: This folder holds another dataset of the same name, or a model without
+                its data, which could not be used any more with another plan beside it.
         """
+        if self.is_model_alone:
+            raise SelfSegError(
+                f"{self.path} holds a model from elsewhere, trained on data of this name",
+                remedy="Give the data set another 'name' in its dataset.json, use another "
+                "--workspace, or move the model: it can lie anywhere.",
+            )
         try:
             former = Path(serial.load(Dataset, self.dataset).root)
         except RecordError:

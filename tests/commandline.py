@@ -19,14 +19,16 @@ TINY_NETWORK = (
 TINY_SHAPE, TINY_SPACING_MM = (12, 24, 24), (4.0, 3.0, 3.0)
 
 
-def write_tiny_dataset(root: Path, *, train: int = 5, test: int = 2, name: str = "tiny") -> Path:
+def write_tiny_dataset(
+    root: Path, *, train: int = 5, test: int = 2, name: str = "tiny", seed: int = 3
+) -> Path:
     """Write a data set whose commands take seconds; return its folder."""
     phantoms.write_dataset(
         root,
         name=name,
         train=train,
         test=test,
-        seed=3,
+        seed=seed,
         shape=TINY_SHAPE,
         spacing_mm=TINY_SPACING_MM,
     )

@@ -248,8 +248,8 @@ def describe_fold(candidate: Candidate, fold: str) -> TrainedFold:
     trained = serial.load(TrainedFold, path)
     if trained.plan_digest != weights_digest(candidate.plan, configuration):
         raise ModelError(
-            f"{path}: trained with another plan: channels, labels, preprocessing or network of "
-            f"configuration {configuration.name} have changed since",
+            f"{path}: trained with another plan: channels, labels, preprocessing, network or crop "
+            f"of configuration {configuration.name} have changed since",
             remedy="Restore the plan that this model was trained with, or train again.",
         )
     return trained

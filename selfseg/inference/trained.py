@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from selfseg.errors import RecordError
 from selfseg.records import serial
+from selfseg.records.crop import Crop
 from selfseg.records.dataset import Dataset, Targets
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
@@ -22,13 +24,16 @@ ALL_CASES = "all"
 DIGITS = 16  # of a digest
 
 
-class WeightsBasis(serial.Record):
+class WeightsBasis(serial.GrownRecord):
     """What weights depend on; all else in a plan may change after training."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"crop"})
 
     channels: tuple[str, ...]
     targets: Targets
     preprocessing: Preprocessing
     network: Network
+    crop: Crop | None = None
 
 
 def trained_folds(dataset: DatasetFolder, configuration: str) -> tuple[str, ...]:
@@ -48,6 +53,7 @@ def weights_digest(plan: Plan, configuration: Configuration) -> str:
             targets=plan.targets,
             preprocessing=configuration.preprocessing,
             network=configuration.network,
+            crop=configuration.crop,
         )
     )
 

@@ -39,7 +39,8 @@ def marginal_logits(logits: Tensor, annotated: Sequence[bool], *, regions: bool)
 
 def annotated_in(targets: Targets, names: Sequence[str]) -> tuple[bool, ...]:
     """Tell of each label or region whether a data set with labels of these names annotates it."""
-    there = [label.name in names for label in targets.labels]
+    folded = {name.casefold() for name in names}
+    there = [label.name.casefold() in folded for label in targets.labels]
     return tuple(all(there[index - 1] for index in group) for group in targets.members)
 
 

@@ -102,10 +102,13 @@ class View:
 
 
 def member_masks(labels: Tensor, members: Sequence[Sequence[int]]) -> Tensor:
-    """Return boolean masks (b, n, *D) of labels (b, *D): of n groups of labels, may overlap."""
+    """Return boolean masks (b, n, *D) of labels (b, *D): of n groups of labels, may overlap.
+
+    A group without labels is nowhere.
+    """
     masks = []
     for group in members:
-        mask = labels == group[0]
+        mask = labels == group[0] if group else torch.zeros_like(labels, dtype=torch.bool)
         for index in group[1:]:
             mask |= labels == index
         masks.append(mask)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from typing import assert_never
 
-from selfseg.networks.training_heads import PREFIX
+from selfseg.networks.training_heads import PREFIX, STREAM
 from selfseg.records.network import (
     DSN3D,
     ContextUNet,
     DualChannel,
+    GatedEncoders,
     Network,
     ResidualUNet,
     TwoBranch,
@@ -22,15 +23,23 @@ from selfseg.records.network import (
 
 DEEPEST_FIRST = {"upsample", "decoder", "ups", "sides", "heads"}
 STEMS = {"encoder.0.0.conv.weight", "encoder.0.0.weight"}  # kernels that see the input channels
-ENCODER = "encoder."
+ENCODER, HEADS, SECOND = "encoder.", "heads.", "second."
+STREAM_PARAMETERS = STREAM + "parameters_of."  # of an auxiliary data set; names have '/' for '.'
 
 
 def counterpart(name: str, target: Network, source: Network) -> str | None:
     """Return the name that a weight of `target` has in `source`; None if it is deeper than that.
 
     Both networks are of one kind; whether `source` has that weight, and of which shape, is not
-    looked at.
+    looked at. A second encoder stands at the place of the primary one where `source` has but one,
+    norm parameters for an auxiliary data set at that of the primary ones.
     """
+    if name.startswith(STREAM_PARAMETERS):
+        name = name.removeprefix(STREAM_PARAMETERS).replace("/", ".")
+        if name.startswith(HEADS):
+            return None  # they give the labels of that data set
+    if name.startswith(SECOND + ENCODER) and not has_second_encoder(source):
+        name = name.removeprefix(SECOND)
     part, _, rest = name.partition(".")
     by_stage = part == "heads" and isinstance(target, ContextUNet)
     if part not in DEEPEST_FIRST or by_stage:
@@ -46,7 +55,7 @@ def is_head(name: str, network: Network) -> bool:
         return True
     match network:
         case UNet() | ResidualUNet() | ContextUNet() | DualChannel():
-            return name.startswith("heads.")
+            return name.startswith(HEADS)
         case DSN3D():
             side = re.match(r"sides\.(\d+)\.(\d+)\.", name)
             if side is None:
@@ -60,8 +69,13 @@ def is_head(name: str, network: Network) -> bool:
 
 
 def is_stem(name: str) -> bool:
-    """Tell whether a weight is the kernel that sees the network's input channels."""
-    return name in STEMS
+    """Tell whether a weight is a kernel that sees the network's input channels."""
+    return name.removeprefix(SECOND) in STEMS
+
+
+def has_second_encoder(network: Network) -> bool:
+    """Tell whether a network has a second encoder beside the primary one."""
+    return isinstance(network, DualChannel) and isinstance(network.variant, GatedEncoders)
 
 
 def is_upsampling(name: str) -> bool:

@@ -49,9 +49,20 @@ class UpdatedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return what the network gives; gradients reach the updates."""
-        kernels = with_updates(dict(self.network.named_parameters()))
-        outputs: tuple[Tensor, ...] = functional_call(self.network, kernels, (x,))
-        return outputs
+        return call_with(self.network, {}, x)
+
+
+def call_with(network: nn.Module, others: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, ...]:
+    """Return what a network gives with its updates added in, and others in place of some weights.
+
+    Args:
+        network: It may have updates of low rank.
+        others: By the names of those that they stand in for.
+        x: Input of the network.
+    """
+    weights = with_updates(dict(network.named_parameters())) | dict(others)
+    outputs: tuple[Tensor, ...] = functional_call(network, weights, (x,))
+    return outputs
 
 
 def updated(network: nn.Module) -> nn.Module:

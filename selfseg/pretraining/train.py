@@ -26,7 +26,7 @@ from selfseg.progress import ProgressBar
 from selfseg.records import serial
 from selfseg.records.plan import Configuration, Decision
 from selfseg.records.pretraining import MaskedReconstruction, Pretrained
-from selfseg.records.transfer import StartModel
+from selfseg.records.transfer import PRETRAINED, StartModel
 from selfseg.training.checkpoints import optimizer_tensors, restore_optimizer
 from selfseg.training.schedule import learning_rate_factor
 from selfseg.training.state import choose_layout, mixed_precision
@@ -47,6 +47,7 @@ class PretrainingJob:
         dataset, channels, configuration: Of the plan.
         options, decision: How.
         cases: Ids of the images.
+        images: Digests of their files.
         arrays: Their stored, preprocessed arrays.
         output: Where the network goes.
         steps, time_s: Length in place of the options'; time goes before steps.
@@ -68,6 +69,7 @@ class PretrainingJob:
     seed: int = 0
     device: torch.device
     restart: bool = False
+    images: tuple[str, ...] = ()
 
     @property
     def basis(self) -> str:
@@ -75,7 +77,11 @@ class PretrainingJob:
         parts = (self.options, self.configuration.network, self.configuration.preprocessing)
         digests = [serial.digest(part) for part in parts]
         return "-".join(
-            [*digests, str(self.seed), *map(str, (self.configuration.patch, self.cases))]
+            [
+                *digests,
+                str(self.seed),
+                *map(str, (self.configuration.patch, self.cases, self.images)),
+            ]
         )
 
 
@@ -251,7 +257,7 @@ def _finish(state: _State, job: PretrainingJob) -> Pretrained:
             folder=str(job.output.path),
             dataset=job.dataset,
             configuration=job.configuration.name,
-            fold="pretrained",
+            fold=PRETRAINED,
             digest=serial.digest(position),
         ),
         channels=job.channels,
@@ -259,6 +265,7 @@ def _finish(state: _State, job: PretrainingJob) -> Pretrained:
         options=job.options,
         decision=job.decision,
         cases=job.cases,
+        images=job.images,
         steps=position.step,
         seconds=round(position.elapsed_s, 1),
         seed=job.seed,
@@ -273,8 +280,10 @@ def _finish(state: _State, job: PretrainingJob) -> Pretrained:
 
 def _finished(job: PretrainingJob) -> Pretrained:
     made = serial.load(Pretrained, job.output.description)
-    network = job.configuration.network, job.configuration.preprocessing, job.cases
-    if (made.configuration.network, made.configuration.preprocessing, made.cases) != network:
+    options = job.configuration
+    wanted = (options.network, options.preprocessing, job.cases, job.images)
+    options = made.configuration
+    if (options.network, options.preprocessing, made.cases, made.images) != wanted:
         raise CheckpointError(
             f"{job.output.path}: pretrained with another plan or other images",
             remedy="Pretrain it again with --restart.",

@@ -12,7 +12,7 @@ from pathlib import Path
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.locks import held
 from selfseg.folds import find_configuration, open_planned, training_job
-from selfseg.inference.trained import PlannedDataset, files_digest, previous_digest
+from selfseg.inference.trained import PlannedDataset, previous_digest
 from selfseg.racing.arms import apply_ideas, describe_rest, entrants
 from selfseg.racing.combine import combine
 from selfseg.racing.judge import Ground, judge
@@ -120,10 +120,11 @@ def _basis(
         ideas=tuple(idea.model_copy(update={"trials": ()}) for idea in ideas),
         folds=folds,
         splits=splits,
-        files=files_digest(known.dataset, [case.id for case in known.dataset.cases]),
+        files=known.data_digest(configuration, [case.id for case in known.dataset.cases]),
         previous=previous_digest(known.folder, configuration),
         seed=request.seed,
         total_s=request.time_s,
+        auxiliary=known.plan.borrowed(configuration),
     )
 
 

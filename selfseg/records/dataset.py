@@ -66,6 +66,11 @@ class Targets(Record):
             return tuple((index,) for index in range(1, len(self.labels) + 1))
         return tuple(tuple(self.index(value) for value in region.values) for region in self.regions)
 
+    def named(self, name: str) -> int:
+        """Return the index of the label of a name, whatever its case; 0 if there is none."""
+        names = [label.name.casefold() for label in self.labels]
+        return 1 + names.index(name.casefold()) if name.casefold() in names else 0
+
     def index(self, value: int) -> int:
         """Return the label index of a file value."""
         return 1 + [label.value for label in self.labels].index(value)

@@ -39,7 +39,7 @@ class Pretrained(Record):
         channels: Of the images.
         configuration: The one whose network it is.
         options, decision: How it was trained, and why so.
-        cases: Images that it has seen.
+        cases, images: Images that it has seen, and the digests of their files.
         steps, seconds, seed: Length and seed.
         error, error_of_zeros: Mean squared error of the masked voxels at the end, and that of
             painting zeros: what was learned is the difference.
@@ -52,6 +52,7 @@ class Pretrained(Record):
     options: MaskedReconstruction
     decision: Decision
     cases: tuple[str, ...]
+    images: tuple[str, ...] = ()
     steps: int
     seconds: float
     seed: int

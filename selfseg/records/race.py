@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
+from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Splits
 from selfseg.records.estimate import Estimate
 from selfseg.records.ideas import Idea, IdeaTrial
 from selfseg.records.loss import Loss
 from selfseg.records.metrics import CaseScores
 from selfseg.records.plan import Configuration, Decision
-from selfseg.records.serial import Record
+from selfseg.records.serial import GrownRecord, Record
 
 PLAIN = "plain"  # the arm without any idea
 RaceMetric = Literal["dice", "nsd", "cldice", "betti0"]
@@ -117,14 +118,15 @@ class RaceTrial(Record):
     trial: IdeaTrial
 
 
-class RaceBasis(Record):
+class RaceBasis(GrownRecord):
     """All that a race depends on: the same basis goes on with a race, another begins one.
 
     Attributes:
         configuration: As planned, without the ideas.
         ideas: In the plan's order, without their trials.
         folds: Numbers of those that are raced.
-        splits, files: The folds, and a digest of the files of all cases.
+        splits, files: The folds, and a digest of the files of all cases, auxiliary ones too.
+        auxiliary: How a second data set takes part.
         previous: In a cascade, a digest of the previous stage's weights.
         seed, total_s: Of all trainings; time limit.
     """
@@ -137,6 +139,9 @@ class RaceBasis(Record):
     previous: str = ""
     seed: int
     total_s: float | None
+    auxiliary: Auxiliary | None = None
+
+    later: ClassVar[frozenset[str]] = frozenset({"auxiliary"})
 
 
 class RaceRecord(Record):

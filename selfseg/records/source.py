@@ -47,6 +47,7 @@ class TransferFacts(Record):
     Attributes:
         cases: Training cases that were probed.
         training_cases: How many there are in all.
+        seen_cases: Of these, how many the model was trained on; they are not probed.
         overlaps: Of labels that the model and the data both name; empty where there is none, or the
             channels are not as many.
         intensity_distance: 1-Wasserstein distance of the voxels' values, normalized as the model
@@ -58,6 +59,7 @@ class TransferFacts(Record):
 
     cases: tuple[str, ...]
     training_cases: int
+    seen_cases: int = 0
     overlaps: tuple[LabelOverlap, ...] = ()
     intensity_distance: float | None = None
     spacing_ratios: Triple

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -75,6 +76,9 @@ Transfer = Annotated[
 ]
 
 
+PRETRAINED = "pretrained"  # in place of a fold
+
+
 class StartModel(Record):
     """Which trained network a training started from.
 
@@ -95,6 +99,14 @@ class StartModel(Record):
     def title(self) -> str:
         """Name of the model in messages."""
         return f"{self.dataset} {self.configuration} fold {self.fold} ({self.folder})"
+
+    @property
+    def options(self) -> str:
+        """Options of `train` that start from it."""
+        chosen = f"--init {shlex.quote(self.folder)}"
+        if self.fold == PRETRAINED:
+            return chosen
+        return f"{chosen} --init-config {self.configuration} --init-fold {self.fold}"
 
 
 class TensorNote(Record):

@@ -54,7 +54,7 @@ def check_finished(fold: TrainedFold, job: TrainingJob) -> None:
     """
     differing = []
     if fold.plan_digest != weights_digest(job.plan, job.configuration):
-        differing.append("channels, labels, preprocessing or network of the plan")
+        differing.append("channels, labels, preprocessing, network or crop of the plan")
     if set(fold.train_cases) != set(job.train_cases):
         differing.append("the training cases")
     elif fold.data_digest != job.data_digest:

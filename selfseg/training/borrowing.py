@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from selfseg.loading.batches import Batch, default_loader_workers, training_batches
 from selfseg.losses.build import DeeplySupervisedSum, build_loss
 from selfseg.losses.marginal import MarginalLoss, annotated_in
 from selfseg.networks.dual_channel import AuxiliaryStream
+from selfseg.networks.low_rank import call_with
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Targets
 from selfseg.records.loss import SIMPLE, AdaptiveCrossEntropyTerm, CrossEntropyTerm, Loss
@@ -81,7 +81,8 @@ def start_borrowing(
     targets = data.targets if own else shared_targets(job.plan.targets, data.targets)
     plain = build_loss(simple_terms(configuration.loss), targets)
     names = tuple(label.name for label in data.targets.labels)
-    annotated = (True,) * len(targets.names) if own else annotated_in(targets, names)
+    everything = (True,) * len(targets.names)
+    annotated = everything if own else annotated_in(job.plan.targets, names)
     loss = MarginalLoss(plain, annotated, regions=bool(targets.regions))
     indices = own_indices(data.targets) if own else shared_indices(targets, data.targets)
     return Borrowing(
@@ -110,17 +111,22 @@ def has_own_heads(configuration: Configuration) -> bool:
 
 
 def shared_targets(primary: Targets, auxiliary: Targets) -> Targets:
-    """Return the primary targets, with what the auxiliary data set leaves without annotation."""
-    if auxiliary.ignore is None:
-        return primary.model_copy(update={"ignore": None})
-    unused = 1 + max(label.value for label in primary.labels)
-    return primary.model_copy(update={"ignore": unused})
+    """Return the primary targets, with what the auxiliary data set leaves without annotation.
+
+    Regions of which it annotates a part only have no voxels: where they are is not known.
+    """
+    names = tuple(label.name for label in auxiliary.labels)
+    regions = tuple(
+        region if known else region.model_copy(update={"values": ()})
+        for region, known in zip(primary.regions, annotated_in(primary, names), strict=False)
+    )
+    unused = None if auxiliary.ignore is None else 1 + max(x.value for x in primary.labels)
+    return primary.model_copy(update={"ignore": unused, "regions": regions})
 
 
 def shared_indices(primary: Targets, auxiliary: Targets) -> list[int]:
     """Return the primary label index for each auxiliary one, by name; others are background."""
-    index = {label.name: number for number, label in enumerate(primary.labels, start=1)}
-    found = [0, *(index.get(label.name, 0) for label in auxiliary.labels)]
+    found = [0, *(primary.named(label.name) for label in auxiliary.labels)]
     return found if primary.ignore_index is None else [*found, primary.ignore_index]
 
 
@@ -146,5 +152,4 @@ def _outputs(state: TrainState, image: Tensor) -> tuple[Tensor, ...]:
     stream = getattr(state.network, "auxiliary_stream", None)
     if not isinstance(stream, AuxiliaryStream):
         return state.forward(image)
-    outputs: tuple[Tensor, ...] = functional_call(state.network, dict(stream.weights()), (image,))
-    return outputs
+    return call_with(state.network, stream.weights(), image)

@@ -40,24 +40,29 @@ def probe(
     *,
     spacing_ratios: Triple,
     device: torch.device,
+    seen_cases: int = 0,
 ) -> TransferFacts:
     """Return what a model does with some training cases of a data set.
 
     Args:
         source: The model.
         dataset: The data.
-        cases: Ids of the cases to look at.
+        cases: Ids of the cases to look at, none that the model was trained on.
+        seen_cases: How many it was.
         spacing_ratios: See `TransferFacts`.
         device: Where to predict.
     """
     facts = TransferFacts(
-        cases=tuple(cases), training_cases=len(dataset.cases), spacing_ratios=spacing_ratios
+        cases=tuple(cases),
+        training_cases=len(dataset.cases),
+        seen_cases=seen_cases,
+        spacing_ratios=spacing_ratios,
     )
     cascade = source.configuration.previous_stage is not None
     if cascade or not source.labels or len(source.channels) != len(dataset.channels):
         return facts
     model = load_model(
-        Path(source.model.folder),
+        source.files,
         configuration=source.configuration.name,
         folds=[source.model.fold],
         device=device,
@@ -96,6 +101,8 @@ def _zero_shot(model: Model, targets: Targets, cases: Sequence[Case]) -> tuple[L
                 continue
             made = read_label_map(path).array
             reference = read_label_map(Path(case.reference.path)).array
+            if targets.ignore is not None:
+                made, reference = (a[reference != targets.ignore] for a in (made, reference))
             for name in shared:
                 dice = _overlap(made, reference, theirs[name], ours[name]).dice
                 scores[name] += [] if dice is None else [dice]
@@ -140,9 +147,7 @@ def _intensity_distance(source: SourceModel, model: Model, cases: Sequence[Case]
 
 def _own_quantiles(source: SourceModel) -> Quantiles | None:
     """Return the quantiles (channels, shares) of the images that a model was trained on."""
-    arrays = DatasetFolder(Path(source.model.folder)).preprocessed(
-        source.configuration.preprocessing
-    )
+    arrays = DatasetFolder(source.files).preprocessed(source.configuration.preprocessing)
     paths = [arrays / f"{case}.b2nd" for case in source.train_cases[:OWN_CASES]]
     there = [path for path in paths if path.is_file()]
     if not there:

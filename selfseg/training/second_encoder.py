@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from selfseg.errors import SelfSegError
+from selfseg.errors import ModelError, SelfSegError
 from selfseg.inference.trained import ALL_CASES, PlannedDataset, trained_folds
 from selfseg.networks.weights import load_weights
 from selfseg.records.network import DualChannel, GatedEncoders
@@ -50,6 +50,25 @@ def source_weights(
         f"fold {fold} of {name}, which is not there as planned, or has seen held-out cases",
         remedy=f"First run 'selfseg train {known.plan.dataset} {name} {fold} --restart'.",
     )
+
+
+def refuse_two_starts(configuration: Configuration) -> None:
+    """Refuse another model as the start of encoders that the plan starts at the previous stage.
+
+    Raises:
+        ModelError: The plan does.
+    """
+    network, name = configuration.network, configuration.name
+    if not isinstance(network, DualChannel) or not isinstance(network.variant, GatedEncoders):
+        return
+    if network.variant.source == "previous_stage":
+        place = f"configurations.{name}.network.variant"
+        raise ModelError(
+            f"{name}: both encoders start at {configuration.previous_stage} ({place}.source), so "
+            "none of another model's encoder would stay",
+            remedy=f"Leave out --init, or plan with --set {place}.source=fresh --set "
+            f"{place}.frozen=false: then both encoders start at the model's.",
+        )
 
 
 def start_encoders(state: TrainState, path: Path) -> None:

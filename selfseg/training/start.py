@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from selfseg.errors import ModelError, RecordError
+from selfseg.errors import ModelError
 from selfseg.inference.find import Candidate, choose_model, find_models
 from selfseg.inference.model import describe_fold, load_fold
 from selfseg.inference.trained import ALL_CASES, model_digest
@@ -19,9 +19,10 @@ from selfseg.records.dataset import Dataset
 from selfseg.records.pretraining import Pretrained
 from selfseg.records.transfer import StartModel
 from selfseg.training.job import TrainingJob
+from selfseg.training.seen import seen_images
 from selfseg.training.transfer import Ends, SourceModel, map_weights
 from selfseg.training.tuning import Tuning, prepare_
-from selfseg.workspace import DatasetFolder, PretrainedFolder
+from selfseg.workspace import PretrainedFolder
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def open_source(
     *,
     like: tuple[str, str] | None = None,
 ) -> SourceModel:
-    """Read a model to start from; models of other formats are to be read here.
+    """Read a model to start from.
 
     Args:
         folder: A data set's folder in a workspace, any with plan.json and models/, or that of a
@@ -47,12 +48,13 @@ def open_source(
         ModelError: There is no such model, or several without a choice.
     """
     if PretrainedFolder(folder).weights.is_file():
-        return _open_pretrained(PretrainedFolder(folder))
+        return _open_pretrained(PretrainedFolder(folder), configuration, fold)
     name, same_fold = like or (None, None)
     candidate = _choose(folder, configuration, fold, name)
     chosen = fold or _default_fold(candidate.folds, same_fold)
     trained = describe_fold(candidate, chosen)
     network = load_fold(candidate, chosen, torch.device("cpu"))
+    seen = seen_images(candidate, trained)
     return SourceModel(
         model=StartModel(
             folder=str(candidate.folder.path),
@@ -61,18 +63,23 @@ def open_source(
             fold=chosen,
             digest=model_digest(candidate.folder, candidate.configuration, chosen),
         ),
+        files=candidate.folder.path,
         configuration=candidate.configuration,
         ends=Ends.of(candidate.plan, candidate.configuration),
         channels=candidate.plan.channels,
         labels=candidate.plan.targets.names,
         weights=network.state_dict(),
         train_cases=trained.train_cases,
-        images=_images(candidate.folder, trained.train_cases),
+        images=seen.images,
+        unknown=seen.unknown,
     )
 
 
 def refuse_leak(source: SourceModel, dataset: Dataset, held_out: Sequence[str]) -> None:
     """Refuse a model that was trained on cases which are held out now: scores would be too good.
+
+    Where it is not known what a model has seen, ids of a data set of the same name must do, and
+    that is said.
 
     Raises:
         ModelError: It was; names the cases.
@@ -83,9 +90,12 @@ def refuse_leak(source: SourceModel, dataset: Dataset, held_out: Sequence[str]) 
         for case in dataset.cases
         if case.id in wanted
     }
-    seen = [case for case, files in digests.items() if files & source.images]
-    if not source.images and source.model.dataset == dataset.name:
-        seen = [case for case in digests if case in source.train_cases]
+    same = source.unknown and source.model.dataset == dataset.name
+    seen = [
+        case
+        for case, files in digests.items()
+        if files & source.images or (same and case in source.train_cases)
+    ]
     if seen:
         more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
         raise ModelError(
@@ -93,6 +103,12 @@ def refuse_leak(source: SourceModel, dataset: Dataset, held_out: Sequence[str]) 
             f"{', '.join(seen[:3])}{more}",
             remedy="Start from the fold that holds out the same cases (--init-fold), or from "
             "another model.",
+        )
+    if source.unknown and held_out:
+        log.warning(
+            "It is not known which images %s was trained on: if this fold holds out some of them, "
+            "its scores are too good",
+            " and ".join(source.unknown),
         )
 
 
@@ -123,11 +139,19 @@ def start_(network: nn.Module, job: TrainingJob) -> Tuning:
     return prepare_(network, configuration.network, configuration.transfer, report)
 
 
-def _open_pretrained(files: PretrainedFolder) -> SourceModel:
+def _open_pretrained(
+    files: PretrainedFolder, configuration: str | None, fold: str | None
+) -> SourceModel:
     """Read a network that was pretrained without labels: it has no heads."""
     made = serial.load(Pretrained, files.description)
+    if fold is not None or configuration not in (None, made.configuration.name):
+        raise ModelError(
+            f"--init: {files.path} is {made.configuration.name}, pretrained without folds",
+            remedy="Leave out --init-config and --init-fold.",
+        )
     return SourceModel(
         model=made.model,
+        files=files.path,
         configuration=made.configuration,
         ends=Ends(made.configuration.network, made.channels, ()),
         channels=made.channels,
@@ -156,18 +180,3 @@ def _default_fold(folds: Sequence[str], fold: str | None) -> str:
     if ALL_CASES in folds:
         return ALL_CASES
     return fold if fold is not None and fold in folds else folds[0]
-
-
-def _images(folder: DatasetFolder, cases: Sequence[str]) -> frozenset[str]:
-    """Return the digests of the images of some cases, where the folder tells them."""
-    try:
-        dataset = serial.load(Dataset, folder.dataset)
-    except RecordError:
-        return frozenset()
-    return frozenset(
-        file.digest
-        for case in dataset.cases
-        if case.id in set(cases)
-        for file in case.images
-        if file.digest
-    )

@@ -8,31 +8,28 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
 from selfseg.errors import DeviceError, DivergenceError
 from selfseg.execution.locks import held
 from selfseg.inference.trained import weights_digest
-from selfseg.loading.batches import Batch, default_loader_workers, training_batches
+from selfseg.loading.batches import Batch
 from selfseg.losses.build import DeeplySupervisedSum, build_loss
 from selfseg.networks.weights import save_weights
 from selfseg.progress import ProgressBar
 from selfseg.records import serial
 from selfseg.records.model import EpochRecord, TrainedFold
-from selfseg.records.plan import Configuration
 from selfseg.training import history
-from selfseg.training.agreement import check_finished, check_position, warn_of_new_length
+from selfseg.training.agreement import check_finished
+from selfseg.training.begin import as_recipe_says, batches_of, begin
 from selfseg.training.borrowing import Borrowing, start_borrowing
-from selfseg.training.checkpoints import read_position, restore, save_checkpoint
+from selfseg.training.checkpoints import save_checkpoint
 from selfseg.training.epoch import EpochScores, score_epoch
-from selfseg.training.job import Course, TrainingJob, plan_course, resume_course
+from selfseg.training.job import Course, TrainingJob
 from selfseg.training.schedule import learning_rate_factor
-from selfseg.training.second_encoder import start_encoders
 from selfseg.training.shapes import prepare_shapes
-from selfseg.training.start import start_
-from selfseg.training.state import TrainState, create_state
+from selfseg.training.state import TrainState
 from selfseg.training.step import final_weights, train_step
 from selfseg.workspace import FoldFolder
 
@@ -91,7 +88,7 @@ def _train(job: TrainingJob) -> TrainedFold:
         _forget(job.output)
     if job.output.weights.is_file():
         return _finished(job)
-    state, course = _begin(job)
+    state, course = begin(job)
     loss = build_loss(job.configuration.loss, job.plan.targets, prepare_shapes(job))
     loss.memory = state.memory
     steps = course.steps_from(state.step)
@@ -101,10 +98,10 @@ def _train(job: TrainingJob) -> TrainedFold:
             job=job,
             course=course,
             loss=loss.to(job.device),
-            batches=_batches(job, course, state),
+            batches=batches_of(job, course, state),
             bar=bar,
             zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too
-            borrowing=start_borrowing(job, _as_recipe_says(job.configuration, course), steps),
+            borrowing=start_borrowing(job, as_recipe_says(job.configuration, course), steps),
         )
         state.elapsed_s = time.perf_counter() - run.zero_s
         while not run.is_over(state):
@@ -119,64 +116,6 @@ def _forget(folder: FoldFolder) -> None:
     if folder.path.exists():
         folder.path.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
-
-
-def _begin(job: TrainingJob) -> tuple[TrainState, Course]:
-    """Return state and course: fresh, or as the checkpoint left them."""
-    found = read_position(job.output)
-    layout = None
-    if found is None:
-        course = plan_course(job)
-    else:
-        position = found[0]
-        check_position(position, job)
-        course = resume_course(
-            job,
-            kind=position.recipe,
-            steps_per_epoch=position.steps_per_epoch,
-            total_steps=position.total_steps,
-            time_s=position.time_s,
-        )
-        warn_of_new_length(position, course)
-        layout = position.layout_on(job.device, len(job.configuration.patch))
-    state = create_state(
-        job.configuration,
-        course.recipe,
-        channels=job.channels,
-        outputs=job.outputs,
-        seed=job.seed,
-        device=job.device,
-        layout=layout,
-        heads=job.heads,
-        start_=partial(start_, job=job),
-        stream_outputs=None if job.auxiliary is None else job.auxiliary.targets.outputs,
-    )
-    if found is None and job.source is not None:
-        start_encoders(state, job.source)
-    if found is not None:
-        restore(state, *found)
-        log.info("Resuming after epoch %d, step %d", state.epoch, state.step)
-        if found[0].precision != state.precision:
-            log.warning("Going on in %s after %s", state.precision, found[0].precision)
-    history.forget_after(state.epoch, job.output.history)
-    return state, course
-
-
-def _batches(job: TrainingJob, course: Course, state: TrainState) -> Iterator[Batch]:
-    workers = default_loader_workers(job.device) if job.workers is None else job.workers
-    configuration = _as_recipe_says(job.configuration, course)
-    own = configuration.batch - job.borrowed_samples
-    return training_batches(
-        configuration.model_copy(update={"batch": own}),
-        job.data,
-        job.train_cases,
-        steps=course.steps_from(state.step),
-        seed=job.seed,
-        workers=workers,
-        device=job.device,
-        previous=job.previous,
-        maps=job.loss_maps,
-    )
 
 
 def _train_epoch(state: TrainState, run: Run) -> None:
@@ -292,17 +231,6 @@ def _refuse_divergence(state: TrainState, run: Run) -> None:
         remedy=f"Lower the learning rate ('selfseg plan DATASET --set {rate}'), then train with "
         "--restart.",
     )
-
-
-def _as_recipe_says(configuration: Configuration, course: Course) -> Configuration:
-    """Return the configuration with the augmentation that the recipe trains with."""
-    planned, recipe = configuration.augmentation, course.recipe
-    changes = {
-        "mirror_axes": planned.mirror_axes if recipe.mirror else (),
-        "rotation_degrees": min(planned.rotation_degrees, recipe.rotation_limit_degrees),
-    }
-    augmentation = planned.model_copy(update=changes)
-    return configuration.model_copy(update={"augmentation": augmentation})
 
 
 def _finish(state: TrainState, job: TrainingJob) -> TrainedFold:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from selfseg.errors import ModelError
 from selfseg.networks.adapt import PREVIOUS, fit_head, fit_inputs, fit_kernel
-from selfseg.networks.counterparts import ENCODER, counterpart, is_head, is_stem, is_upsampling
+from selfseg.networks.counterparts import (
+    ENCODER,
+    SECOND,
+    counterpart,
+    is_head,
+    is_stem,
+    is_upsampling,
+)
 from selfseg.networks.low_rank import PREFIX as UPDATES
-from selfseg.records.network import Network
+from selfseg.records.network import DualChannel, GatedEncoders, Network, plain_part
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.source import SourceFacts
@@ -44,6 +52,14 @@ class Ends:
             outputs=regions or ("background", *(label.name for label in plan.labels)),
         )
 
+    def inputs_of(self, name: str) -> tuple[str, ...]:
+        """Return the inputs that a kernel sees: a second encoder may see the first ones only."""
+        network = self.network
+        if not name.startswith(SECOND) or not isinstance(network, DualChannel):
+            return self.inputs
+        variant = network.variant
+        return self.inputs[: variant.channels if isinstance(variant, GatedEncoders) else None]
+
 
 @dataclass(frozen=True)
 class SourceModel:
@@ -51,16 +67,19 @@ class SourceModel:
 
     Attributes:
         model: Which it is.
+        files: Folder that it can be loaded from; it may be gone later, other than `model.folder`.
         configuration: What it was trained as.
         ends: Its network, and what that sees and gives.
         channels: Names of its images.
         labels: Names of its labels or regions; none where it was pretrained without.
         weights: By the names of selfseg's networks.
         train_cases: Ids of the cases that it was trained on.
-        images: Digests of their image files, where these are known.
+        images: Digests of all image files that it has seen with labels, as far as is known.
+        unknown: Of whose training that is not known, in words.
     """
 
     model: StartModel
+    files: Path
     configuration: Configuration
     ends: Ends
     channels: tuple[str, ...]
@@ -68,6 +87,7 @@ class SourceModel:
     weights: Mapping[str, Tensor]
     train_cases: tuple[str, ...] = ()
     images: frozenset[str] = frozenset()
+    unknown: tuple[str, ...] = ()
 
     @property
     def facts(self) -> SourceFacts:
@@ -133,7 +153,7 @@ def map_weights(
     Raises:
         ModelError: The source is another kind of network, or nothing of its encoder fits.
     """
-    kinds = source.configuration.network.kind, target.network.kind
+    kinds = _kind(source.configuration.network), _kind(target.network)
     if len(set(kinds)) > 1:
         raise misfit(source, configuration, f"it is a {kinds[0]}, the plan wants a {kinds[1]}")
     tally = _Tally()
@@ -179,6 +199,10 @@ def differences(source: SourceModel, configuration: Configuration) -> list[str]:
             f"{', '.join(n.kind for n in there.normalization)} there); 'selfseg plan --init' "
             "takes the model's"
         )
+    axes = [(p.orientation, "".join("ZYX"[axis] for axis in p.axes)) for p in (here, there)]
+    if axes[0] != axes[1]:
+        (ours, order), (theirs, other) = axes
+        notes.append(f"axes are {order} ({ours}) here, {other} ({theirs}) there")
     if there.spacing_mm != here.spacing_mm:
         notes.append(f"spacing is {_spacing(here)} mm here, {_spacing(there)} mm there")
     return notes
@@ -209,8 +233,8 @@ def _fit_body(
     name: str, own: Tensor, found: Tensor, source: SourceModel, target: Ends, there: str | None
 ) -> Fit:
     value, note = found, ""
-    if is_stem(name):
-        value, note = fit_inputs(found, source.ends.inputs, target.inputs)
+    if there is not None and is_stem(name):
+        value, note = fit_inputs(found, source.ends.inputs_of(there), target.inputs_of(name))
     if own.dim() > 2:
         resized = fit_kernel(value, own.shape, upsampling=is_upsampling(name))
     else:
@@ -218,6 +242,11 @@ def _fit_body(
     if resized is None:
         return Fit(None, f"shape {list(own.shape)} here, {list(found.shape)} there")
     return Fit(resized[0].to(own.dtype), _joined(note, resized[1]), there)
+
+
+def _kind(network: Network) -> str:
+    """Return the kind of a network, of one with a second source that of its backbone."""
+    return (plain_part(network) or network).kind
 
 
 def _taken(tally: _Tally) -> list[str]:

@@ -103,7 +103,8 @@ def prepare_(
         strategy: How it is trained on.
         report: Which of its weights are loaded, adapted, new.
     """
-    names = [name for name, _ in network.named_parameters()]
+    # What the network itself never trains, such as a frozen second encoder, stays as it is.
+    names = [name for name, weight in network.named_parameters() if weight.requires_grad]
     fresh = {note.name for note in report.fresh}
     new = {name for name in names if name in fresh or is_head(name, options)}
     old = [name for name in names if name not in new]

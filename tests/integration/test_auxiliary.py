@@ -31,7 +31,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> DatasetFolder:
     """A data set that borrows from another one, which annotates its organ and something else."""
     root = tmp_path_factory.mktemp("auxiliary")
     own = write_tiny_dataset(root / "own", train=5, test=1)
-    other = write_tiny_dataset(root / "other", train=3, test=0, name="other")
+    other = write_tiny_dataset(root / "other", train=3, test=0, name="other", seed=4)
     names = json.loads((own / "dataset.json").read_text())["labels"]
     first = next(name for name, value in names.items() if value == 1)
     rename_labels(other, {first: 1, "something": 2})
@@ -92,7 +92,7 @@ def test_a_fold_is_outdated_when_the_auxiliary_data_set_changes(planned: Dataset
 def test_data_sets_without_a_common_label_are_refused(
     planned: DatasetFolder, tmp_path: Path
 ) -> None:
-    other = write_tiny_dataset(tmp_path / "other", train=2, test=0, name="strange")
+    other = write_tiny_dataset(tmp_path / "other", train=2, test=0, name="strange", seed=4)
     rename_labels(other, {"bone": 1, "skin": 2})
     own = planned.path.parent.parent / "own"
     request = requests.PlanRequest(auxiliary=str(other), preprocess=False, device="cpu", workers=0)
@@ -103,3 +103,13 @@ def test_data_sets_without_a_common_label_are_refused(
     itself = requests.PlanRequest(auxiliary=str(own), preprocess=False, device="cpu", workers=0)
     with pytest.raises(PlanError, match="it is the data set itself"):
         pipeline.plan_dataset(str(own), tmp_path / "workspace", itself)
+
+
+def test_a_copy_of_the_own_images_is_refused(planned: DatasetFolder, tmp_path: Path) -> None:
+    """What a fold holds out would be trained on under another name."""
+    copy = write_tiny_dataset(tmp_path / "copy", train=2, test=0, name="copy")
+    own = planned.path.parent.parent / "own"
+    request = requests.PlanRequest(auxiliary=str(copy), preprocess=False, device="cpu", workers=0)
+    with pytest.raises(PlanError, match="it holds images of tiny") as caught:
+        pipeline.plan_dataset(str(own), tmp_path / "workspace", request)
+    assert "case_000, case_001" in caught.value.message

@@ -71,6 +71,7 @@ def test_a_plan_fits_the_model_and_a_training_starts_from_it(tmp_path: Path) -> 
 
     done = selfseg("train", "small", "3d_fullres", "0", *shared, *SHORT, "--init", "large")
     assert done.returncode == 0, done.stderr
+    assert "random weights" not in done.stderr
     assert "100.0%" in done.stdout
     fold = tmp_path / "workspace" / "small" / "models" / "3d_fullres" / "fold_0"
     report = serial.load(TransferReport, fold / "transfer.json")
@@ -82,6 +83,22 @@ def test_a_plan_fits_the_model_and_a_training_starts_from_it(tmp_path: Path) -> 
     done = selfseg("train", "large", "3d_fullres", "0", *shared, *SHORT, "--init", "large")
     assert done.returncode == 2
     assert "was trained on cases that this fold holds out" in done.stderr
+    _start_from_a_file(tmp_path)
+
+
+def _start_from_a_file(tmp_path: Path) -> None:
+    shared = ("--workspace", tmp_path / "workspace", "--device", "cpu")
+    file = tmp_path / "large.zip"
+    done = selfseg("export", tmp_path / "workspace" / "large", "-o", file)
+    assert done.returncode == 0, done.stderr
+    done = selfseg("plan", "small", *shared, "--init", file, "--workers", "0", "--no-preprocess")
+    assert done.returncode == 0, done.stderr
+    done = selfseg("train", "small", "3d_fullres", "1", *shared, *SHORT, "--init", file)
+    assert done.returncode == 0, done.stderr
+    assert "It is not known which images" in done.stderr
+    done = selfseg("train", "small", "3d_fullres", "2", *shared, *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert "was planned to start from a model, and starts from random weights" in done.stderr
 
 
 def test_what_is_given_without_a_model_is_refused(tmp_path: Path) -> None:

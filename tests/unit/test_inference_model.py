@@ -13,6 +13,7 @@ from selfseg.inference.model import Model, load_model
 from selfseg.inference.trained import weights_digest
 from selfseg.networks.weights import load_weights, save_weights
 from selfseg.records import serial
+from selfseg.records.crop import Crop
 from selfseg.records.model import TrainedFold
 
 CPU = torch.device("cpu")
@@ -140,6 +141,17 @@ def test_a_plan_edited_after_training_is_refused(tmp_path: Path) -> None:
         serial.save(plan.model_copy(update={"configurations": (edited,)}), dataset.plan)
         with pytest.raises(ModelError, match="trained with another plan"):
             load_model(tmp_path, device=CPU)
+
+
+def test_weights_of_a_fine_stage_belong_to_its_crops() -> None:
+    """Else a fold trained on the whole image, and its scores, would stand for one on crops."""
+    (whole,) = tiny_plan().configurations
+    assert weights_digest(tiny_plan(), whole) == "51d9f307072ac805"  # as before there were crops
+    digests = {
+        weights_digest(tiny_plan(), whole.model_copy(update={"crop": crop}))
+        for crop in (None, Crop(margin_mm=5.0), Crop(margin_mm=6.0))
+    }
+    assert len(digests) == 3
 
 
 def test_edits_that_weights_do_not_depend_on_are_allowed(tmp_path: Path) -> None:

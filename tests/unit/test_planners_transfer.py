@@ -12,7 +12,7 @@ from selfseg.planners.transfer import decide_transfer
 from selfseg.adopting import adopt_model
 from selfseg.errors import PlanError
 from selfseg.plan_checks import check_plan
-from selfseg.records.network import ResidualUNet, UNet
+from selfseg.records.network import DualChannel, JointStreams, ResidualUNet, UNet
 from selfseg.records.plan import Budget, Configuration, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization, ZScore
 from selfseg.records.serial import Shape3, Triple
@@ -86,6 +86,34 @@ def test_grid_patch_and_network_are_the_model_s(name: str) -> None:
     assert network.value.startswith("residual_unet")
     assert network.alternatives[0].startswith("unet")
     assert all("other 3d_fullres fold all" in decision.because for decision in taken.values())
+
+
+def test_streams_for_the_model_s_second_data_set_are_not_taken() -> None:
+    """Its weights have none, and the plan would ask for a data set that is not there."""
+    theirs = facts_of(plan_of())
+    backbone = theirs.configuration.network
+    assert isinstance(backbone, UNet)
+    streams = DualChannel(backbone=backbone, variant=JointStreams())
+    joint = theirs.configuration.model_copy(update={"network": streams})
+    made = adopt_model(plan_of(), theirs.model_copy(update={"configuration": joint}))
+    check_plan(made)
+    assert configuration(made).network == backbone
+
+
+def test_another_orientation_is_a_decision() -> None:
+    theirs = facts_of(plan_of())
+    stored = theirs.configuration.preprocessing.model_copy(update={"orientation": "stored"})
+    turned = theirs.configuration.model_copy(update={"preprocessing": stored})
+
+    def told(facts: SourceFacts) -> list[tuple[str, tuple[str, ...]]]:
+        decisions = adopt_model(plan_of(), facts).decisions
+        subject = "configurations.3d_fullres.preprocessing.orientation"
+        return [
+            (d.value, d.alternatives) for d in decisions if (d.rule, d.subject) == ("init", subject)
+        ]
+
+    assert told(theirs) == []
+    assert told(theirs.model_copy(update={"configuration": turned})) == [("stored", ("canonical",))]
 
 
 def test_what_belongs_to_the_data_stays() -> None:

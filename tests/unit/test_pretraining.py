@@ -119,6 +119,15 @@ def test_a_network_learns_to_paint(tmp_path: Path) -> None:
     assert not job_of(tmp_path).output.checkpoint.exists()
 
 
+def test_other_images_of_the_same_names_are_not_what_was_pretrained(tmp_path: Path) -> None:
+    pretrain(job_of(tmp_path, images=("1", "2", "3")))
+    assert pretrain(job_of(tmp_path, images=("1", "2", "3"))).steps == 6
+    with pytest.raises(CheckpointError, match="other images"):
+        pretrain(job_of(tmp_path, images=("1", "2", "4")))
+    job = job_of(tmp_path)
+    assert job.basis != replace(job, images=("1",)).basis  # nor does a checkpoint go on with them
+
+
 class KilledError(Exception):
     """Stands for a kill."""
 

@@ -14,16 +14,39 @@ from selfseg.inference.trained import PlannedDataset
 from selfseg.racing import race
 from selfseg.racing.rules import find_racer
 from selfseg.records import serial
+from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Splits
 from selfseg.records.loss import DiceTerm, TopKTerm
 from selfseg.records.plan import Plan
 from selfseg.records.race import RaceMetric, RaceRecord
+from selfseg.requests import RaceRequest
 
 
 @pytest.fixture
 def known(tmp_path: Path) -> PlannedDataset:
     """Twenty cases in four folds, nothing trained, three ideas."""
     return write_unraced(tmp_path)
+
+
+def test_another_second_data_set_is_another_race(known: PlannedDataset) -> None:
+    """Else the results of a race with one would stand for those with another."""
+    (item, *_) = known.plan.configurations
+    serial.save(known.dataset, known.folder.auxiliary)
+    plans = [
+        known.plan.model_copy(update={"auxiliary": auxiliary})
+        for auxiliary in (None, Auxiliary(name="x"), Auxiliary(name="x", share=0.2))
+    ]
+
+    def key(plan: Plan) -> str:
+        planned = PlannedDataset(known.folder, plan, known.dataset)
+        basis = race._basis(planned, item, (), RaceRequest())
+        return serial.digest(basis)
+
+    keys = {key(plan) for plan in plans}
+    fewer = known.dataset.model_copy(update={"cases": known.dataset.cases[1:]})
+    serial.save(fewer, known.folder.auxiliary)
+    keys.add(key(plans[1]))
+    assert len(keys) == 4
 
 
 def test_an_idea_that_cannot_be_trained_is_told_before_anything_is(

@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from commandline import write_tiny_dataset
 from selectiondata import one_hot, write_members
+from tinymodel import save_model, tiny_plan
 
 from selfseg import running
 from selfseg.errors import SelfSegError
 from selfseg.inference.trained import PlannedDataset
+from selfseg.pipeline import plan_dataset
 from selfseg.records import serial
 from selfseg.records.dataset import Fold, Splits
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Decision, Plan
 from selfseg.records.run import RunRecord, Schedule, Speed, Training
 from selfseg.records.selection import Selection
-from selfseg.requests import RunRequest, SelectRequest
+from selfseg.records.transfer import StartModel
+from selfseg.requests import PlanRequest, RunRequest, SelectRequest
 from selfseg.selection.candidates import compare
 from selfseg.status import read_status
 
@@ -151,6 +155,42 @@ def test_status_tells_what_is_outdated(known: PlannedDataset) -> None:
     assert states["2d", "1"] == "outdated"
     assert states["2d", "0"] == "done"
     assert found.next_command == "selfseg train phantom 2d 1 --restart"
+
+
+def test_the_next_command_keeps_the_model_that_a_fold_began_with(known: PlannedDataset) -> None:
+    """Without it the command would be refused, or train from random weights."""
+    path = known.folder.fold("2d", "1").description
+    start = StartModel(folder="a b", dataset="x", configuration="2d", fold="all", digest="1")
+    changes = {"data_digest": "other", "start": start}
+    serial.save(serial.load(TrainedFold, path).model_copy(update=changes), path)
+    (found,) = read_status("phantom", known.folder.path.parent)
+    assert found.next_command == (
+        "selfseg train phantom 2d 1 --init 'a b' --init-config 2d --init-fold all --restart"
+    )
+    pretrained = start.model_copy(update={"fold": "pretrained"})
+    serial.save(serial.load(TrainedFold, path).model_copy(update={"start": pretrained}), path)
+    (found,) = read_status("phantom", known.folder.path.parent)
+    assert found.next_command == "selfseg train phantom 2d 1 --init 'a b' --restart"
+
+
+def test_a_model_from_elsewhere_does_not_hide_the_others(known: PlannedDataset) -> None:
+    workspace = known.folder.path.parent
+    save_model(workspace / "foreign", tiny_plan(dataset="foreign"), folds=("0", "all"))
+    found = {item.name: item for item in read_status(None, workspace)}
+    assert found["foreign"].summary == "a model from elsewhere, 2 folds"
+    assert [fold.state for fold in found["foreign"].folds] == ["done", "done"]
+    assert (found["foreign"].next_command, found["phantom"].next_command[:7]) == ("", "selfseg")
+
+
+def test_a_model_from_elsewhere_is_not_planned_over(tmp_path: Path) -> None:
+    """Its weights would not fit the new plan: it could not predict any more."""
+    folder = save_model(tmp_path / "tiny", tiny_plan(dataset="tiny"))
+    before = folder.plan.read_bytes()
+    data = write_tiny_dataset(tmp_path / "data", train=2, test=0)
+    request = PlanRequest(preprocess=False, device="cpu", workers=0)
+    with pytest.raises(SelfSegError, match="holds a model from elsewhere"):
+        plan_dataset(str(data), tmp_path, request)
+    assert folder.plan.read_bytes() == before
 
 
 def test_folds_that_are_no_cross_validation_are_refused(known: PlannedDataset) -> None:

@@ -78,7 +78,7 @@ def test_finished_fold_of_another_plan_or_other_cases_is_refused(tmp_path: Path)
     network = job.configuration.network.model_copy(update={"features": (4, 6)})
     configuration = job.configuration.model_copy(update={"network": network})
     other = replace(job, configuration=configuration, plan=tiny_plan(configuration))
-    with pytest.raises(CheckpointError, match="network of the plan") as caught:
+    with pytest.raises(CheckpointError, match="network or crop of the plan") as caught:
         train(other)
     assert "--restart" in caught.value.remedy
     with pytest.raises(CheckpointError, match="the training cases"):

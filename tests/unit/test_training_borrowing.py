@@ -14,8 +14,14 @@ from trainingjobs import LONG, make_job, stop_at_step
 
 from selfseg.networks.weights import load_weights
 from selfseg.records.auxiliary import Auxiliary
-from selfseg.records.dataset import Label, Targets
-from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss, SkeletonRecallTerm
+from selfseg.records.dataset import Label, Region, Targets
+from selfseg.records.loss import (
+    BinaryCrossEntropyTerm,
+    CrossEntropyTerm,
+    DiceTerm,
+    Loss,
+    SkeletonRecallTerm,
+)
 from selfseg.records.network import DualChannel, JointStreams, plain_part
 from selfseg.training import train as training
 from selfseg.training.borrowing import (
@@ -81,7 +87,7 @@ def test_labels_are_matched_by_name() -> None:
     other = Targets(
         labels=(
             Label(name="bone", value=1), Label(name="label 3", value=2),
-            Label(name="label 1", value=5),
+            Label(name="Label 1", value=5),
         )
     )  # fmt: skip
     assert shared_indices(shared_targets(primary, other), other) == [0, 0, 3, 1]
@@ -90,7 +96,9 @@ def test_labels_are_matched_by_name() -> None:
     assert targets.ignore_index == 4
     assert shared_indices(targets, partly) == [0, 0, 3, 1, 4]
     assert shared_targets(plain(3, ignore=255), other).ignore is None
-    assert shared_targets(nested(), other).regions == nested().regions
+    regions = shared_targets(nested(), other).regions
+    assert regions[2] == nested().regions[2]
+    assert [region.values for region in regions] == [(), (), (3,)]  # label 2 is not annotated
 
 
 def test_terms_that_need_more_than_labels_are_left_out() -> None:
@@ -104,6 +112,33 @@ def borrowing(job: TrainingJob) -> Borrowing:
     found = start_borrowing(job, job.configuration, range(4))
     assert found is not None
     return found
+
+
+def test_a_partly_annotated_region_costs_nothing(tmp_path: Path) -> None:
+    """`whole` is core and rim, and only core is annotated: nothing is known of `whole`."""
+    job = joint_job(tmp_path)
+    own = job.plan.labels
+    regions = (
+        Region(name="whole", values=tuple(label.value for label in own), value=1),
+        Region(name="core", values=(own[0].value,), value=4),
+    )
+    loss = Loss(terms=(BinaryCrossEntropyTerm(),))
+    configuration = job.configuration.model_copy(update={"loss": loss})
+    plan = job.plan.model_copy(update={"regions": regions, "configurations": (configuration,)})
+    job = replace(job, plan=plan, configuration=configuration)
+    part = borrowing(job)
+    batch = next(part.batches)
+    batch = replace(batch, label=torch.arange(batch.label.numel()).view_as(batch.label) % 3)
+    core = part.indices[batch.label] == 1
+    assert core.any()
+    part.batches = iter([batch])
+    state = create_state(configuration, LONG, channels=1, outputs=2, seed=0, device=job.device)
+    state.network = state.forward = Fixed(torch.tensor([0.3, 1.2]).view(1, 2, 1, 1, 1))
+    term = part.next(0.0)
+    assert term is not None
+    log_p, log_q = nn.functional.logsigmoid(torch.tensor([1.2, -1.2]))
+    expected = -torch.where(core, log_p, log_q).mean() / 2  # of two regions
+    torch.testing.assert_close(term(state), expected, rtol=1e-4, atol=1e-5)
 
 
 class Fixed(nn.Module):

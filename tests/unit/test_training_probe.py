@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from plannerfacts import make_dataset
+from plannerfacts import make_dataset, make_fingerprint
 from scipy.stats import wasserstein_distance
 from selfseg.planners.transfer import choose_probed, nominate_start
 from tinymodel import save_model, tiny_plan
 from trainingdata import write_case
 from trainingjobs import CPU
 
+from selfseg.adopting import judge_model
 from selfseg.io.images import write_label_map, write_volume
 from selfseg.networks.weights import load_weights, save_weights
 from selfseg.records import serial
@@ -21,6 +23,7 @@ from selfseg.records.dataset import Case, Dataset, File, Label
 from selfseg.records.geometry import Geometry, Orientation
 from selfseg.records.model import TrainedFold
 from selfseg.records.source import LabelOverlap, TransferFacts
+from selfseg.training import probe as training_probe
 from selfseg.training.probe import PERCENTS, probe, wasserstein
 from selfseg.training.start import open_source
 from selfseg.training.transfer import SourceModel
@@ -93,6 +96,53 @@ def test_overlap_is_counted_by_the_names_of_labels(tmp_path: Path) -> None:
     assert facts.intensity_distance == pytest.approx(2.0)  # 2 here, 0 there, not normalized
 
 
+def test_voxels_without_annotation_do_not_count(tmp_path: Path) -> None:
+    """The upper half is not annotated, so all of what counts is `core`."""
+    labels = (Label(name="core", value=1),)
+    dataset = write_half(tmp_path / "data", labels).model_copy(update={"ignore": 5})
+    indices = np.full(SHAPE, 2, np.uint8)
+    indices[: SHAPE[0] // 2] = 1
+    write_label_map(
+        indices,
+        (*labels, Label(name="ignore", value=5)),
+        native=NATIVE,
+        orientation=Orientation(),
+        path=tmp_path / "data" / "a.nii.gz",
+    )
+    facts = probe(always_core(tmp_path), dataset, ["a"], spacing_ratios=ONES, device=CPU)
+    assert facts.overlaps[0].dice == pytest.approx(1.0)
+
+
+def test_cases_that_the_model_was_trained_on_are_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = {"a": "1", "b": "2", "c": "3"}
+    dataset = write_half(tmp_path / "data", (Label(name="core", value=1),))
+    cases = tuple(
+        Case(id=name, images=(File(path=name, digest=digest),)) for name, digest in digests.items()
+    )
+    dataset = dataset.model_copy(update={"cases": cases})
+    asked: list[tuple[tuple[str, ...], int]] = []
+
+    def watch(
+        source: SourceModel,
+        dataset: Dataset,
+        cases: tuple[str, ...],
+        *,
+        seen_cases: int,
+        **_: object,
+    ) -> TransferFacts:
+        asked.append((cases, seen_cases))
+        return facts(len(dataset.cases), 0.9).model_copy(update={"seen_cases": seen_cases})
+
+    monkeypatch.setattr(training_probe, "probe", watch)
+    source = replace(always_core(tmp_path), images=frozenset({"1", "3"}))
+    fingerprint = make_fingerprint([((2.0, 1.0, 1.0), SHAPE)] * 3)
+    verdict = judge_model(source, dataset, fingerprint, planner="default", device="cpu")
+    assert asked == [(("b",), 2)]
+    assert "trained on 2 of them" in verdict.because
+
+
 def test_without_a_common_label_only_intensities_tell(tmp_path: Path) -> None:
     dataset = write_half(tmp_path / "data", (Label(name="vessel", value=1),))
     facts = probe(always_core(tmp_path), dataset, ["a"], spacing_ratios=ONES, device=CPU)
@@ -132,6 +182,8 @@ def facts(cases: int, dice: float | None, distance: float | None = 0.1) -> Trans
         (facts(20, None, None), "nominated"),
         (facts(20, None, 0.51), "refused"),
         (facts(20, 0.8, 0.51), "nominated"),
+        (facts(20, None).model_copy(update={"seen_cases": 20, "cases": ()}), "doubtful"),
+        (facts(20, 0.6).model_copy(update={"seen_cases": 5}), "nominated"),
     ],
 )
 def test_overlap_decides_and_else_intensities(

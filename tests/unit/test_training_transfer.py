@@ -200,11 +200,14 @@ def test_other_widths_and_kinds_are_refused_with_a_remedy(tmp_path: Path) -> Non
 def test_differences_of_the_images_are_told(tmp_path: Path) -> None:
     source = source_of(tmp_path)
     configuration = tiny_configuration(spacing_mm=(4.0, 1.0, 1.0))
-    changed = configuration.preprocessing.model_copy(update={"normalization": (ZScore(),)})
+    changed = configuration.preprocessing.model_copy(
+        update={"normalization": (ZScore(),), "orientation": "ras"}
+    )
     configuration = configuration.model_copy(update={"preprocessing": changed})
     _, report = mapped(source, tiny_plan(configuration), configuration)
     assert "(zscore here, none there)" in report.notes[0]
-    assert report.notes[1] == "spacing is 4×1×1 mm here, 2×1×1 mm there"
+    assert report.notes[1] == "axes are ZYX (ras) here, ZYX (canonical) there"
+    assert report.notes[2] == "spacing is 4×1×1 mm here, 2×1×1 mm there"
 
 
 def test_the_fold_of_the_same_number_is_taken_unless_one_has_seen_all(tmp_path: Path) -> None:
@@ -258,6 +261,7 @@ def test_a_model_that_saw_held_out_cases_is_refused(tmp_path: Path) -> None:
 
 def test_without_digests_equal_ids_of_an_equal_data_set_are_refused(tmp_path: Path) -> None:
     source = replace(source_of(tmp_path), train_cases=("a",))
+    assert source.unknown
     with pytest.raises(ModelError, match="holds out: a"):
         refuse_leak(source, dataset_of(("a", "1"), name="other"), ["a"])
     refuse_leak(source, dataset_of(("a", "1"), name="phantom"), ["a"])

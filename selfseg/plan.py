@@ -1,0 +1,197 @@
+"""`plan` as a function: data checked and measured, everything decided, arrays prepared."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selfseg import planning
+from selfseg.adopting import adopt_model, judge_model
+from selfseg.auxiliary import borrow
+from selfseg.budget import detect_budget
+from selfseg.errors import RecordError, SelfSegError
+from selfseg.execution.processes import default_workers
+from selfseg.folds import prepare_all
+from selfseg.plan_checks import MEND_PLAN, check_plan
+from selfseg.records import serial
+from selfseg.records.dataset import Dataset, Splits
+from selfseg.records.fingerprint import Fingerprint
+from selfseg.records.plan import Plan
+from selfseg.requests import PlanRequest, read_case_list
+from selfseg.starting import opened_start
+from selfseg.workspace import DatasetFolder, dataset_folder, keep_former
+
+if TYPE_CHECKING:
+    from selfseg.training.transfer import SourceModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanResult:
+    """What `plan` made, and where."""
+
+    folder: DatasetFolder
+    dataset: Dataset
+    fingerprint: Fingerprint
+    plan: Plan
+    splits: Splits
+
+
+def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResult:
+    """Check and measure a dataset, decide everything, and prepare the training arrays.
+
+    Args:
+        source: Data folder, or the name of a dataset planned before.
+        workspace: Root of the workspace.
+        request: Options.
+
+    Raises:
+        DatasetError: All complaints about the dataset at once; nothing is written then.
+        PlanError: A setting does not fit the plan, or no plan fits the model to start from.
+        ModelError: There is no such model to start from.
+    """
+    with _opened_model(request) as model:
+        result, auxiliary = _decide(source, workspace, request, model)
+    _write(result, auxiliary)
+    if request.preprocess:
+        workers = default_workers(request.workers)
+        prepare_all(result.folder, result.dataset, result.plan.configurations, workers=workers)
+    return result
+
+
+@contextmanager
+def _opened_model(request: PlanRequest) -> Iterator[SourceModel | None]:
+    """Give the model that the plan is to fit; None without one."""
+    if request.start is None:
+        yield None
+        return
+    with opened_start(request.start) as model:
+        yield model
+
+
+def _decide(
+    source: str, workspace: Path, request: PlanRequest, model: SourceModel | None
+) -> tuple[PlanResult, Dataset | None]:
+    """Return what `plan` makes, and a second data set where there is one; write nothing."""
+    from selfseg.fingerprinting.extract import inspect
+    from selfseg.io.formats import read_dataset
+
+    workers = default_workers(request.workers)
+    root = _data_root(source, workspace)
+    budget = detect_budget(request.memory, request.device)  # bad options are told first
+    planning.find_planner(request.planner)
+    described = read_dataset(root, only=read_case_list(request.cases))
+    folder = dataset_folder(workspace, described.name)
+    folder.refuse_namesake(root)
+    dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
+    budget = detect_budget(request.memory, request.device)
+    made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
+    if model is not None:
+        made = _fit_to_model(made, model, dataset, fingerprint, request)
+    auxiliary = _read_auxiliary(request, workspace, workers=workers)
+    if auxiliary is not None:
+        made = borrow(made, dataset, auxiliary, planner=request.planner)
+    plan = planning.edit_plan(made, request.settings)
+    given = "Give other values with --set; nothing was written."
+    check_plan(plan, remedy=given if request.settings else MEND_PLAN)
+    plan = planning.update_memory(plan, made, planner=request.planner)
+    splits = _splits(folder, dataset, fingerprint, request)
+    result = PlanResult(
+        folder=folder, dataset=dataset, fingerprint=fingerprint, plan=plan, splits=splits
+    )
+    return result, auxiliary
+
+
+def _write(result: PlanResult, auxiliary: Dataset | None) -> None:
+    """Write all records, the plan last; former plans and folds are kept."""
+    folder = result.folder
+    keep_former(folder.plan, serial.text(result.plan))
+    keep_former(folder.splits, serial.text(result.splits))
+    serial.save(result.dataset, folder.dataset)
+    serial.save(result.fingerprint, folder.fingerprint)
+    serial.save(result.splits, folder.splits)
+    if auxiliary is not None:
+        serial.save(auxiliary, folder.auxiliary)
+    serial.save(result.plan, folder.plan)
+
+
+def _fit_to_model(
+    plan: Plan,
+    model: SourceModel,
+    dataset: Dataset,
+    fingerprint: Fingerprint,
+    request: PlanRequest,
+) -> Plan:
+    """Return a plan that fits a model to start from, with what a trial of the model says."""
+    made = adopt_model(plan, model.facts, planner=request.planner)
+    verdict = judge_model(
+        model, dataset, fingerprint, planner=request.planner, device=request.device
+    )
+    return made.model_copy(update={"decisions": (verdict, *made.decisions)})
+
+
+def _read_auxiliary(request: PlanRequest, workspace: Path, *, workers: int) -> Dataset | None:
+    """Read and check the second data set that training borrows from; None without one."""
+    from selfseg.fingerprinting.extract import inspect
+    from selfseg.io.formats import read_dataset
+
+    if request.auxiliary is None:
+        return None
+    described = read_dataset(_data_root(request.auxiliary, workspace))
+    known = _known_facts(dataset_folder(workspace, described.name))
+    return inspect(described, workers=workers, known=known)[0]
+
+
+def _data_root(source: str, workspace: Path) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    known = dataset_folder(workspace, source).dataset
+    if known.is_file():
+        return Path(serial.load(Dataset, known).root)
+    raise SelfSegError(
+        f"{source}: neither a folder nor the name of a data set in workspace {workspace}",
+        remedy="Give the folder that holds dataset.json.",
+    )
+
+
+def _known_facts(folder: DatasetFolder) -> tuple[Dataset, Fingerprint] | None:
+    if not (folder.dataset.is_file() and folder.fingerprint.is_file()):
+        return None
+    try:
+        return serial.load(Dataset, folder.dataset), serial.load(Fingerprint, folder.fingerprint)
+    except RecordError as error:
+        log.warning("Measuring all cases again: %s", error.message)
+        return None
+
+
+def _splits(
+    folder: DatasetFolder, dataset: Dataset, fingerprint: Fingerprint, request: PlanRequest
+) -> Splits:
+    """Return the user's folds beside the data; else those stored here; else the planner's."""
+    from selfseg.io.splits import find_splits, read_splits
+
+    given = find_splits(Path(dataset.root))
+    if given is not None:
+        return read_splits(given, dataset, part=request.cases is not None)
+    stored = _fitting_splits(folder, dataset)
+    return stored or planning.make_splits(dataset, fingerprint, planner=request.planner)
+
+
+def _fitting_splits(folder: DatasetFolder, dataset: Dataset) -> Splits | None:
+    """Return the stored folds if they cover exactly these cases (they may be the user's own)."""
+    from selfseg.io.splits import check_folds
+
+    if not folder.splits.is_file():
+        return None
+    splits = serial.load(Splits, folder.splits)
+    covered = {case for fold in splits.folds for case in (*fold.train, *fold.validation)}
+    if covered == {case.id for case in dataset.cases}:
+        check_folds(splits.folds, dataset, folder.splits)
+        return splits
+    log.warning("The cases have changed: new folds are made. Models of old folds do not compare.")
+    return None

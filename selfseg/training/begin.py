@@ -1,0 +1,89 @@
+"""Begin a training, or take it up where its checkpoint left it: state, course, batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+
+from selfseg.loading.batches import Batch, default_loader_workers, training_batches
+from selfseg.records.plan import Configuration
+from selfseg.training import history
+from selfseg.training.agreement import check_position, warn_of_new_length
+from selfseg.training.checkpoints import read_position, restore
+from selfseg.training.job import Course, TrainingJob, plan_course, resume_course
+from selfseg.training.second_encoder import start_encoders
+from selfseg.training.start import start_
+from selfseg.training.state import TrainState, create_state
+
+log = logging.getLogger(__name__)
+
+
+def begin(job: TrainingJob) -> tuple[TrainState, Course]:
+    """Return state and course: fresh, or as the checkpoint left them."""
+    found = read_position(job.output)
+    layout = None
+    if found is None:
+        course = plan_course(job)
+    else:
+        position = found[0]
+        check_position(position, job)
+        course = resume_course(
+            job,
+            kind=position.recipe,
+            steps_per_epoch=position.steps_per_epoch,
+            total_steps=position.total_steps,
+            time_s=position.time_s,
+        )
+        warn_of_new_length(position, course)
+        layout = position.layout_on(job.device, len(job.configuration.patch))
+    state = create_state(
+        job.configuration,
+        course.recipe,
+        channels=job.channels,
+        outputs=job.outputs,
+        seed=job.seed,
+        device=job.device,
+        layout=layout,
+        heads=job.heads,
+        start_=partial(start_, job=job),
+        stream_outputs=None if job.auxiliary is None else job.auxiliary.targets.outputs,
+    )
+    if found is None and job.source is not None:
+        start_encoders(state, job.source)
+    if found is not None:
+        restore(state, *found)
+        log.info("Resuming after epoch %d, step %d", state.epoch, state.step)
+        if found[0].precision != state.precision:
+            log.warning("Going on in %s after %s", state.precision, found[0].precision)
+    history.forget_after(state.epoch, job.output.history)
+    return state, course
+
+
+def batches_of(job: TrainingJob, course: Course, state: TrainState) -> Iterator[Batch]:
+    """Return the batches of the steps that are left, without auxiliary samples."""
+    workers = default_loader_workers(job.device) if job.workers is None else job.workers
+    configuration = as_recipe_says(job.configuration, course)
+    own = configuration.batch - job.borrowed_samples
+    return training_batches(
+        configuration.model_copy(update={"batch": own}),
+        job.data,
+        job.train_cases,
+        steps=course.steps_from(state.step),
+        seed=job.seed,
+        workers=workers,
+        device=job.device,
+        previous=job.previous,
+        maps=job.loss_maps,
+    )
+
+
+def as_recipe_says(configuration: Configuration, course: Course) -> Configuration:
+    """Return the configuration with the augmentation that the recipe trains with."""
+    planned, recipe = configuration.augmentation, course.recipe
+    changes = {
+        "mirror_axes": planned.mirror_axes if recipe.mirror else (),
+        "rotation_degrees": min(planned.rotation_degrees, recipe.rotation_limit_degrees),
+    }
+    augmentation = planned.model_copy(update=changes)
+    return configuration.model_copy(update={"augmentation": augmentation})

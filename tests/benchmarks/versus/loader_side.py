@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +46,6 @@ def nnunet_batches(preprocessed: Path) -> Callable[[], object]:
     dataset = json.loads((preprocessed / "dataset.json").read_text())
     trainer = nnUNetTrainer(plans, "3d_fullres", 0, dataset, torch.device("cpu"))
     trainer.batch_size = BATCH
-    os.environ["nnUNet_n_proc_DA"] = "0"  # in this process
     batches, _ = trainer.get_dataloaders()
     return lambda: next(batches)
 

@@ -84,7 +84,8 @@ def _nnunet(place: Place, name: str, *words: object) -> Command:
 def _script(place: Place, name: str, *words: object) -> Command:
     """Return a side's script of this folder; it finds the helpers of the tests."""
     path = f"{HERE.parent}:{HERE.parent.parent}"
-    env = {**nnunet_environment(place.folder), "PYTHONPATH": path}
+    one = {"nnUNet_n_proc_DA": "0"}  # batches are made in the script itself
+    env = {**nnunet_environment(place.folder), **one, "PYTHONPATH": path}
     return Command((sys.executable, "-m", f"versus.{name}", *map(str, words)), env)
 
 

@@ -111,14 +111,19 @@ def train_classifier(request: ClassifyRequest) -> Training:
         DatasetError: All complaints about labels, masks and images; nothing is written then.
     """
     from selfseg.classification import files
-    from selfseg.classification.labels import read_labels
+    from selfseg.classification.labels import patients_of, read_labels
     from selfseg.classification.regions import region_of_interest
     from selfseg.classification.train import Source, train_classifier
     from selfseg.reporting.classification_plot import save_calibration, save_roc
 
     if request.output.exists() and not request.output.is_dir():
         raise SelfSegError(f"-o {request.output}: is a file", remedy="Give a folder.")
-    labels = read_labels(request.labels, column=request.label_column, positive=request.positive)
+    labels = read_labels(
+        request.labels,
+        column=request.label_column,
+        positive=request.positive,
+        patients=patients_of(request.images),
+    )
     source = Source(
         images=request.images,
         masks=request.masks,

@@ -9,6 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from selfseg.errors import DatasetError
+from selfseg.io.description import DESCRIPTION, read_description
+from selfseg.io.groups import GROUPS, declared_groups
 from selfseg.records.classification import Unit
 
 # Names that say themselves which class is the positive one.
@@ -41,15 +43,22 @@ class Labels:
     unit: Unit
 
 
-def read_labels(path: Path, *, column: str = "label", positive: str | None = None) -> Labels:
+def read_labels(
+    path: Path,
+    *,
+    column: str = "label",
+    positive: str | None = None,
+    patients: Mapping[str, str] | None = None,
+) -> Labels:
     """Read a table of classes.
 
     Args:
         path: CSV file with the columns `case`, the label's, and if wanted `lesion` (number of the
             component, as in `selfseg measure`) and `group` (patient). Further ones are ignored.
-            Without `group` every case is a group of its own.
         column: Name of the label's column.
         positive: Class whose probability is wanted. Default: 1, yes, true or positive.
+        patients: Patient of each case, for tables without `group`. Without both every case is a
+            group of its own.
 
     Raises:
         DatasetError: All complaints about the file.
@@ -61,7 +70,8 @@ def read_labels(path: Path, *, column: str = "label", positive: str | None = Non
         for name in ("case", column)
         if header and name not in header
     ]
-    rows = [] if complaints else _rows(lines, column, header, complaints)
+    known = {} if "group" in header else patients or {}
+    rows = [] if complaints else _rows(lines, column, header, known, complaints)
     classes = sorted({label for *_, label in rows if label})
     chosen = _positive(classes, positive, column, complaints) if rows else ""
     _raise_all(path, complaints)
@@ -73,6 +83,31 @@ def read_labels(path: Path, *, column: str = "label", positive: str | None = Non
         negative=next(name for name in classes if name != chosen),
         unit="lesion" if "lesion" in header else "case",
     )
+
+
+def patients_of(images: Path) -> Mapping[str, str]:
+    """Return the patient of each case of the data set that images belong to; empty if unknown.
+
+    That is its groups.csv, or `group` in its dataset.json, in the folder of the images or its
+    parent.
+
+    Raises:
+        DatasetError: They cannot be read; all complaints.
+    """
+    for folder in (images, images.resolve().parent):
+        described = (folder / DESCRIPTION).is_file()
+        content = read_description(folder).content if described else {}
+        complaints: list[str] = []
+        _, found = declared_groups(folder, content, complaints)
+        if complaints:
+            raise DatasetError(
+                f"{folder}: patients cannot be told apart",
+                complaints=complaints,
+                remedy=f"Correct {GROUPS}, or add a column 'group' to the labels.",
+            )
+        if found:
+            return found
+    return {}
 
 
 def _raise_all(path: Path, complaints: Sequence[str]) -> None:
@@ -107,6 +142,7 @@ def _rows(
     lines: Sequence[Mapping[str, str]],
     column: str,
     header: Sequence[str],
+    patients: Mapping[str, str],
     complaints: list[str],
 ) -> list[tuple[str, int | None, str, str]]:
     """Return case, lesion, group and label of each line."""
@@ -115,7 +151,8 @@ def _rows(
     groups: dict[str, str] = {}
     for number, line in enumerate(lines, start=2):
         case, label = line.get("case", ""), line.get(column, "")
-        group = line.get("group", "") if "group" in header else case
+        own = patients.get(case, "") if patients else case
+        group = line.get("group", "") if "group" in header else own
         written = line.get("lesion", "")
         missing = [
             name for name, value in (("case", case), (column, label), ("group", group)) if not value

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from selfseg.classification.labels import LabelRow, read_labels
+from selfseg.classification.labels import LabelRow, patients_of, read_labels
 from selfseg.errors import DatasetError
 
 
@@ -34,6 +34,27 @@ def test_lesions_without_patients(tmp_path: Path) -> None:
         ("b", 1, "b", False),
     ]
     assert found.unit == "lesion"
+
+
+def test_patients_are_those_of_the_data_set_where_the_table_names_none(tmp_path: Path) -> None:
+    images = tmp_path / "imagesTr"
+    images.mkdir()
+    path = write(tmp_path / "l.csv", "case,label\na,1\nb,0\n")
+    assert patients_of(images) == {}
+    write(tmp_path / "groups.csv", "case,group\na,p1\nb,p1\nc,p2\n")
+    found = read_labels(path, patients=patients_of(images))
+    assert [row.group for row in found.rows] == ["p1", "p1"]
+    own = write(tmp_path / "own.csv", "case,label,group\na,1,q1\nb,0,q2\n")
+    assert [row.group for row in read_labels(own, patients=patients_of(images)).rows] == [
+        "q1",
+        "q2",
+    ]
+    more = write(tmp_path / "more.csv", "case,label\na,1\nd,0\n")
+    with pytest.raises(DatasetError, match="line 3: no group"):
+        read_labels(more, patients=patients_of(images))
+    write(tmp_path / "groups.csv", "case,patient\na,p1\n")
+    with pytest.raises(DatasetError, match=r"patients cannot be told apart\n.*groups\.csv: line 2"):
+        patients_of(images)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def train_classifier(request: ClassifyRequest) -> Training:
         images=request.images,
         masks=request.masks,
         labels=labels,
-        region=region_of_interest(request.masks, request.region),
+        region=region_of_interest(request.masks, request.region, labels.unit),
         features=request.features,
         network=_chosen_network(request),
     )

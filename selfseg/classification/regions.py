@@ -28,6 +28,7 @@ from selfseg.records.features import RadiomicsOptions
 Mask = npt.NDArray[np.bool_]
 R = TypeVar("R")
 SHOWN = 12
+WHICH_LESIONS = "say with --region in which label 'selfseg measure' has numbered them"
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,23 @@ class RegionFeatures:
     readings: tuple[dict[str, float], ...] = ()
 
 
-def region_of_interest(masks: Sequence[Path], asked: str | None) -> RegionOfInterest:
+def region_of_interest(
+    masks: Sequence[Path], asked: str | None, unit: Unit = "case"
+) -> RegionOfInterest:
     """Return the part of the masks that a name or a value means; None means all of it.
 
     Raises:
-        DatasetError: No such label or region.
+        DatasetError: No such label or region; or lesions are wanted, whose numbers mean nothing
+            without the label that they are counted in.
     """
     declared = (declared_targets(folder) for folder in masks)
     targets = next((found for found in declared if found is not None), None)
     if asked is None:
+        if unit == "lesion" and targets is not None and len(targets.names) > 1:
+            raise DatasetError(
+                f"lesions of which label? The masks have {', '.join(targets.names)}",
+                remedy=f"{WHICH_LESIONS.capitalize()}.",
+            )
         # What is not annotated is no part of a lesion.
         values = () if targets is None else tuple(label.value for label in targets.labels)
         return RegionOfInterest(name="foreground", values=values)
@@ -212,6 +221,13 @@ def _find(files: RegionFiles) -> list[FoundRegion] | SelfSegError:
     except SelfSegError as error:
         return error
     assert image is not None
+    if files.unit == "lesion" and not files.region.values:
+        values = np.unique(label_map.array[label_map.array != 0])
+        if len(values) > 1:
+            found = ", ".join(map(str, values[:SHOWN]))
+            return DatasetError(
+                f"{files.mask}: lesions of which value? It has {found}; {WHICH_LESIONS}"
+            )
     spacing_mm = label_map.geometry.spacing_mm
     return [
         FoundRegion(

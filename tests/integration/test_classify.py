@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,19 @@ def test_mistakes_are_named_and_nothing_is_written(data: Path, tmp_path: Path) -
     with pytest.raises(DatasetError, match="20 cases have two masks"):
         run("train", *twice)
     assert not out.exists()
+
+
+def test_lesions_are_not_counted_over_several_labels(data: Path, tmp_path: Path) -> None:
+    common = ("-i", data / "imagesTr", "-l", data / "lesionsTr.csv", "--label-column", "diagnosis",
+              "--positive", "malignant", "-o", tmp_path / "model", "--workers", 1)  # fmt: skip
+    with pytest.raises(DatasetError, match="of which label\\? The masks have organ, tumor"):
+        run("train", *common, "-p", data / "labelsTr")
+    alone = tmp_path / "masks"  # without a description
+    shutil.copytree(data / "labelsTr", alone)
+    with pytest.raises(
+        DatasetError, match=r"case00\.nii\.gz: lesions of which value\? It has 1, 2"
+    ):
+        run("train", *common, "-p", alone)
 
 
 def test_probabilities_of_another_class_are_not_judged(data: Path, tmp_path: Path) -> None:

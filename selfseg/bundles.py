@@ -29,8 +29,7 @@ FOREIGN = "Give a file that 'selfseg export MODEL -o FILE' has written."
 _ALLOWED = re.compile(
     r"plan\.json|selection\.json|models/(?:"
     + "|".join(map(re.escape, get_args(ConfigurationName)))
-    + r")/fold_(?:all|\d+)/(?:fold|shapes)\.json|models/[^/]+/fold_[^/]+/"
-    r"(?:weights|shapes)\.safetensors"
+    + r")/fold_(?:all|[0-9]+)/(?:(?:fold|shapes)\.json|(?:weights|shapes)\.safetensors)"
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import random
 import shutil
 import zipfile
@@ -211,8 +212,9 @@ def saved(folder: Path) -> Path:
 
 def test_a_model_in_one_file_predicts_as_its_folder(tmp_path: Path) -> None:
     folder, file = saved(tmp_path / "model"), tmp_path / "out" / "model.zip"
-    done = CliRunner().invoke(app, ["export", str(folder), "-o", str(file)])
+    done = CliRunner().invoke(app, ["export", str(folder), "-o", str(file), "--json"])
     assert done.exit_code == 0, done.output
+    assert "plan.json" in json.loads(done.stdout)["files"]
     with zipfile.ZipFile(file) as archive:
         names = set(archive.namelist())
     fold = "models/3d_fullres/fold_{}/{}"
@@ -269,6 +271,8 @@ def test_files_that_no_export_wrote_are_refused(tmp_path: Path) -> None:
         import_model(tmp_path / "absent", output=None, workspace=tmp_path / "ws")
     with pytest.raises(ModelError, match="not one trained model"):
         export_model(tmp_path / "ws", file)
+    with pytest.raises(ModelError, match=r"ws: is a folder"):
+        export_model(folder, tmp_path / "ws")
 
 
 def write_overlapping(path: Path) -> None:

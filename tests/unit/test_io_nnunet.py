@@ -350,7 +350,7 @@ def test_one_stored_tensor_under_many_names_does_not_fill_the_memory(
     content = {"network_weights": {str(index): tensor for index in range(100)}}
     assert len(read_checkpoint.tensors_of(content)) == 100
     monkeypatch.setattr(read_checkpoint, "LARGEST_GIB", 300 / 2**20)
-    with pytest.raises(read_checkpoint.RefusedError, match="more than .* GiB of weights"):
+    with pytest.raises(read_checkpoint.RefusedError, match=r"more than .* GiB of weights"):
         read_checkpoint.tensors_of(content)
 
 

@@ -122,24 +122,28 @@ def _raise_all(path: Path, complaints: Sequence[str]) -> None:
     )
 
 
-def _read(path: Path, complaints: list[str]) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+def _read(path: Path, complaints: list[str]) -> tuple[tuple[str, ...], dict[int, dict[str, str]]]:
+    """Return the header, and the other lines by their number in the file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            written = [[cell.strip() for cell in line] for line in csv.reader(stream) if any(line)]
+            reader = csv.reader(stream)
+            lines = ((reader.line_num, [cell.strip() for cell in line]) for line in reader)
+            written = [(number, line) for number, line in lines if any(line)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         complaints.append(f"cannot be read ({error}); save it as UTF-8 CSV")
-        return (), []
+        return (), {}
     if len(written) < 2:
         complaints.append("has no lines below its header; write one a case")
-    header = tuple(written[0]) if written else ()
+    header = tuple(written[0][1]) if written else ()
     # A short line lacks its last values: they are empty, and complained about.
-    return header, [
-        dict(zip_longest(header, line[: len(header)], fillvalue="")) for line in written[1:]
-    ]
+    return header, {
+        number: dict(zip_longest(header, line[: len(header)], fillvalue=""))
+        for number, line in written[1:]
+    }
 
 
 def _rows(
-    lines: Sequence[Mapping[str, str]],
+    lines: Mapping[int, Mapping[str, str]],
     column: str,
     header: Sequence[str],
     patients: Mapping[str, str],
@@ -149,7 +153,7 @@ def _rows(
     rows: list[tuple[str, int | None, str, str]] = []
     seen: dict[tuple[str, int | None], int] = {}
     groups: dict[str, str] = {}
-    for number, line in enumerate(lines, start=2):
+    for number, line in lines.items():
         case, label = line.get("case", ""), line.get(column, "")
         own = patients.get(case, "") if patients else case
         group = line.get("group", "") if "group" in header else own

@@ -15,6 +15,8 @@ from tinymodel import save_model, tiny_plan
 from typer.testing import CliRunner
 
 from selfseg import planning
+from selfseg.bundles import export_model
+from selfseg.classification import files
 from selfseg.cli.main import app
 from selfseg.errors import DatasetError, ModelError, SelfSegError
 from selfseg.io.images import write_label_map, write_volume
@@ -165,6 +167,20 @@ def test_the_same_seed_writes_the_same_files(data: Path, tmp_path: Path) -> None
         assert first == second
 
 
+def test_a_training_that_is_cut_off_leaves_no_model_of_a_former_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text("{}")
+    monkeypatch.setattr(files, "write_features", full)
+    with pytest.raises(OSError, match="no space"):
+        train(data, tmp_path / "model")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["out_of_fold.csv"]
+
+
 def test_cases_and_masks_of_several_folds(data: Path, tmp_path: Path) -> None:
     # The larger lesion decides; case 1 was not found by its segmentation.
     lines = [f"case{c:02d},{int(is_malignant(c, 0))},p{c // 2}" for c in range(PATIENTS)]
@@ -235,6 +251,10 @@ def test_probabilities_of_another_class_are_not_judged(data: Path, tmp_path: Pat
     with pytest.raises(DatasetError, match="probabilities of benign, but malignant"):
         run("evaluate", "-p", path, "-l", labels, "--label-column", "diagnosis",
             "--positive", "malignant")  # fmt: skip
+    line = "case20,1,malignant,0.3,no\n"
+    path.write_text(f"case,lesion,positive,probability,called\n{line}{line}")
+    with pytest.raises(DatasetError, match="case case20 lesion 1 stands there 2 times"):
+        run("evaluate", "-p", path, "-l", labels, "--label-column", "diagnosis")
     path.write_text("case,lesion,positive,probability,called\ncase20,1,malignant,1.3,no\n")
     with pytest.raises(DatasetError, match="line 2"):
         run("evaluate", "-p", path, "-l", labels, "--label-column", "diagnosis")
@@ -245,6 +265,10 @@ def test_deep_features_come_from_one_known_network(data: Path, tmp_path: Path) -
     save_model(network, tiny_plan())
     with pytest.raises(SelfSegError, match="--features both: no network"):
         train(data, model, "--features", "both")
+    with pytest.raises(SelfSegError, match="radiomics need no network"):
+        train(data, model, "--segmentation", network)
+    with pytest.raises(SelfSegError, match="--config and --fold choose from a model"):
+        train(data, model, "--fold", "0")
     train(data, model, "--features", "both", "--segmentation", network)
     names = (model / "features.csv").read_text().partition("\n")[0].split(",")
     assert [name for name in names if name.startswith("deep_")] == [f"deep_{i}" for i in range(8)]
@@ -265,7 +289,10 @@ def test_deep_features_come_from_one_known_network(data: Path, tmp_path: Path) -
     )
     with pytest.raises(SelfSegError, match="needs deep features of 3d_fullres fold 0"):
         run(*arguments)
-    run(*arguments, "--segmentation", network)
+    with pytest.raises(ModelError, match=r"absent: no such file"):
+        run("predict", "-i", data, "-p", data, "-m", tmp_path / "absent", "-o", out)
+    export_model(network, tmp_path / "network.zip")
+    run(*arguments, "--segmentation", tmp_path / "network.zip")
     assert len(rows_of(out)) == 12
     weights = network / "models" / "3d_fullres" / "fold_0" / "weights.safetensors"
     save_model(tmp_path / "other", tiny_plan(), folds=("1", "0"))

@@ -72,17 +72,18 @@ def test_some_names_say_which_class_is_positive(
 def test_all_complaints_come_at_once(tmp_path: Path) -> None:
     path = write(
         tmp_path / "l.csv",
-        "case,lesion,label,group\na,1,benign,p\na,1,benign,p\nb,0,malignant,q\nc,1,,q\nc,2,odd,r\nd,1\n",
+        "case,lesion,label,group\na,1,benign,p\n\na,1,benign,p\nb,0,malignant,q\n"
+        "c,1,,q\nc,2,odd,r\nd,1\n",
     )
     with pytest.raises(DatasetError) as caught:
         read_labels(path)
     text = str(caught.value)
     for finding in (
-        "line 3: case a stands in line 2 already",
-        "line 4: lesion '0' is no number from 1 on",
-        "line 5: no label",
-        "line 6: case c is in group q already",
-        "line 7: no label, no group",
+        "line 4: case a stands in line 2 already",
+        "line 5: lesion '0' is no number from 1 on",
+        "line 6: no label",
+        "line 7: case c is in group q already",
+        "line 8: no label, no group",
         "has 3 classes ('benign', 'malignant', 'odd'), not two",
     ):
         assert finding in text

@@ -7,7 +7,7 @@ feature map counts by the share of it that the mask covers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,8 @@ Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 
-def pooled_bottleneck(model: Model, case: Case, masks: Sequence[Mask]) -> Floats:
-    """Return the mean feature vector of each mask (masks, features).
+def pooled_bottleneck(model: Model, case: Case, masks: Iterable[Mask]) -> list[Floats]:
+    """Return the mean feature vector (features,) of each mask.
 
     Args:
         model: A U-Net of one fold; see `check_pooling`.
@@ -47,7 +47,7 @@ def pooled_bottleneck(model: Model, case: Case, masks: Sequence[Mask]) -> Floats
         for mask in masks:
             working = _on_working_grid(mask, prepared, model)
             rows.append(_pool(encoder, prepared.image, working, model))
-    return np.stack(rows)
+    return rows
 
 
 def check_pooling(model: Model) -> nn.ModuleList:

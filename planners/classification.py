@@ -22,6 +22,7 @@ Z_WIDTH = 5.0  # of intensities with a standard deviation of 100
 NUCLEAR_WIDTH = 0.5  # standardized uptake
 LEAVE_ONE_OUT_BELOW = 30  # patients: with fewer, a fold of several would cost too much of them
 OUTER_FOLDS, INNER_FOLDS = 10, 5
+TREES, LEAST_IN_LEAF = 500, 3  # of the forest that ranks features, and of the one that classifies
 
 
 def decide_classification(facts: ClassificationFacts) -> ClassificationPlan:
@@ -35,7 +36,8 @@ def decide_classification(facts: ClassificationFacts) -> ClassificationPlan:
             most_correlation=0.9,
             least_agreement=0.75,
             jitters=5,
-            trees=500,
+            trees=TREES,
+            least_in_leaf=LEAST_IN_LEAF,
             groups_per_feature=5,
             most_components=10,
             groups_per_component=4,
@@ -44,7 +46,7 @@ def decide_classification(facts: ClassificationFacts) -> ClassificationPlan:
             LogisticCandidate(c=0.05),
             LogisticCandidate(c=1.0),
             SVMCandidate(c=0.05),
-            ForestCandidate(trees=500, least_in_leaf=3),
+            ForestCandidate(trees=TREES, least_in_leaf=LEAST_IN_LEAF),
         ),
         outer_folds=outer,
         inner_folds=INNER_FOLDS,

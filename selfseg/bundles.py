@@ -29,8 +29,7 @@ FOREIGN = "Give a file that 'selfseg export MODEL -o FILE' has written."
 _ALLOWED = re.compile(
     r"plan\.json|selection\.json|models/(?:"
     + "|".join(map(re.escape, get_args(ConfigurationName)))
-    + r")/fold_(?:all|\d+)/(?:fold|shapes)\.json|models/[^/]+/fold_[^/]+/"
-    r"(?:weights|shapes)\.safetensors"
+    + r")/fold_(?:all|[0-9]+)/(?:(?:fold|shapes)\.json|(?:weights|shapes)\.safetensors)"
 )
 
 
@@ -45,8 +44,13 @@ def export_model(model: Path, output: Path) -> tuple[str, ...]:
         The files in it, relative to the folder.
 
     Raises:
-        ModelError: Nothing is trained there, or there are several data sets.
+        ModelError: Nothing is trained there, there are several data sets, or the output is a
+            folder.
     """
+    if output.is_dir():
+        raise ModelError(
+            f"-o {output}: is a folder", remedy=f"Give a file, such as {output / 'model.zip'}."
+        )
     folders = dataset_folders(model)
     trained = find_models(model)
     if len(folders) != 1 or not trained:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +25,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """Which segmentation network deep features come from."""
+    """Which segmentation network deep features come from: a model folder or file."""
 
-    folder: Path
+    model: Path
     configuration: str | None = None
     fold: str | None = None
     device: str = "auto"
@@ -111,25 +112,37 @@ def train_classifier(request: ClassifyRequest) -> Training:
         DatasetError: All complaints about labels, masks and images; nothing is written then.
     """
     from selfseg.classification import files
-    from selfseg.classification.labels import read_labels
+    from selfseg.classification.labels import patients_of, read_labels
     from selfseg.classification.regions import region_of_interest
     from selfseg.classification.train import Source, train_classifier
     from selfseg.reporting.classification_plot import save_calibration, save_roc
 
     if request.output.exists() and not request.output.is_dir():
         raise SelfSegError(f"-o {request.output}: is a file", remedy="Give a folder.")
-    labels = read_labels(request.labels, column=request.label_column, positive=request.positive)
-    source = Source(
-        images=request.images,
-        masks=request.masks,
-        labels=labels,
-        region=region_of_interest(request.masks, request.region),
-        features=request.features,
-        network=_chosen_network(request),
+    labels = read_labels(
+        request.labels,
+        column=request.label_column,
+        positive=request.positive,
+        patients=patients_of(request.images),
     )
+    region = region_of_interest(request.masks, request.region, labels.unit)
     workers = default_workers(request.workers)
-    trained = train_classifier(source, planner=request.planner, seed=request.seed, workers=workers)
+    with _chosen_network(request) as network:
+        trained = train_classifier(
+            Source(
+                images=request.images,
+                masks=request.masks,
+                labels=labels,
+                region=region,
+                features=request.features,
+                network=network,
+            ),
+            planner=request.planner,
+            seed=request.seed,
+            workers=workers,
+        )
     folder = ClassifierFolder(request.output)
+    folder.model.unlink(missing_ok=True)  # a former one is not that of the files that come now
     held_out, scores = trained.out_of_fold.probabilities, trained.model.scores
     files.write_out_of_fold(trained, folder.out_of_fold)
     files.write_features(trained, folder.chosen)
@@ -166,47 +179,63 @@ def predict_classes(
     if output.is_dir():
         raise SelfSegError(f"-o {output}: is a folder", remedy="Give the name of a CSV file.")
     classifier = load_model(model)
-    found = classify_cases(
-        classifier,
-        images,
-        masks,
-        network=_known_network(classifier, network),
-        workers=default_workers(workers),
-    )
+    with _known_network(classifier, network) as known:
+        found = classify_cases(
+            classifier, images, masks, network=known, workers=default_workers(workers)
+        )
     write_predictions(found, output)
     return found
 
 
-def _chosen_network(request: ClassifyRequest) -> Model | None:
+@contextmanager
+def _chosen_network(request: ClassifyRequest) -> Iterator[Model | None]:
     """Load the network of a training; None if its features need none."""
     if request.features == "radiomics":
-        return None
+        _refuse_unused(request.network, "Leave it out, or ask for --features deep or both.")
+        yield None
+        return
     if request.network is None:
         raise SelfSegError(
             f"--features {request.features}: no network to take them from",
             remedy="Give a trained segmentation model with --segmentation.",
         )
+    from selfseg.bundles import opened_model
     from selfseg.classification.deep import load_network
 
     wanted = request.network
-    return load_network(
-        wanted.folder, configuration=wanted.configuration, fold=wanted.fold, device=wanted.device
-    )
+    with opened_model(wanted.model) as folder:
+        yield load_network(
+            folder, configuration=wanted.configuration, fold=wanted.fold, device=wanted.device
+        )
 
 
-def _known_network(model: ClassifierModel, request: NetworkRequest | None) -> Model | None:
+@contextmanager
+def _known_network(
+    model: ClassifierModel, request: NetworkRequest | None
+) -> Iterator[Model | None]:
     """Load the network that a classifier needs; None if it needs none."""
     if model.network is None:
-        return None
+        _refuse_unused(request, "Leave it out: this classifier was trained without one.")
+        yield None
+        return
     if request is None:
         raise SelfSegError(
             f"the classifier needs deep features of {model.network.configuration} fold "
             f"{model.network.fold}",
             remedy="Give the segmentation model of its training with --segmentation.",
         )
+    from selfseg.bundles import opened_model
     from selfseg.classification.deep import load_known_network
 
-    return load_known_network(request.folder, model.network, device=request.device)
+    with opened_model(request.model) as folder:
+        yield load_known_network(folder, model.network, device=request.device)
+
+
+def _refuse_unused(request: NetworkRequest | None, remedy: str) -> None:
+    if request is not None:
+        raise SelfSegError(
+            f"--segmentation {request.model}: radiomics need no network", remedy=remedy
+        )
 
 
 def evaluate_classes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ from selfseg.records.model import TrainedFold
 from selfseg.records.network import ResidualUNet, UNet
 from selfseg.records.plan import Configuration, Plan
 from selfseg.workspace import DatasetFolder, dataset_folder
+
+log = logging.getLogger(__name__)
 
 STEPS_PER_EPOCH = 250  # of nnU-Net's trainers
 _FOLDER_NAME = re.compile(r"[^./\\:*?\"<>|\x00-\x1f][^/\\:*?\"<>|\x00-\x1f]{0,99}")
@@ -152,6 +155,7 @@ def _read_models(root: Path, scratch: Path) -> tuple[list[_Read], Described]:
             f"{different[0] / DATASET}: other channels or labels than {models[0].path / DATASET}",
             remedy="Import these models one by one.",
         )
+    log.info("Reading %d checkpoints", sum(len(model.folds) for model in models))
     every = read_checkpoints([f.checkpoint for m in models for f in m.folds], scratch)
     read, first = [], 0
     for model in models:

@@ -37,6 +37,7 @@ def small_plan(
             least_agreement=0.75,
             jitters=1,
             trees=trees,
+            least_in_leaf=3,
             groups_per_feature=5,
             most_components=3,
             groups_per_component=4,

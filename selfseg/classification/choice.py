@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from selfseg.classification.table import DEEP, FeatureTable, Floats
+from selfseg.errors import DatasetError
 from selfseg.radiomics.perturb import agreement
 from selfseg.records.classification import FeatureSelection, Projection
 
@@ -53,7 +54,7 @@ def prepare_features(table: FeatureTable, options: FeatureSelection, seed: int) 
         kept = _agreeing(values, readings, kept, options.least_agreement)
     kept = _uncorrelated(values, kept, options.most_correlation)
     count = max(1, int(table.num_groups / options.groups_per_feature))
-    order = _ranked(values[:, kept], table.positives, options.trees, seed)[:count]
+    order = _ranked(values[:, kept], table.positives, options, seed)[:count]
     chosen = [kept[index] for index in order]
     mean, scale = values[:, chosen].mean(axis=0), values[:, chosen].std(axis=0)
     return Prepared(
@@ -75,7 +76,7 @@ def fit_projection(table: FeatureTable, options: FeatureSelection) -> Projection
     if not columns:
         return None
     values = table.values[:, columns]
-    spread = [column for column, use in zip(columns, values.std(axis=0) > 0, strict=True) if use]
+    spread = [columns[index] for index in _spread(values)]
     values = table.values[:, spread]
     mean, scale = values.mean(axis=0), values.std(axis=0)
     most = int(table.num_groups / options.groups_per_component)
@@ -124,9 +125,19 @@ def component_names(projection: Projection) -> tuple[str, ...]:
 
 
 def _spread(values: Floats) -> list[int]:
-    """Return the columns that are not constant; the first if all are."""
-    size = np.maximum(np.abs(values).max(axis=0), 1e-300)
-    return [int(i) for i in np.flatnonzero(values.std(axis=0) > CONSTANT * size)]
+    """Return the columns that are not constant.
+
+    Raises:
+        DatasetError: All are.
+    """
+    size = np.maximum(np.abs(values).max(axis=0, initial=0.0), 1e-300)
+    found = [int(i) for i in np.flatnonzero(values.std(axis=0) > CONSTANT * size)]
+    if not found:
+        raise DatasetError(
+            "every feature is the same in all training regions",
+            remedy="Look at the masks and images: are they those of different cases?",
+        )
+    return found
 
 
 def _agreeing(values: Floats, readings: Floats, kept: list[int], least: float) -> list[int]:
@@ -151,12 +162,17 @@ def _uncorrelated(values: Floats, kept: list[int], most: float) -> list[int]:
     return [kept[index] for index in sorted(left)]
 
 
-def _ranked(values: Floats, positives: np.ndarray, trees: int, seed: int) -> list[int]:
+def _ranked(
+    values: Floats, positives: np.ndarray, options: FeatureSelection, seed: int
+) -> list[int]:
     """Return the columns by falling Gini importance."""
     from sklearn.ensemble import RandomForestClassifier
 
     forest = RandomForestClassifier(
-        n_estimators=trees, class_weight="balanced", min_samples_leaf=3, random_state=seed
+        n_estimators=options.trees,
+        class_weight="balanced",
+        min_samples_leaf=options.least_in_leaf,
+        random_state=seed,
     )
     forest.fit((values - values.mean(axis=0)) / values.std(axis=0), positives)
     return [int(i) for i in np.argsort(-forest.feature_importances_, kind="stable")]

@@ -66,14 +66,12 @@ def deep_features(files: Sequence[RegionFiles], model: Model) -> list[RegionFeat
     rows = []
     with ProgressBar("deep features", len(files)) as bar:
         for case in files:
-            regions = region_masks(case, read_label_map(case.mask).array[0])
+            labels = read_label_map(case.mask).array[0]
             images = tuple(File(path=str(path.resolve())) for path in case.images)
-            found = (
-                pooled_bottleneck(model, Case(id=case.id, images=images), tuple(regions.values()))
-                if regions
-                else ()
-            )
-            for lesion, values in zip(regions, found, strict=True):
+            lesions = [lesion for lesion, _ in region_masks(case, labels)]
+            masks = (mask for _, mask in region_masks(case, labels))
+            found = pooled_bottleneck(model, Case(id=case.id, images=images), masks)
+            for lesion, values in zip(lesions, found, strict=True):
                 named = {f"{DEEP}{index}": float(value) for index, value in enumerate(values)}
                 rows.append(RegionFeatures(case.id, lesion, named))
             bar.advance(note=case.id)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from selfseg.classification.train import Training, chosen_features
-from selfseg.errors import DatasetError
+from selfseg.errors import DatasetError, ModelError
 from selfseg.records import serial
 from selfseg.records.classification import ClassifierModel
 
@@ -42,9 +43,15 @@ def load_model(path: Path) -> ClassifierModel:
     """Read a classifier; a folder means the model.json in it.
 
     Raises:
-        RecordError: No such file, or not a classifier.
+        ModelError: No such file.
+        RecordError: Not a classifier.
     """
-    return serial.load(ClassifierModel, path / "model.json" if path.is_dir() else path)
+    file = path / "model.json" if path.is_dir() else path
+    if not file.is_file():
+        raise ModelError(
+            f"{file}: no such file", remedy="Give the folder that 'selfseg classify train' wrote."
+        )
+    return serial.load(ClassifierModel, file)
 
 
 def write_predictions(predictions: Iterable[Prediction], path: Path) -> None:
@@ -80,6 +87,12 @@ def read_predictions(path: Path) -> tuple[Prediction, ...]:
             found.append(_prediction(line))
         except (KeyError, TypeError, ValueError):
             complaints.append(f"line {number}: not {','.join(COLUMNS)}")
+    counts = Counter((item.case, item.lesion) for item in found)
+    complaints += [
+        f"case {case}{'' if lesion is None else f' lesion {lesion}'} stands there {times} times"
+        for (case, lesion), times in counts.items()
+        if times > 1
+    ]
     if complaints or not found:
         raise DatasetError(
             f"{path}: not a file of probabilities",

@@ -9,6 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from selfseg.errors import DatasetError
+from selfseg.io.description import DESCRIPTION, read_description
+from selfseg.io.groups import GROUPS, declared_groups
 from selfseg.records.classification import Unit
 
 # Names that say themselves which class is the positive one.
@@ -41,15 +43,22 @@ class Labels:
     unit: Unit
 
 
-def read_labels(path: Path, *, column: str = "label", positive: str | None = None) -> Labels:
+def read_labels(
+    path: Path,
+    *,
+    column: str = "label",
+    positive: str | None = None,
+    patients: Mapping[str, str] | None = None,
+) -> Labels:
     """Read a table of classes.
 
     Args:
         path: CSV file with the columns `case`, the label's, and if wanted `lesion` (number of the
             component, as in `selfseg measure`) and `group` (patient). Further ones are ignored.
-            Without `group` every case is a group of its own.
         column: Name of the label's column.
         positive: Class whose probability is wanted. Default: 1, yes, true or positive.
+        patients: Patient of each case, for tables without `group`. Without both every case is a
+            group of its own.
 
     Raises:
         DatasetError: All complaints about the file.
@@ -61,7 +70,8 @@ def read_labels(path: Path, *, column: str = "label", positive: str | None = Non
         for name in ("case", column)
         if header and name not in header
     ]
-    rows = [] if complaints else _rows(lines, column, header, complaints)
+    known = {} if "group" in header else patients or {}
+    rows = [] if complaints else _rows(lines, column, header, known, complaints)
     classes = sorted({label for *_, label in rows if label})
     chosen = _positive(classes, positive, column, complaints) if rows else ""
     _raise_all(path, complaints)
@@ -73,6 +83,31 @@ def read_labels(path: Path, *, column: str = "label", positive: str | None = Non
         negative=next(name for name in classes if name != chosen),
         unit="lesion" if "lesion" in header else "case",
     )
+
+
+def patients_of(images: Path) -> Mapping[str, str]:
+    """Return the patient of each case of the data set that images belong to; empty if unknown.
+
+    That is its groups.csv, or `group` in its dataset.json, in the folder of the images or its
+    parent.
+
+    Raises:
+        DatasetError: They cannot be read; all complaints.
+    """
+    for folder in (images, images.resolve().parent):
+        described = (folder / DESCRIPTION).is_file()
+        content = read_description(folder).content if described else {}
+        complaints: list[str] = []
+        _, found = declared_groups(folder, content, complaints)
+        if complaints:
+            raise DatasetError(
+                f"{folder}: patients cannot be told apart",
+                complaints=complaints,
+                remedy=f"Correct {GROUPS}, or add a column 'group' to the labels.",
+            )
+        if found:
+            return found
+    return {}
 
 
 def _raise_all(path: Path, complaints: Sequence[str]) -> None:
@@ -87,35 +122,41 @@ def _raise_all(path: Path, complaints: Sequence[str]) -> None:
     )
 
 
-def _read(path: Path, complaints: list[str]) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+def _read(path: Path, complaints: list[str]) -> tuple[tuple[str, ...], dict[int, dict[str, str]]]:
+    """Return the header, and the other lines by their number in the file."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            written = [[cell.strip() for cell in line] for line in csv.reader(stream) if any(line)]
+            reader = csv.reader(stream)
+            lines = ((reader.line_num, [cell.strip() for cell in line]) for line in reader)
+            written = [(number, line) for number, line in lines if any(line)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         complaints.append(f"cannot be read ({error}); save it as UTF-8 CSV")
-        return (), []
+        return (), {}
     if len(written) < 2:
         complaints.append("has no lines below its header; write one a case")
-    header = tuple(written[0]) if written else ()
+    header = tuple(written[0][1]) if written else ()
     # A short line lacks its last values: they are empty, and complained about.
-    return header, [
-        dict(zip_longest(header, line[: len(header)], fillvalue="")) for line in written[1:]
-    ]
+    return header, {
+        number: dict(zip_longest(header, line[: len(header)], fillvalue=""))
+        for number, line in written[1:]
+    }
 
 
 def _rows(
-    lines: Sequence[Mapping[str, str]],
+    lines: Mapping[int, Mapping[str, str]],
     column: str,
     header: Sequence[str],
+    patients: Mapping[str, str],
     complaints: list[str],
 ) -> list[tuple[str, int | None, str, str]]:
     """Return case, lesion, group and label of each line."""
     rows: list[tuple[str, int | None, str, str]] = []
     seen: dict[tuple[str, int | None], int] = {}
     groups: dict[str, str] = {}
-    for number, line in enumerate(lines, start=2):
+    for number, line in lines.items():
         case, label = line.get("case", ""), line.get(column, "")
-        group = line.get("group", "") if "group" in header else case
+        own = patients.get(case, "") if patients else case
+        group = line.get("group", "") if "group" in header else own
         written = line.get("lesion", "")
         missing = [
             name for name, value in (("case", case), (column, label), ("group", group)) if not value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +28,7 @@ from selfseg.records.features import RadiomicsOptions
 Mask = npt.NDArray[np.bool_]
 R = TypeVar("R")
 SHOWN = 12
+WHICH_LESIONS = "say with --region in which label 'selfseg measure' has numbered them"
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,23 @@ class RegionFeatures:
     readings: tuple[dict[str, float], ...] = ()
 
 
-def region_of_interest(masks: Sequence[Path], asked: str | None) -> RegionOfInterest:
+def region_of_interest(
+    masks: Sequence[Path], asked: str | None, unit: Unit = "case"
+) -> RegionOfInterest:
     """Return the part of the masks that a name or a value means; None means all of it.
 
     Raises:
-        DatasetError: No such label or region.
+        DatasetError: No such label or region; or lesions are wanted, whose numbers mean nothing
+            without the label that they are counted in.
     """
     declared = (declared_targets(folder) for folder in masks)
     targets = next((found for found in declared if found is not None), None)
     if asked is None:
+        if unit == "lesion" and targets is not None and len(targets.names) > 1:
+            raise DatasetError(
+                f"lesions of which label? The masks have {', '.join(targets.names)}",
+                remedy=f"{WHICH_LESIONS.capitalize()}.",
+            )
         # What is not annotated is no part of a lesion.
         values = () if targets is None else tuple(label.value for label in targets.labels)
         return RegionOfInterest(name="foreground", values=values)
@@ -189,21 +198,25 @@ def _mask_files(folders: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def region_masks(files: RegionFiles, labels: npt.NDArray[np.integer]) -> dict[int | None, Mask]:
-    """Return the mask of each wanted region (z, y, x): a case's (None), or its lesions' by number.
+def region_masks(
+    files: RegionFiles, labels: npt.NDArray[np.integer]
+) -> Iterator[tuple[int | None, Mask]]:
+    """Yield the mask of each wanted region (z, y, x): a case's (None), or its lesions' by number.
 
-    Lesions are components (26 neighbors) numbered from the largest, as `selfseg measure` does.
+    Lesions are components (26 neighbors) numbered from the largest, as `selfseg measure` does. One
+    is made at a time: a noisy prediction has thousands, each as large as the image.
     """
     values = files.region.values
     mask = np.isin(labels, values) if values else labels != 0
     if files.unit == "case":
-        return {None: mask} if mask.any() else {}
-    found: dict[int | None, Mask] = {}
+        if mask.any():
+            yield None, mask
+        return
     for number, (component, box) in enumerate(components_of(mask), start=1):
         if files.lesions is None or number in files.lesions:
-            found[number] = np.zeros(mask.shape, dtype=bool)
-            found[number][box] = component
-    return found
+            found = np.zeros(mask.shape, dtype=bool)
+            found[box] = component
+            yield number, found
 
 
 def _find(files: RegionFiles) -> list[FoundRegion] | SelfSegError:
@@ -212,6 +225,13 @@ def _find(files: RegionFiles) -> list[FoundRegion] | SelfSegError:
     except SelfSegError as error:
         return error
     assert image is not None
+    if files.unit == "lesion" and not files.region.values:
+        values = np.unique(label_map.array[label_map.array != 0])
+        if len(values) > 1:
+            found = ", ".join(map(str, values[:SHOWN]))
+            return DatasetError(
+                f"{files.mask}: lesions of which value? It has {found}; {WHICH_LESIONS}"
+            )
     spacing_mm = label_map.geometry.spacing_mm
     return [
         FoundRegion(
@@ -221,7 +241,7 @@ def _find(files: RegionFiles) -> list[FoundRegion] | SelfSegError:
             finest_spacing_mm=min(spacing_mm),
             num_channels=len(image.array),
         )
-        for lesion, mask in region_masks(files, label_map.array[0]).items()
+        for lesion, mask in region_masks(files, label_map.array[0])
     ]
 
 
@@ -239,7 +259,7 @@ def _compute(
         )
     own_seed = zlib.crc32(files.id.encode()) + seed
     rows = []
-    for lesion, mask in region_masks(files, label_map.array[0]).items():
+    for lesion, mask in region_masks(files, label_map.array[0]):
         region = prepare_region(image.array, mask, label_map.geometry.spacing_mm, options)
         others = (
             perturbed_regions(region, jitters=jitters, seed=own_seed) if jitters is not None else ()

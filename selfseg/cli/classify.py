@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfseg.cli import options
+from selfseg.errors import SelfSegError
 
 if TYPE_CHECKING:
     from selfseg.classifying import NetworkRequest
@@ -37,7 +38,7 @@ Positive = Annotated[
 
 Segmentation = Annotated[
     Path | None,
-    typer.Option("--segmentation", help="Trained segmentation model, for deep features."),
+    typer.Option("--segmentation", help="Trained segmentation model or file, for deep features."),
 ]
 
 
@@ -165,4 +166,11 @@ def _network(
 ) -> NetworkRequest | None:
     from selfseg.classifying import NetworkRequest
 
-    return None if folder is None else NetworkRequest(folder, configuration, fold, device)
+    if folder is not None:
+        return NetworkRequest(folder, configuration, fold, device)
+    if configuration is not None or fold is not None:
+        raise SelfSegError(
+            "--config and --fold choose from a model, but there is none",
+            remedy="Give it with --segmentation MODEL.",
+        )
+    return None

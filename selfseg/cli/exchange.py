@@ -45,6 +45,7 @@ def export(
         bool, typer.Option("--nnunet", help="Write a data set in nnU-Net's raw layout.")
     ] = False,
     workspace: options.Workspace = None,
+    json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Write a trained model as one safe file, or a data set in nnU-Net's raw layout."""
@@ -56,11 +57,12 @@ def export(
         from selfseg import exporting
 
         dataset = exporting.export_dataset(source, output, workspace=root)
-        exchange_tables.print_exported(len(dataset.cases), "cases", output)
+        cases = [case.id for case in dataset.cases]
+        exchange_tables.print_exported(cases, "cases", output, as_json=json)
         return
     from selfseg import bundles
 
     named = dataset_folder(root, source)
     folder = named.path if named.plan.is_file() and not Path(source).is_dir() else Path(source)
     files = bundles.export_model(folder, output)
-    exchange_tables.print_exported(len(files), "files", output)
+    exchange_tables.print_exported(files, "files", output, as_json=json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -59,6 +60,9 @@ def _names(result: ImportResult) -> tuple[str, ...]:
     return result.plan.targets.names
 
 
-def print_exported(count: int, things: str, output: Path) -> None:
-    """Print what was written."""
-    console().print(f"{count} {things} written to {output}")
+def print_exported(names: Sequence[str], things: str, output: Path, *, as_json: bool) -> None:
+    """Print what was written: `files` of a model, or `cases` of a data set."""
+    if as_json:
+        print(json.dumps({"output": str(output), things: list(names)}, indent=1))
+        return
+    console().print(f"{len(names)} {things} written to {output}")

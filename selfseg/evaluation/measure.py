@@ -27,6 +27,7 @@ from selfseg.records.geometry import Geometry
 from selfseg.records.measurement import IntensityStatistics, LesionMeasurement, MeasurementTable
 
 CUBIC_MM_PER_ML = 1000.0
+MOST_VALUES = 1000  # of a label map whose labels are declared nowhere
 Mask = npt.NDArray[np.bool_]
 
 
@@ -64,7 +65,7 @@ def measure_folders(masks: Path, images: Path | None, *, workers: int = 1) -> Me
         raise DatasetError(
             f"{masks}: {len(complaints)} cases cannot be measured",
             complaints=complaints,
-            remedy="Correct these files, or leave them out.",
+            remedy="Correct these files, or leave them out; -p takes label maps, -i images.",
         )
     rows = [result for result in results if not isinstance(result, SelfSegError)]
     return MeasurementTable(
@@ -179,7 +180,7 @@ def _measure_files(case: MaskedCase) -> list[LesionMeasurement] | SelfSegError:
     """Measure one case; a mistake of the user comes back as a value."""
     try:
         label_map, image = read_masked(case.mask, case.images)
-        targets = case.targets or numbered_targets(int(v) for v in np.unique(label_map.array))
+        targets = case.targets or _occurring(case.mask, np.unique(label_map.array))
         indices = label_indices(label_map.array[0], targets.labels, targets.ignore)
     except SelfSegError as error:
         if isinstance(error, DatasetError):  # about values: it does not name the file
@@ -193,6 +194,16 @@ def _measure_files(case: MaskedCase) -> list[LesionMeasurement] | SelfSegError:
             case.id, name, mask_of(indices, members), label_map.geometry, channels
         )
     ]
+
+
+def _occurring(path: Path, values: npt.NDArray[np.integer]) -> Targets:
+    """Return a label for each value; refuse what must be an image (were -p and -i swapped?)."""
+    if values[0] < 0 or len(values) > MOST_VALUES:
+        raise SelfSegError(
+            f"{path}: {len(values)} values from {values[0]} to {values[-1]} are no labels; is it "
+            "an image?"
+        )
+    return numbered_targets(int(value) for value in values)
 
 
 def _statistics(values: npt.NDArray[np.floating]) -> IntensityStatistics:

@@ -7,7 +7,7 @@ feature map counts by the share of it that the mask covers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from selfseg.errors import ModelError
 from selfseg.inference.model import Model
 from selfseg.inference.predictor import read_case
 from selfseg.networks.unet import EncoderDecoder
+from selfseg.preprocessing.axes import to_working
 from selfseg.preprocessing.case import PreparedCase
 from selfseg.preprocessing.resample import resample_labels, separate_axis
 from selfseg.records.dataset import Case
@@ -27,8 +28,8 @@ Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 
-def pooled_bottleneck(model: Model, case: Case, masks: Sequence[Mask]) -> Floats:
-    """Return the mean feature vector of each mask (masks, features).
+def pooled_bottleneck(model: Model, case: Case, masks: Iterable[Mask]) -> list[Floats]:
+    """Return the mean feature vector (features,) of each mask.
 
     Args:
         model: A U-Net of one fold; see `check_pooling`.
@@ -46,7 +47,7 @@ def pooled_bottleneck(model: Model, case: Case, masks: Sequence[Mask]) -> Floats
         for mask in masks:
             working = _on_working_grid(mask, prepared, model)
             rows.append(_pool(encoder, prepared.image, working, model))
-    return np.stack(rows)
+    return rows
 
 
 def check_pooling(model: Model) -> nn.ModuleList:
@@ -76,13 +77,14 @@ def check_pooling(model: Model) -> nn.ModuleList:
 def _on_working_grid(mask: Mask, prepared: PreparedCase, model: Model) -> Mask:
     """Bring a mask to the grid of the network; one that vanishes there keeps its central voxel."""
     record, options = prepared.record, model.configuration.preprocessing
-    cropped = mask.transpose(record.axes)[record.crop.slices].astype(np.int16, order="C")
+    turned = to_working(mask, record.axes, record.flips)
+    cropped = turned[record.crop.slices].astype(np.int16, order="C")
     axis = separate_axis(
         record.spacing_before_mm, record.spacing_mm, options.resampling, is_2d=record.native.is_2d
     )
     working = resample_labels(cropped, record.shape, axis, options.resampling) > 0
     if not working.any():
-        center = np.argwhere(mask.transpose(record.axes)).mean(axis=0) - record.crop.lower
+        center = np.argwhere(turned).mean(axis=0) - record.crop.lower
         scale = np.array(record.shape) / np.array(record.crop.shape)
         place = np.clip(((center + 0.5) * scale).astype(int), 0, np.array(record.shape) - 1)
         working[tuple(place)] = True

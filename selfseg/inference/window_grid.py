@@ -86,7 +86,9 @@ class RoundedGrid(Windows):
 
     def share(self, index: Index, device: torch.device) -> Tensor:
         """Return the share of a window in the weight of each of its voxels (z, y, x)."""
-        weight = self._copies.setdefault(device, self.weight.to(device))
+        if device not in self._copies:
+            self._copies[device] = self.weight.to(device)
+        weight = self._copies[device]
         total = torch.zeros_like(weight)
         moves = [
             [other - starts[i] for other in starts if abs(other - starts[i]) < size]

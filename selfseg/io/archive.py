@@ -16,6 +16,9 @@ MOST_ENTRIES = 100_000
 # Weights hardly shrink and JSON shrinks twenty times; more is an archive that is to fill a disk.
 LARGEST_RATIO = 200.0
 
+# Of these zipfile never takes more into memory than was asked for; of others it does.
+METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+
 ORIGINAL = "Do not use this file; ask its maker for another."
 
 
@@ -46,7 +49,8 @@ def unpack(archive: Path, folder: Path) -> None:
 def _check(archive: Path, entries: list[zipfile.ZipInfo], folder: Path) -> None:
     """Refuse an archive before anything is written."""
     total = sum(entry.file_size for entry in entries)
-    packed = sum(entry.compress_size for entry in entries)
+    packed = archive.stat().st_size  # entries may share bytes, so theirs do not add up
+    methods = {entry.compress_type for entry in entries} - METHODS
     names = [entry.filename.rstrip("/").casefold() for entry in entries]
     leading_out = [entry.filename for entry in entries if not _stays_inside(entry.filename)]
     links = [entry.filename for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]
@@ -56,6 +60,7 @@ def _check(archive: Path, entries: list[zipfile.ZipInfo], folder: Path) -> None:
         (len(set(names)) < len(names), "has two files of one name"),
         (len(entries) > MOST_ENTRIES, f"has {len(entries)} entries, at most {MOST_ENTRIES}"),
         (total > LARGEST_GIB * 2**30, f"holds {total / 2**30:.1f} GiB, at most {LARGEST_GIB:g}"),
+        (bool(methods), f"is compressed by methods {sorted(methods)}, must be {sorted(METHODS)}"),
         (
             total > LARGEST_RATIO * max(packed, 1),
             f"holds {total / max(packed, 1):.0f} times its size",

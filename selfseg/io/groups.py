@@ -23,12 +23,7 @@ def add_groups(
         content: The dataset.json, which may hold `"group": {CASE: GROUP}`.
         complaints: Findings are added here.
     """
-    if "group" in content:
-        source, groups = DESCRIPTION, _from_description(content["group"], complaints)
-    elif (root / GROUPS).is_file():
-        source, groups = GROUPS, _from_table(root / GROUPS, complaints)
-    else:
-        return list(cases)
+    source, groups = declared_groups(root, content, complaints)
     if not groups:
         return list(cases)
     complaints += [
@@ -37,6 +32,20 @@ def add_groups(
         if case.id not in groups
     ]
     return [case.model_copy(update={"group": groups.get(case.id)}) for case in cases]
+
+
+def declared_groups(
+    root: Path, content: Mapping[str, object], complaints: list[str]
+) -> tuple[str, dict[str, str]]:
+    """Return which file declares groups, and the group of each case; none where none are declared.
+
+    The arguments are those of `add_groups`.
+    """
+    if "group" in content:
+        return DESCRIPTION, _from_description(content["group"], complaints)
+    if (root / GROUPS).is_file():
+        return GROUPS, _from_table(root / GROUPS, complaints)
+    return "", {}
 
 
 def _from_description(declared: object, complaints: list[str]) -> dict[str, str]:

@@ -223,9 +223,14 @@ def _without_plain_alpha(array: NDArray[np.generic]) -> NDArray[np.generic]:
     return array[:-1] if bool((array[-1] == opaque).all()) else array
 
 
+def spacing_file(path: Path) -> Path:
+    """Return where the spacing of a TIFF may stand: `CASE.json` beside `CASE_0000.tif`."""
+    return path.with_name(re.sub(r"_\d{4}$", "", path.stem) + ".json")
+
+
 def _spacing_beside(path: Path) -> Triple:
     """Return the spacing from `CASE.json` beside `CASE_0000.tif` or `CASE.tif`, else ones."""
-    beside = path.with_name(re.sub(r"_\d{4}$", "", path.stem) + ".json")
+    beside = spacing_file(path)
     if not beside.is_file():
         return (1.0, 1.0, 1.0)
     try:

@@ -42,7 +42,7 @@ class FeatureSelection(Record):
         most_correlation: Of two features whose ranks correlate more, one is dropped.
         least_agreement: ICC(2,1) over perturbed contours that a feature must reach.
         jitters: Random contours, beside an eroded and a dilated one.
-        trees: Of the forest whose Gini importance ranks what is left.
+        trees, least_in_leaf: Of the forest whose Gini importance ranks what is left.
         groups_per_feature: Patients of the training part for each feature that is kept.
         most_components: Principal components of deep features, at most.
         groups_per_component: Patients for each of them.
@@ -52,6 +52,7 @@ class FeatureSelection(Record):
     least_agreement: float = Field(le=1)
     jitters: int = Field(ge=0)
     trees: Positive
+    least_in_leaf: Positive
     groups_per_feature: float = Field(gt=0)
     most_components: Positive
     groups_per_component: float = Field(gt=0)
@@ -119,7 +120,14 @@ class Projection(Record):
     features: tuple[str, ...]
     mean: tuple[float, ...]
     scale: tuple[float, ...]
-    components: tuple[tuple[float, ...], ...]
+    components: tuple[tuple[float, ...], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Projection:
+        columns = (self.mean, self.scale, *self.components)
+        if any(len(column) != len(self.features) for column in columns) or 0.0 in self.scale:
+            raise ValueError("mean, scale and components should fit the features")
+        return self
 
 
 class LinearModel(Record):
@@ -175,7 +183,7 @@ class FittedClassifier(Record):
 
     Attributes:
         projection: Made first, if there are deep features; its components are features
-            `deep_1`, `deep_2`, …
+            `deep_component_1`, `deep_component_2`, …
         features: Those the model sees, in its order.
         mean, scale: The model sees `(x - mean) / scale`.
         candidate: What it was fitted as.

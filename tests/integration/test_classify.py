@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from tinymodel import save_model, tiny_plan
 from typer.testing import CliRunner
 
 from selfseg import planning
+from selfseg.bundles import export_model
+from selfseg.classification import files
 from selfseg.cli.main import app
 from selfseg.errors import DatasetError, ModelError, SelfSegError
 from selfseg.io.images import write_label_map, write_volume
@@ -164,6 +167,20 @@ def test_the_same_seed_writes_the_same_files(data: Path, tmp_path: Path) -> None
         assert first == second
 
 
+def test_a_training_that_is_cut_off_leaves_no_model_of_a_former_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text("{}")
+    monkeypatch.setattr(files, "write_features", full)
+    with pytest.raises(OSError, match="no space"):
+        train(data, tmp_path / "model")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["out_of_fold.csv"]
+
+
 def test_cases_and_masks_of_several_folds(data: Path, tmp_path: Path) -> None:
     # The larger lesion decides; case 1 was not found by its segmentation.
     lines = [f"case{c:02d},{int(is_malignant(c, 0))},p{c // 2}" for c in range(PATIENTS)]
@@ -214,6 +231,19 @@ def test_mistakes_are_named_and_nothing_is_written(data: Path, tmp_path: Path) -
     assert not out.exists()
 
 
+def test_lesions_are_not_counted_over_several_labels(data: Path, tmp_path: Path) -> None:
+    common = ("-i", data / "imagesTr", "-l", data / "lesionsTr.csv", "--label-column", "diagnosis",
+              "--positive", "malignant", "-o", tmp_path / "model", "--workers", 1)  # fmt: skip
+    with pytest.raises(DatasetError, match="of which label\\? The masks have organ, tumor"):
+        run("train", *common, "-p", data / "labelsTr")
+    alone = tmp_path / "masks"  # without a description
+    shutil.copytree(data / "labelsTr", alone)
+    with pytest.raises(
+        DatasetError, match=r"case00\.nii\.gz: lesions of which value\? It has 1, 2"
+    ):
+        run("train", *common, "-p", alone)
+
+
 def test_probabilities_of_another_class_are_not_judged(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_text("case,lesion,positive,probability,called\ncase20,1,benign,0.3,no\n")
@@ -221,6 +251,10 @@ def test_probabilities_of_another_class_are_not_judged(data: Path, tmp_path: Pat
     with pytest.raises(DatasetError, match="probabilities of benign, but malignant"):
         run("evaluate", "-p", path, "-l", labels, "--label-column", "diagnosis",
             "--positive", "malignant")  # fmt: skip
+    line = "case20,1,malignant,0.3,no\n"
+    path.write_text(f"case,lesion,positive,probability,called\n{line}{line}")
+    with pytest.raises(DatasetError, match="case case20 lesion 1 stands there 2 times"):
+        run("evaluate", "-p", path, "-l", labels, "--label-column", "diagnosis")
     path.write_text("case,lesion,positive,probability,called\ncase20,1,malignant,1.3,no\n")
     with pytest.raises(DatasetError, match="line 2"):
         run("evaluate", "-p", path, "-l", labels, "--label-column", "diagnosis")
@@ -231,6 +265,10 @@ def test_deep_features_come_from_one_known_network(data: Path, tmp_path: Path) -
     save_model(network, tiny_plan())
     with pytest.raises(SelfSegError, match="--features both: no network"):
         train(data, model, "--features", "both")
+    with pytest.raises(SelfSegError, match="radiomics need no network"):
+        train(data, model, "--segmentation", network)
+    with pytest.raises(SelfSegError, match="--config and --fold choose from a model"):
+        train(data, model, "--fold", "0")
     train(data, model, "--features", "both", "--segmentation", network)
     names = (model / "features.csv").read_text().partition("\n")[0].split(",")
     assert [name for name in names if name.startswith("deep_")] == [f"deep_{i}" for i in range(8)]
@@ -251,7 +289,10 @@ def test_deep_features_come_from_one_known_network(data: Path, tmp_path: Path) -
     )
     with pytest.raises(SelfSegError, match="needs deep features of 3d_fullres fold 0"):
         run(*arguments)
-    run(*arguments, "--segmentation", network)
+    with pytest.raises(ModelError, match=r"absent: no such file"):
+        run("predict", "-i", data, "-p", data, "-m", tmp_path / "absent", "-o", out)
+    export_model(network, tmp_path / "network.zip")
+    run(*arguments, "--segmentation", tmp_path / "network.zip")
     assert len(rows_of(out)) == 12
     weights = network / "models" / "3d_fullres" / "fold_0" / "weights.safetensors"
     save_model(tmp_path / "other", tiny_plan(), folds=("1", "0"))

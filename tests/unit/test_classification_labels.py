@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from selfseg.classification.labels import LabelRow, read_labels
+from selfseg.classification.labels import LabelRow, patients_of, read_labels
 from selfseg.errors import DatasetError
 
 
@@ -36,6 +36,27 @@ def test_lesions_without_patients(tmp_path: Path) -> None:
     assert found.unit == "lesion"
 
 
+def test_patients_are_those_of_the_data_set_where_the_table_names_none(tmp_path: Path) -> None:
+    images = tmp_path / "imagesTr"
+    images.mkdir()
+    path = write(tmp_path / "l.csv", "case,label\na,1\nb,0\n")
+    assert patients_of(images) == {}
+    write(tmp_path / "groups.csv", "case,group\na,p1\nb,p1\nc,p2\n")
+    found = read_labels(path, patients=patients_of(images))
+    assert [row.group for row in found.rows] == ["p1", "p1"]
+    own = write(tmp_path / "own.csv", "case,label,group\na,1,q1\nb,0,q2\n")
+    assert [row.group for row in read_labels(own, patients=patients_of(images)).rows] == [
+        "q1",
+        "q2",
+    ]
+    more = write(tmp_path / "more.csv", "case,label\na,1\nd,0\n")
+    with pytest.raises(DatasetError, match="line 3: no group"):
+        read_labels(more, patients=patients_of(images))
+    write(tmp_path / "groups.csv", "case,patient\na,p1\n")
+    with pytest.raises(DatasetError, match=r"patients cannot be told apart\n.*groups\.csv: line 2"):
+        patients_of(images)
+
+
 @pytest.mark.parametrize(
     ("classes", "positive"), [("1 0", "1"), ("Yes No", "Yes"), ("false TRUE", "TRUE")]
 )
@@ -51,17 +72,18 @@ def test_some_names_say_which_class_is_positive(
 def test_all_complaints_come_at_once(tmp_path: Path) -> None:
     path = write(
         tmp_path / "l.csv",
-        "case,lesion,label,group\na,1,benign,p\na,1,benign,p\nb,0,malignant,q\nc,1,,q\nc,2,odd,r\nd,1\n",
+        "case,lesion,label,group\na,1,benign,p\n\na,1,benign,p\nb,0,malignant,q\n"
+        "c,1,,q\nc,2,odd,r\nd,1\n",
     )
     with pytest.raises(DatasetError) as caught:
         read_labels(path)
     text = str(caught.value)
     for finding in (
-        "line 3: case a stands in line 2 already",
-        "line 4: lesion '0' is no number from 1 on",
-        "line 5: no label",
-        "line 6: case c is in group q already",
-        "line 7: no label, no group",
+        "line 4: case a stands in line 2 already",
+        "line 5: lesion '0' is no number from 1 on",
+        "line 6: no label",
+        "line 7: case c is in group q already",
+        "line 8: no label, no group",
         "has 3 classes ('benign', 'malignant', 'odd'), not two",
     ):
         assert finding in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ from selfseg.classification.candidates import (
 )
 from selfseg.classification.evaluator import calibrated, needed_features, probabilities, scores
 from selfseg.classification.nested import fit_classifier
-from selfseg.errors import RecordError
+from selfseg.errors import DatasetError, RecordError
 from selfseg.records import serial
 from selfseg.records.classification import (
     Candidate,
     FittedClassifier,
     ForestCandidate,
     LogisticCandidate,
+    Projection,
     Tree,
 )
 
@@ -115,6 +117,25 @@ def test_trees_that_lead_in_circles_are_refused() -> None:
         Tree(feature=(0,), threshold=(0.0,), left=(0,), right=(0,), share=(0.5,))
     with pytest.raises(ValueError, match="equally long"):
         Tree(feature=(), threshold=(), left=(), right=(), share=())
+
+
+def test_components_that_do_not_fit_their_features_are_refused() -> None:
+    Projection(features=("a", "b"), mean=(0.0, 0.0), scale=(1.0, 1.0), components=((1.0, 0.0),))
+    for components, scale in (
+        (((1.0,),), (1.0, 1.0)),
+        ((), (1.0, 1.0)),
+        (((1.0, 0.0),), (1.0, 0.0)),
+    ):
+        with pytest.raises(ValueError, match=r"fit the features|at least 1"):
+            Projection(features=("a", "b"), mean=(0.0, 0.0), scale=scale, components=components)
+
+
+@pytest.mark.parametrize("deep", [0, 2])
+def test_regions_that_are_all_the_same_are_told(deep: int) -> None:
+    table = make_table(20, 3, deep=deep)
+    same = replace(table, values=np.ones_like(table.values), readings=np.ones_like(table.readings))
+    with pytest.raises(DatasetError, match="every feature is the same"):
+        fit_classifier(same, small_plan(trees=3), seed=0)
 
 
 def test_a_file_with_a_feature_too_few_is_refused(tmp_path: Path) -> None:

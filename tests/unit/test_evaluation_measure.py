@@ -118,6 +118,22 @@ def test_without_images_there_are_sizes_only(tmp_path: Path) -> None:
     assert table.lesions[0].volume_ml == pytest.approx(0.064)
 
 
+@pytest.mark.parametrize("lowest", [-5, 0])
+def test_images_in_place_of_label_maps_are_refused(tmp_path: Path, lowest: int) -> None:
+    path = tmp_path / "masks" / "a.nrrd"
+    values = channel() + lowest
+    write_volume(values, native=GEOMETRY, orientation=Orientation(), path=path)
+    with pytest.raises(DatasetError, match=r"a\.nrrd: 1008 values from .* is it an image"):
+        measure_folders(tmp_path / "masks", None)
+    few = np.minimum(values, 3)
+    write_volume(few, native=GEOMETRY, orientation=Orientation(), path=path)
+    if lowest < 0:
+        with pytest.raises(DatasetError, match="9 values from -5 to 3"):
+            measure_folders(tmp_path / "masks", None)
+    else:
+        assert measure_folders(tmp_path / "masks", None).lesions
+
+
 def test_all_complaints_about_images_come_at_once(tmp_path: Path) -> None:
     write_case(tmp_path, "a")
     write_case(tmp_path, "b", images=0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+import tifffile
 from targets import nested, plain
 from typer.testing import CliRunner
 
@@ -16,6 +17,7 @@ from selfseg.cli.main import app
 from selfseg.errors import SelfSegError
 from selfseg.exporting import export_dataset
 from selfseg.io.formats import read_dataset
+from selfseg.io.images import read_image
 from selfseg.io.nnunet.raw import describe
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Fold, Splits, Targets
@@ -55,6 +57,7 @@ def test_values_become_consecutive_and_all_else_stays(tmp_path: Path) -> None:
     root, output = write_dataset(tmp_path / "data", VALUES), tmp_path / "raw" / "Dataset001_two"
     done = CliRunner().invoke(app, ["export", str(root), "--nnunet", "-o", str(output)])
     assert done.exit_code == 0, done.output
+    assert "2 cases written to" in done.stdout
     described = json.loads((output / "dataset.json").read_text())
     assert described["labels"] == {"background": 0, "core": 1, "rim": 2, "ignore": 3}
     assert described["channel_names"] == {"0": "T1", "1": "T2"}
@@ -90,6 +93,65 @@ def test_images_of_other_formats_are_converted_channel_by_channel(tmp_path: Path
     for index in (0, 1):
         found = array(tmp_path / "raw" / "imagesTr" / f"b_000{index}.nii.gz")
         np.testing.assert_allclose(found, both[..., index], rtol=1e-6)
+
+
+def rewritten(root: Path, ending: str) -> None:
+    """Store the images of `write_dataset` in another format."""
+    described = json.loads((root / "dataset.json").read_text())
+    described["file_ending"]["image"] = ending
+    (root / "dataset.json").write_text(json.dumps(described))
+    for path in sorted((root / "imagesTr").iterdir()):
+        image = SimpleITK.ReadImage(str(path))
+        SimpleITK.WriteImage(image, str(path).replace(".nii.gz", ending))
+        path.unlink()
+
+
+def test_images_whose_voxels_lie_in_another_file_are_converted(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data", VALUES)
+    expected = array(root / "imagesTr" / "a.nii.gz")
+    rewritten(root, ".mhd")
+    export_dataset(str(root), tmp_path / "raw", workspace=tmp_path)
+    assert json.loads((tmp_path / "raw" / "dataset.json").read_text())["file_ending"] == ".nii.gz"
+    for index in (0, 1):
+        found = array(tmp_path / "raw" / "imagesTr" / f"a_000{index}.nii.gz")
+        np.testing.assert_array_equal(found, expected[..., index].astype(np.float32))
+    assert len(list((tmp_path / "raw" / "imagesTr").iterdir())) == 4
+
+
+def test_lossy_pictures_do_not_make_label_maps_lossy(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    values = np.random.default_rng(0).integers(0, 2, (16, 20), dtype=np.uint8)
+    for folder, name in (("imagesTr", "a.jpg"), ("labelsTr", "a.png")):
+        (root / folder).mkdir(parents=True)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(values), str(root / folder / name))
+    described = {
+        "channel_names": {"0": "grey"},
+        "labels": {"background": 0, "cell": 1},
+        "file_ending": {"image": ".jpg", "label": ".png"},
+    }
+    (root / "dataset.json").write_text(json.dumps(described))
+    export_dataset(str(root), tmp_path / "raw", workspace=tmp_path)
+    np.testing.assert_array_equal(array(tmp_path / "raw" / "labelsTr" / "a.nii.gz"), values)
+    assert read_dataset(tmp_path / "raw").cases[0].images[0].path.endswith("a_0000.nii.gz")
+
+
+def test_the_spacing_beside_a_tiff_goes_along(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data", VALUES)
+    for path in sorted((root / "imagesTr").iterdir()):
+        volume = np.ones((4, 5, 6), np.float32)
+        target = path.with_name(path.name.replace(".nii.gz", ".tif"))
+        tifffile.imwrite(target, volume, photometric="minisblack", metadata={"axes": "ZYX"})
+        beside = path.with_name(path.name.replace(".nii.gz", ".json"))
+        beside.write_text(json.dumps({"spacing": [3.0, 2.0, 1.0]}))
+        path.unlink()
+    described = json.loads((root / "dataset.json").read_text())
+    described |= {"channel_names": {"0": "T1"}, "file_ending": {"image": ".tif", "label": ".nrrd"}}
+    (root / "dataset.json").write_text(json.dumps(described))
+    export_dataset(str(root), tmp_path / "raw", workspace=tmp_path)
+    image = read_image([tmp_path / "raw" / "imagesTr" / "a_0000.tif"])
+    assert image.native.spacing_mm == (3.0, 2.0, 1.0)
+    label = read_image([tmp_path / "raw" / "labelsTr" / "a.tif"])
+    assert label.native.spacing_mm == (3.0, 2.0, 1.0)
 
 
 def test_folds_of_a_planned_data_set_go_along_and_failures_leave_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import json
+import random
 import shutil
 import zipfile
 from pathlib import Path
@@ -209,8 +212,9 @@ def saved(folder: Path) -> Path:
 
 def test_a_model_in_one_file_predicts_as_its_folder(tmp_path: Path) -> None:
     folder, file = saved(tmp_path / "model"), tmp_path / "out" / "model.zip"
-    done = CliRunner().invoke(app, ["export", str(folder), "-o", str(file)])
+    done = CliRunner().invoke(app, ["export", str(folder), "-o", str(file), "--json"])
     assert done.exit_code == 0, done.output
+    assert "plan.json" in json.loads(done.stdout)["files"]
     with zipfile.ZipFile(file) as archive:
         names = set(archive.namelist())
     fold = "models/3d_fullres/fold_{}/{}"
@@ -250,6 +254,7 @@ def test_files_that_no_export_wrote_are_refused(tmp_path: Path) -> None:
     cases = (
         ("run.py", b"1", "what no model has"),
         ("models/3d_fullres/fold_0/x.safetensors", b"1", "what no model has"),
+        ("models/x/fold_y/weights.safetensors", b"1", "what no model has"),
         (weights, b"1", "no readable safetensors"),
         ("plan.json", b"{}", "not a valid Plan"),
         ("plan.json", serial.text(other).encode(), "trained with another plan"),
@@ -266,6 +271,19 @@ def test_files_that_no_export_wrote_are_refused(tmp_path: Path) -> None:
         import_model(tmp_path / "absent", output=None, workspace=tmp_path / "ws")
     with pytest.raises(ModelError, match="not one trained model"):
         export_model(tmp_path / "ws", file)
+    with pytest.raises(ModelError, match=r"ws: is a folder"):
+        export_model(folder, tmp_path / "ws")
+
+
+def write_overlapping(path: Path) -> None:
+    """Write an archive whose thousand entries are the same bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("0", random.Random(0).randbytes(1 << 10) + bytes(100 << 10))
+        first = archive.filelist[0]
+        for index in range(1, 1000):
+            other = copy.copy(first)
+            other.filename = str(index)
+            archive.filelist.append(other)
 
 
 def test_archives_that_lead_out_are_links_or_bombs_are_refused(tmp_path: Path) -> None:
@@ -290,6 +308,14 @@ def test_archives_that_lead_out_are_links_or_bombs_are_refused(tmp_path: Path) -
             unpack(path, folder)
         assert not any(folder.iterdir())
         assert not (tmp_path / "evil").exists()
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr("weights", b"1" * 100)
+        with pytest.raises(ModelError, match="compressed by methods"):
+            unpack(path, folder)
+    write_overlapping(path)
+    with pytest.raises(ModelError, match="times its size"):
+        unpack(path, folder)
     path.write_bytes(b"no zip")
     with pytest.raises(ModelError, match="no readable zip"):
         unpack(path, folder)

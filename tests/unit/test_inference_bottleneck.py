@@ -94,6 +94,28 @@ def test_a_2d_network_sees_slice_by_slice(tmp_path: Path) -> None:
     assert found[0] == pytest.approx(np.mean(deepest, axis=(0, 2, 3)), abs=1e-5)
 
 
+def test_masks_run_as_the_image_does_where_the_plan_keeps_stored_axes(tmp_path: Path) -> None:
+    configuration = tiny_configuration(spacing_mm=SPACING)
+    stored = configuration.preprocessing.model_copy(update={"orientation": "stored"})
+    configuration = configuration.model_copy(update={"preprocessing": stored})
+    save_model(tmp_path / "model", tiny_plan(configuration))
+    model = load_model(tmp_path / "model", device=torch.device("cpu"))
+    image = noise(8, 16, 16)  # canonical; in the file y and x run backwards
+    native = Geometry(
+        shape=(8, 16, 16),
+        spacing_mm=SPACING,
+        direction=((0.0, 0.0, -1.0), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0)),
+    )
+    turned, path = Orientation(flips=(False, True, True)), tmp_path / "a.nrrd"
+    write_volume(image.astype(np.float32), native=native, orientation=turned, path=path)
+    corner = np.zeros(image.shape, dtype=bool)
+    corner[0:2, 0:2, 0:4] = True
+    case = Case(id="a", images=(File(path=str(path)),))
+    deepest = encoded(model, np.flip(image, (1, 2)).copy())
+    found = pooled_bottleneck(model, case, [corner])
+    assert found[0] == pytest.approx(deepest[:, 0, 7, 6:].mean(axis=1), abs=1e-5)
+
+
 def test_a_mask_that_vanishes_on_the_grid_keeps_a_voxel(tmp_path: Path) -> None:
     configuration = tiny_configuration(spacing_mm=(8.0, 4.0, 4.0), patch=(4, 8, 8))
     save_model(tmp_path / "model", tiny_plan(configuration))

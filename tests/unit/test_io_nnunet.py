@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from selfseg.errors import ModelError
+from selfseg.io.nnunet import read_checkpoint
 from selfseg.io.nnunet.checkpoint import check_archive, read_checkpoints
 from selfseg.io.nnunet.names import rename, tensor_names
 from selfseg.io.nnunet.network import network_options
@@ -334,11 +335,23 @@ def weights(value: object) -> dict[str, Any]:
         (weights(1), "no dense tensor"),
         (weights(torch.eye(2).to_sparse()), "no dense tensor"),
         (weights(torch.tensor(float("nan"))), "no finite numbers"),
+        (weights(torch.zeros(1).expand(1 << 20)), "larger than what is stored"),
     ],
 )
 def test_other_files_of_torch_are_refused(tmp_path: Path, content: object, finding: str) -> None:
     with pytest.raises(ModelError, match=finding):
         read_checkpoints([write(tmp_path / "x.pth", content)], tmp_path / "out")
+
+
+def test_one_stored_tensor_under_many_names_does_not_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tensor = torch.zeros(1 << 10)
+    content = {"network_weights": {str(index): tensor for index in range(100)}}
+    assert len(read_checkpoint.tensors_of(content)) == 100
+    monkeypatch.setattr(read_checkpoint, "LARGEST_GIB", 300 / 2**20)
+    with pytest.raises(read_checkpoint.RefusedError, match=r"more than .* GiB of weights"):
+        read_checkpoint.tensors_of(content)
 
 
 def test_damaged_and_swollen_archives_are_refused_unread(tmp_path: Path) -> None:

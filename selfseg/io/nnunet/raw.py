@@ -16,13 +16,20 @@ from selfseg.io.images import (
     write_label_map,
     write_volume,
 )
+from selfseg.io.pictures import TIFF_ENDINGS, spacing_file
+from selfseg.progress import ProgressBar
 from selfseg.records.dataset import Case, Dataset, Label, Splits, Targets
+
+# What nnU-Net reads from one file: no JPEG, and no header with its voxels in another file.
+READ = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".bmp", ".tif", ".tiff")
+CONVERTED = ".nii.gz"
 
 
 def write_raw(dataset: Dataset, folder: Path, splits: Splits | None = None) -> None:
     """Write all cases of a data set, its description, and its folds if there are.
 
-    Images are copied; those that are stored in another format than the first are converted.
+    Images are copied; those that are stored in another format than the first are converted, and
+    so are all where nnU-Net does not read the first one's.
     Label maps hold 1, 2, … in the order of the labels, and one value more where not annotated.
 
     Args:
@@ -36,11 +43,14 @@ def write_raw(dataset: Dataset, folder: Path, splits: Splits | None = None) -> N
     """
     root = Path(dataset.root)
     ending = image_ending(Path(dataset.cases[0].images[0].path))
+    ending = ending if ending in READ else CONVERTED
     (folder / "imagesTr").mkdir(parents=True)
     (folder / "labelsTr").mkdir()
-    for case in dataset.cases:
-        _write_images(case, root, folder / "imagesTr", ending)
-        _write_reference(case, root, folder / "labelsTr", ending, dataset.targets)
+    with ProgressBar("exporting", len(dataset.cases)) as bar:
+        for case in dataset.cases:
+            _write_images(case, root, folder / "imagesTr", ending)
+            _write_reference(case, root, folder / "labelsTr", ending, dataset.targets)
+            bar.advance(note=case.id)
     _write_json(folder / "dataset.json", describe(dataset, ending))
     if splits is not None:
         folds = [{"train": list(f.train), "val": list(f.validation)} for f in splits.folds]
@@ -77,6 +87,8 @@ def _write_images(case: Case, root: Path, folder: Path, ending: str) -> None:
     if all(image_ending(path) == ending for path in paths):
         for path, target in zip(paths, targets, strict=True):
             shutil.copyfile(path, target)
+            if ending in TIFF_ENDINGS and spacing_file(path).is_file():
+                shutil.copyfile(spacing_file(path), spacing_file(target))
         return
     image = read_image(paths)
     for index, channel in enumerate(image.array):

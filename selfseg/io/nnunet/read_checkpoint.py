@@ -26,6 +26,8 @@ from selfseg.records import serial
 # What a reader of tensors has no business with; names of Python's audit events.
 FORBIDDEN = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system", "pty.")
 NUMBERS = ("float64", "float32", "float16", "int64", "int32", "uint8", "bool")
+# All weights in float32, each as often as it has names: nnU-Net lists most of them four times.
+LARGEST_GIB = 16.0
 WRAPPERS = ("module.", "_orig_mod.")  # what parallel and compiled networks put before names
 
 
@@ -72,12 +74,18 @@ def tensors_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not weights:
         raise RefusedError("has no 'network_weights'")
     found: dict[str, Tensor] = {}
+    room = LARGEST_GIB * 2**30
     for key, value in weights.items():
         name = str(key)
         for wrapper in WRAPPERS:
             name = name.removeprefix(wrapper)
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             raise RefusedError(f"network_weights[{name!r}] is no dense tensor")
+        room -= 4 * value.numel()
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise RefusedError(f"network_weights[{name!r}] is larger than what is stored of it")
+        if room < 0:
+            raise RefusedError(f"has more than {LARGEST_GIB:g} GiB of weights")
         found[name] = value.detach().clone().to(torch.float32)
         if not bool(found[name].isfinite().all()):
             raise RefusedError(f"network_weights[{name!r}] has values that are no finite numbers")

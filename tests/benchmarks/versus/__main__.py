@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -132,7 +133,11 @@ def main() -> int:
         except RuntimeError as error:
             _say(f"  failed: {error}")
             failed = True
-    machine = {"machine": platform.machine(), "python": platform.python_version()}
+    machine = {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
     versions = {name: version(name) for name in PACKAGES}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     content = {"on": machine, "versions": versions, "results": [asdict(item) for item in results]}

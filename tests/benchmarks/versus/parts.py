@@ -100,7 +100,10 @@ def _prepare_ct(place: Place) -> None:
 
 
 def _plan(dataset: str, number: int) -> Callable[[Place, Side], Command]:
-    """Return the commands that measure, plan and preprocess `3d_fullres` with two processes."""
+    """Return the commands that measure, plan and preprocess with two processes.
+
+    Both sides prepare every configuration that they plan: selfseg has no option for less.
+    """
 
     def command(place: Place, side: Side) -> Command:
         if side == "selfseg":
@@ -108,13 +111,11 @@ def _plan(dataset: str, number: int) -> Callable[[Place, Side], Command]:
             shutil.rmtree(workspace, ignore_errors=True)
             return _selfseg(
                 "plan", place.folder / dataset, "--workspace", workspace, "--workers", 2,
-                "--set", 'proposed=["3d_fullres"]', "--device", "cpu",
+                "--device", "cpu",
             )  # fmt: skip
         shutil.rmtree(place.folder / "preprocessed", ignore_errors=True)
-        return _nnunet(
-            place, "nnUNetv2_plan_and_preprocess", "-d", number, "-c", "3d_fullres",
-            "-np", 2, "-npfp", 2,
-        )  # fmt: skip
+        words = ("-d", number, "-np", 2, "-npfp", 2)
+        return _nnunet(place, "nnUNetv2_plan_and_preprocess", *words)
 
     return command
 

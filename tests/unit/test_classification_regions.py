@@ -1,0 +1,41 @@
+"""Regions of a mask: numbers as in `measure`, one at a time in memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+
+from selfseg.classification.regions import RegionFiles, region_masks
+from selfseg.records.classification import RegionOfInterest
+
+
+def files(lesions: frozenset[int] | None = None) -> RegionFiles:
+    region = RegionOfInterest(name="tumor", values=(2,))
+    return RegionFiles("a", Path("a.nrrd"), (), region, "lesion", lesions)
+
+
+def test_lesions_are_components_of_the_region_by_size() -> None:
+    labels = np.zeros((3, 8, 8), np.int32)
+    labels[1, 1:4, 1:4] = 2
+    labels[1, 6, 6] = 2
+    labels[2, 7, 7] = 1  # touches the small one, but is another label
+    (one, large), (two, small) = region_masks(files(), labels)
+    assert (one, two) == (1, 2)
+    assert (large.sum(), small.sum()) == (9, 1)
+    assert small[1, 6, 6]
+    ((number, only),) = region_masks(files(frozenset({2})), labels)
+    assert number == 2
+    assert np.array_equal(only, small)
+
+
+def test_many_lesions_do_not_need_as_many_volumes() -> None:
+    labels = np.zeros((64, 64, 64), np.int32)
+    labels[::8, ::8, ::8] = 2
+    tracemalloc.start()
+    count = sum(int(mask.sum()) for _, mask in region_masks(files(), labels))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 512
+    assert peak < 30 * labels.size  # bytes; a mask is one a voxel, 512 would be 512

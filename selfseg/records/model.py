@@ -40,6 +40,7 @@ class TrainedFold(Record):
     epochs: int
     steps: int
     seconds: float
+    peak_gib: float | None = None
     precision: str
     mirror_axes: tuple[int, ...]
     data_digest: str = ""

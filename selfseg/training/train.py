@@ -27,6 +27,7 @@ from selfseg.training.borrowing import Borrowing, start_borrowing
 from selfseg.training.checkpoints import save_checkpoint
 from selfseg.training.epoch import EpochScores, score_epoch
 from selfseg.training.job import Course, TrainingJob
+from selfseg.training.memory_use import MemoryUse
 from selfseg.training.schedule import learning_rate_factor
 from selfseg.training.shapes import prepare_shapes
 from selfseg.training.state import TrainState
@@ -38,6 +39,7 @@ __all__ = ["TrainingJob", "train"]
 log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_S = 300.0
+SETTLED_EPOCH, LONG_WAIT = 2, 0.1  # the first epoch also waits for the workers to start
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,13 @@ def _train(job: TrainingJob) -> TrainedFold:
         _forget(job.output)
     if job.output.weights.is_file():
         return _finished(job)
+    memory = MemoryUse(job.device)
     state, course = begin(job)
     loss = build_loss(job.configuration.loss, job.plan.targets, prepare_shapes(job))
     loss.memory = state.memory
     steps = course.steps_from(state.step)
     label = f"Training {job.configuration.name} fold {job.fold}"
+    memory.data_follows()
     with ProgressBar(label, 1000, start=_thousandths(state, course)) as bar:
         run = Run(
             job=job,
@@ -103,10 +107,11 @@ def _train(job: TrainingJob) -> TrainedFold:
             zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too
             borrowing=start_borrowing(job, as_recipe_says(job.configuration, course), steps),
         )
+        memory.steps_follow()
         state.elapsed_s = time.perf_counter() - run.zero_s
         while not run.is_over(state):
             _train_epoch(state, run)
-    return _finish(state, job)
+    return _finish(state, job, memory.peak_gib())
 
 
 def _forget(folder: FoldFolder) -> None:
@@ -211,6 +216,12 @@ def _tell(state: TrainState, record: EpochRecord, scores: EpochScores) -> None:
         record.seconds,
         100 * record.wait_share,
     )
+    if record.epoch == SETTLED_EPOCH and record.wait_share > LONG_WAIT:
+        log.warning(
+            "Training waits for data %.0f %% of the time: give it more processes (--workers) if "
+            "there are free cores, or keep the preprocessed cases on a faster disk",
+            100 * record.wait_share,
+        )
 
 
 def _refuse_divergence(state: TrainState, run: Run) -> None:
@@ -233,8 +244,11 @@ def _refuse_divergence(state: TrainState, run: Run) -> None:
     )
 
 
-def _finish(state: TrainState, job: TrainingJob) -> TrainedFold:
+def _finish(state: TrainState, job: TrainingJob, peak_gib: float | None) -> TrainedFold:
     """Write description, then weights (their presence says that the fold is finished)."""
+    if peak_gib is not None:
+        planned_gib = job.configuration.memory_gib
+        log.info("Memory: at most %.2f GiB; the plan expected %.2f GiB", peak_gib, planned_gib)
     mirror = job.configuration.augmentation.mirror_axes if state.recipe.mirror else ()
     fold = TrainedFold(
         configuration=job.configuration.name,
@@ -245,6 +259,7 @@ def _finish(state: TrainState, job: TrainingJob) -> TrainedFold:
         epochs=state.epoch,
         steps=state.step,
         seconds=round(state.elapsed_s, 1),
+        peak_gib=None if peak_gib is None else round(peak_gib, 3),
         precision=state.precision,
         mirror_axes=mirror,
         data_digest=job.data_digest,

@@ -10,6 +10,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # where `make bench` finds it
 
+from versus import steps_side  # noqa: E402
 from versus.__main__ import compare, table  # noqa: E402
 from versus.parts import PARTS, Command, Part, Place, Side, UnavailableError  # noqa: E402
 
@@ -63,3 +64,10 @@ def test_parts_without_their_data_are_told(tmp_path: Path) -> None:
     (plan,) = (item for item in PARTS if item.name == "plan")
     with pytest.raises(UnavailableError, match="hippocampus"):
         plan.prepare(Place(tmp_path, tmp_path))
+
+
+def test_a_step_of_ours_trains_the_network_of_the_setting() -> None:
+    setting = steps_side.Setting(patch=(8, 8, 8), batch=2, features=(2, 4))
+    step, weights = steps_side.selfseg_step(setting)
+    assert weights > 0
+    assert float(step()) != float(step())  # type: ignore[arg-type]

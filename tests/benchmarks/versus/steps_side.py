@@ -62,7 +62,7 @@ def selfseg_step(setting: Setting) -> tuple[Callable[[], object], int]:
     labels = tuple(Label(name=str(value), value=value) for value in range(1, LABELS))
     loss = build_loss(configuration.loss, Targets(labels=labels))
     image, label = _data(setting)
-    batch = Batch(image=image, label=label.to(torch.int16))
+    batch = Batch(image=image, label=label)
     return (
         lambda: train_step(state, batch, loss, learning_rate=0.01, gradient_clip=12.0),
         sum(weight.numel() for weight in state.network.parameters()),

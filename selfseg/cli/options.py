@@ -21,6 +21,9 @@ Workers = Annotated[
     typer.Option("--workers", min=0, help="Parallel processes. Default: by cores and memory."),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Forget former progress (default: resume).")
+]
 Init = Annotated[
     Path | None,
     typer.Option(

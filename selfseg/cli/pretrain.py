@@ -23,9 +23,7 @@ def pretrain(
     time: Annotated[
         str | None, typer.Option("--time", help="Pretrain for so long: 90s, 15m, 1h30m.")
     ] = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Forget former progress (default: resume).")
-    ] = False,
+    restart: options.Restart = False,
     device: options.Device = "auto",
     workers: options.Workers = None,
     seed: options.Seed = 0,

@@ -23,9 +23,7 @@ def train(
     time: Annotated[
         str | None, typer.Option("--time", help="Train for so long: 90s, 15m, 1h30m.")
     ] = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Forget former progress (default: resume).")
-    ] = False,
+    restart: options.Restart = False,
     init: options.Init = None,
     init_config: options.InitConfig = None,
     init_fold: options.InitFold = None,

@@ -84,6 +84,18 @@ def started(
     return state, job
 
 
+def second_data_set(folder: Path) -> AuxiliaryData:
+    """Write two cases of another data set with the same labels."""
+    cases = make_folder(folder, cases=2, shape=(12, 16, 16), seed=9)
+    return AuxiliaryData(
+        options=Auxiliary(name="other"),
+        targets=tiny_plan().targets,
+        cases=cases,
+        data=folder,
+        data_digest="x",
+    )
+
+
 def stream(network: nn.Module) -> AuxiliaryStream:
     found = network.get_submodule("auxiliary_stream")
     assert isinstance(found, AuxiliaryStream)
@@ -153,17 +165,8 @@ def test_the_second_data_set_sees_updates_of_low_rank(tmp_path: Path) -> None:
     configuration = dual(JointStreams(), LowRank(rank=1)).model_copy(
         update={"batch": 2, "loss": Loss(terms=(DiceTerm(), CrossEntropyTerm()))}
     )
-    data = tmp_path / "other"
-    make_folder(data, cases=2, shape=(12, 16, 16), seed=9)
-    auxiliary = AuxiliaryData(
-        options=Auxiliary(name="other"),
-        targets=tiny_plan().targets,
-        cases=("case_0", "case_1"),
-        data=data,
-        data_digest="x",
-    )
     state, job = started(tmp_path, configuration)
-    job = replace(job, auxiliary=auxiliary, workers=0)
+    job = replace(job, auxiliary=second_data_set(tmp_path / "other"), workers=0)
     assert isinstance(state.forward, UpdatedNetwork)
     part = start_borrowing(job, configuration, range(2))
     assert part is not None
@@ -187,16 +190,7 @@ def test_the_second_data_set_sees_updates_of_low_rank(tmp_path: Path) -> None:
 def test_a_training_on_two_data_sets_starts_from_a_model(tmp_path: Path) -> None:
     configuration = dual(JointStreams())
     _, job = started(tmp_path, configuration)
-    data = tmp_path / "other"
-    make_folder(data, cases=2, shape=(12, 16, 16), seed=9)
-    auxiliary = AuxiliaryData(
-        options=Auxiliary(name="other"),
-        targets=tiny_plan().targets,
-        cases=("case_0", "case_1"),
-        data=data,
-        data_digest="x",
-    )
-    job = replace(job, auxiliary=auxiliary, epochs=1)
+    job = replace(job, auxiliary=second_data_set(tmp_path / "other"), epochs=1)
     assert train(job).start is not None
     assert not any("stream" in name for name in load_weights(job.output.weights))
 

@@ -29,7 +29,7 @@ THICK_3D_VOXELS, MOST_EROSIONS = 4.0, 10
 FLAT = 2
 # Of the tube loss: with more weight, or from the start, it costs overlap of volumes (measured on
 # vessels of the retina, see docs/benchmarks.md).
-TUBE_WEIGHT, TUBE_START, TUBE_RAMP = 0.35, 0.4, 0.3
+TUBE_WEIGHT, TUBE_START, TUBE_RAMP = 0.25, 0.4, 0.3
 
 
 def decide_tubes(shapes: Shapes) -> tuple[tuple[str, ...], tuple[Decision, ...]]:

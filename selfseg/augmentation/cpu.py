@@ -22,8 +22,13 @@ from batchgenerators.augmentations.resample_augmentations import augment_linear_
 from scipy import ndimage
 from torch.nn import functional
 
-from selfseg.augmentation.draw import SampleDraw
-from selfseg.augmentation.geometry import gaussian_kernel, low_shape, sampling_matrix
+from selfseg.augmentation.draw import Hidden, SampleDraw
+from selfseg.augmentation.geometry import (
+    gaussian_kernel,
+    hidden_distances,
+    low_shape,
+    sampling_matrix,
+)
 from selfseg.records.loss_maps import OUTSIDE_IMAGE
 
 ImageArray = npt.NDArray[np.float32]
@@ -61,6 +66,8 @@ def apply_cpu(
     else:
         window = _center(label.shape, patch)
         image, label = image[window].copy(), label[window]
+    if draw.hidden is not None:
+        _hide(image, draw.hidden)
     if draw.noise_std is not None:
         stream = np.random.Generator(np.random.SFC64(draw.noise_seed))
         noise = stream.standard_normal(image.shape, dtype=np.float32)
@@ -131,6 +138,14 @@ def _center(shape: Sequence[int], patch: Sequence[int]) -> tuple[EllipsisType | 
     """Return the index of the center of the trailing axes."""
     corner = [(have - want) // 2 for have, want in zip(shape, patch, strict=True)]
     return (..., *(slice(low, low + want) for low, want in zip(corner, patch, strict=True)))
+
+
+def _hide(image: ImageArray, hidden: Hidden) -> None:
+    """Show another place of (c, *patch) within a slab, in place."""
+    parts = hidden_distances(hidden, image.shape[1:])
+    within = np.abs(functools.reduce(np.add, parts)) <= np.float32(hidden.half_width)
+    other = np.roll(image, hidden.shift, tuple(range(1, image.ndim)))
+    image[:, within] = other[:, within]
 
 
 def _filter_channels(image: ImageArray, draw: SampleDraw) -> None:

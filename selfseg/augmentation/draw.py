@@ -15,6 +15,8 @@ import numpy as np
 from selfseg.records.augmentation import Augmentation, Range
 
 Factors = tuple[float, ...]
+# Spread of the middle of a hidden slab around that of the patch, as a share of the patch.
+HIDDEN_SPREAD = 0.12
 Operation = Literal["dilate", "erode", "open", "close"]
 
 
@@ -40,6 +42,23 @@ class Removal:
 
 
 @dataclass(frozen=True)
+class Hidden:
+    """A slab of the patch in which the image is that of another place, so tells nothing.
+
+    Attributes:
+        normal: Unit vector across the slab.
+        offset: Distance of its middle from the middle of the patch along `normal`, in voxels.
+        half_width: In voxels.
+        shift: Voxels along each axis to the other place; beyond the border the patch repeats.
+    """
+
+    normal: tuple[float, ...]
+    offset: float
+    half_width: float
+    shift: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class SampleDraw:
     """All parameters of one sample; None means that a transform is not applied.
 
@@ -47,6 +66,7 @@ class SampleDraw:
         dummy_2d: Spatial transforms act in the plane of the last two axes only.
         angles: Rotation in radians: about each axis (3D), or one angle in the plane.
         scale: Zoom of the sampling grid; > 1 shrinks objects.
+        hidden: Where the image is hidden.
         noise_std: Standard deviation of the additive Gaussian noise.
         noise_seed: Seed of the noise's own stream.
         blur: For each channel the standard deviation in voxels per axis, or None.
@@ -63,6 +83,7 @@ class SampleDraw:
     dummy_2d: bool = False
     angles: tuple[float, ...] | None = None
     scale: float | None = None
+    hidden: Hidden | None = None
     noise_std: float | None = None
     noise_seed: int = 0
     blur: tuple[tuple[float, ...] | None, ...] = ()
@@ -114,8 +135,25 @@ def draw_sample(
         gamma_inverted=_factors(options.gamma_inverted_p, options.gamma, channels, rng),
         gamma=_factors(options.gamma_p, options.gamma, channels, rng),
         mirror=tuple(axis for axis in options.mirror_axes if rng.random() < 0.5),
+        hidden=_hidden(options, patch, rng),
         morphology=_morphology(options, previous_labels, rng),
         removals=_removals(options, previous_labels, rng),
+    )
+
+
+def _hidden(
+    options: Augmentation, patch: tuple[int, ...], rng: np.random.Generator
+) -> Hidden | None:
+    """Draw a slab near the middle; without a chance nothing is taken from the stream."""
+    if not options.hidden_p or rng.random() >= options.hidden_p:
+        return None
+    direction = rng.normal(size=len(patch))
+    extent = float(np.mean(patch))
+    return Hidden(
+        normal=tuple((direction / np.linalg.norm(direction)).tolist()),
+        offset=float(rng.normal(0.0, HIDDEN_SPREAD * extent)),
+        half_width=_uniform(options.hidden_width, rng) * extent / 2,
+        shift=tuple(int(rng.integers(size // 3, 2 * size // 3 + 1)) for size in patch),
     )
 
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from selfseg.augmentation.draw import SampleDraw
+from selfseg.augmentation.draw import Hidden, SampleDraw
 
 Matrix = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -49,6 +49,20 @@ def loaded_patch(draw: SampleDraw, patch: tuple[int, ...]) -> tuple[int, ...]:
     # A thousandth of a voxel forgives the float error of a sum that is whole in exact arithmetic.
     needed = [math.ceil(2.0 * extent - 1e-3) + 1 for extent in reach]
     return tuple(max(size, need) for size, need in zip(patch, needed, strict=True))
+
+
+def hidden_distances(hidden: Hidden, patch: tuple[int, ...]) -> list[Weights]:
+    """Return for each axis what it adds to the distance from a hidden slab's middle, in voxels.
+
+    Each can be broadcast over the patch; a voxel is hidden where their sum is at most the half
+    width, up or down.
+    """
+    parts = []
+    for axis, (size, share) in enumerate(zip(patch, hidden.normal, strict=True)):
+        places = share * (np.arange(size) - (size - 1) / 2)
+        parts.append(places.reshape([-1 if a == axis else 1 for a in range(len(patch))]))
+    parts[0] = parts[0] - hidden.offset
+    return [part.astype(np.float32) for part in parts]
 
 
 def gaussian_kernel(sigma: float) -> Weights:

@@ -19,6 +19,7 @@ from torch import Tensor
 from selfseg.augmentation.draw import SampleDraw
 from selfseg.augmentation.geometry import (
     gaussian_kernel,
+    hidden_distances,
     low_resolution_table,
     low_shape,
     mirrored_indices,
@@ -62,6 +63,7 @@ def apply_batch(
     ]
     image = torch.stack([pair[0] for pair in pairs])
     label = torch.stack([pair[1] for pair in pairs])
+    _hide(image, draws)
     _add_noise(image, draws)
     channels = image.flatten(0, 1)
     for transform in (_blur, _brightness, _contrast, _low_resolution, _gamma_inverted, _gamma):
@@ -149,6 +151,17 @@ def _resample_label(label: Tensor, positions: list[Tensor]) -> Tensor:
         code = (score * _STEPS).round_().int() * 65536 + (65534 - candidate.int())
         best = torch.maximum(best, code)
     return (65534 - (best & 65535)).to(label.dtype)
+
+
+def _hide(image: Tensor, draws: Sequence[SampleDraw]) -> None:
+    """Show another place of a sample's patch within its hidden slab, in place."""
+    for sample, draw in zip(image, draws, strict=True):
+        if draw.hidden is not None:
+            parts = hidden_distances(draw.hidden, tuple(sample.shape[1:]))
+            distance = sum((_upload(part, sample) for part in parts[1:]), _upload(parts[0], sample))
+            other = sample.roll(draw.hidden.shift, tuple(range(1, sample.ndim)))
+            within = distance.abs() <= draw.hidden.half_width
+            sample.copy_(torch.where(within, other, sample))
 
 
 def _add_noise(image: Tensor, draws: Sequence[SampleDraw]) -> None:

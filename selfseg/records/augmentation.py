@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from selfseg.records.serial import Record
+from typing import ClassVar
+
+from selfseg.records.serial import GrownRecord
 
 Range = tuple[float, float]
 
 
-class Augmentation(Record):
+class Augmentation(GrownRecord):
     """Random transforms in the order they are applied; defaults follow nnU-Net v2.
 
     Attributes:
@@ -20,6 +22,8 @@ class Augmentation(Record):
         contrast_p, contrast: Factor about the channel mean, clamped to the old range.
         low_resolution_p, low_resolution_channel_p, low_resolution: Zoom down and up again.
         gamma_inverted_p, gamma_p, gamma: Power on the range-scaled channel; mean and std kept.
+        hidden_p, hidden_width: Chance that a slab of the patch shows another place of it, while the
+            label stays; range of its width as a share of the patch (mean of its axes).
         mirror_axes: Spatial axes mirrored with probability one half each.
         previous_morphology_p, previous_morphology_label_p, previous_radius: In a cascade, chance
             per sample, then per label, that the previous stage's segmentation is dilated, eroded,
@@ -28,6 +32,8 @@ class Augmentation(Record):
             then per label, that one of its components is deleted; only those smaller than this
             share of the patch are.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"hidden_p", "hidden_width"})
 
     dummy_2d: bool = False
     rotation_p: float = 0.2
@@ -49,6 +55,8 @@ class Augmentation(Record):
     gamma_inverted_p: float = 0.1
     gamma_p: float = 0.3
     gamma: Range = (0.7, 1.5)
+    hidden_p: float = 0.0
+    hidden_width: Range = (0.1, 0.35)
     mirror_axes: tuple[int, ...] = ()
     previous_morphology_p: float = 0.4
     previous_morphology_label_p: float = 0.5

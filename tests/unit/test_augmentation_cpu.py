@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from selfseg.augmentation.cpu import ImageArray, LabelArray, apply_cpu
-from selfseg.augmentation.draw import SampleDraw, draw_sample
+from selfseg.augmentation.draw import Hidden, SampleDraw, draw_sample
 from selfseg.augmentation.geometry import loaded_patch, sampling_matrix
 from selfseg.records.augmentation import Augmentation
 
@@ -215,3 +215,19 @@ def test_masked_channels_are_zero_outside_the_mask() -> None:
     assert np.array_equal(got[1][~outside], image[1][:, ::-1][~outside])
     assert np.array_equal(got[0], image[0][:, ::-1])
     assert target.min() == 0
+
+
+def test_a_hidden_slab_shows_another_place_and_keeps_its_label() -> None:
+    rng = np.random.default_rng(5)
+    image = rng.normal(size=(2, 9, 10, 11)).astype(np.float32)
+    label = rng.integers(0, 3, size=(9, 10, 11)).astype(np.int16)
+    draw = SampleDraw(hidden=Hidden((0.0, 1.0, 0.0), 1.0, 1.6, (3, 4, 5)))
+
+    got, target = apply_cpu(image, label, draw, (9, 10, 11))
+
+    slab = slice(4, 8)  # voxels 4, 5, 6, 7 are within 1.6 of 4.5 + 1.0
+    elsewhere = np.roll(image, (3, 4, 5), (1, 2, 3))
+    assert np.array_equal(got[:, :, slab], elsewhere[:, :, slab])
+    assert np.array_equal(got[:, :, :4], image[:, :, :4])
+    assert np.array_equal(got[:, :, 8:], image[:, :, 8:])
+    assert np.array_equal(target, label)

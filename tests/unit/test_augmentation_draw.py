@@ -105,3 +105,17 @@ def test_nothing_is_drawn_with_zero_chances() -> None:
     assert draw == SampleDraw(
         noise_seed=draw.noise_seed, blur=(None, None), low_resolution=(None, None)
     )
+
+
+def test_slabs_are_hidden_as_often_as_asked_and_near_the_middle() -> None:
+    options = Augmentation(hidden_p=0.5, hidden_width=(0.2, 0.3))
+    found = [draw.hidden for draw in draws(options, 4000) if draw.hidden is not None]
+
+    assert 0.47 < len(found) / 4000 < 0.53
+    assert np.allclose([np.linalg.norm(slab.normal) for slab in found], 1)
+    widths = np.array([2 * slab.half_width for slab in found]) / 16
+    assert 0.2 <= widths.min() < 0.21
+    assert 0.29 < widths.max() <= 0.3
+    assert abs(np.std([slab.offset for slab in found]) / 16 - 0.12) < 0.01
+    shifts = [step for slab in found for step in slab.shift]
+    assert (min(shifts), max(shifts)) == (5, 10)  # a third to two thirds of 16

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from selfseg.augmentation.cpu import apply_cpu
-from selfseg.augmentation.draw import SampleDraw, draw_sample
+from selfseg.augmentation.draw import Hidden, SampleDraw, draw_sample
 from selfseg.augmentation.geometry import loaded_patch
 from selfseg.augmentation.gpu import apply_batch
 from selfseg.records.augmentation import Augmentation
@@ -28,8 +28,9 @@ DRAWS_3D = {
     "gamma": SampleDraw(gamma=(0.8, 1.4)),
     "gamma_inverted": SampleDraw(gamma_inverted=(0.7, 1.5)),
     "mirror": SampleDraw(mirror=(0, 2)),
+    "hidden": SampleDraw(hidden=Hidden((0.6, 0.0, -0.8), 1.3, 4.05, (7, 9, 11))),
 }
-EXACT = {"nothing", "mirror", "brightness"}
+EXACT = {"nothing", "mirror", "brightness", "hidden"}
 
 
 def make_sample(draw: SampleDraw, patch: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

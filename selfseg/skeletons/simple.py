@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Codes = npt.NDArray[np.int32]
-Steps = tuple[int, ...]
+Steps = npt.NDArray[np.intp]
 
 CELLS = tuple(product((-1, 0, 1), repeat=3))
 CENTER = CELLS.index((0, 0, 0))
@@ -21,6 +21,14 @@ FACES = sum(1 << i for i, cell in enumerate(CELLS) if np.abs(cell).sum() == 1)
 WITHOUT_CORNERS = sum(1 << i for i, cell in enumerate(CELLS) if np.abs(cell).sum() in (1, 2))
 AROUND = (1 << 27) - 1 - (1 << CENTER)
 PLANE_BITS = 9  # a neighborhood is looked up in three parts
+PLACES_AT_ONCE = 1 << 16  # bounds the temporary memory
+
+# Neighborhoods that were judged, each where its hash says, with the answer in the center's bit.
+# Surfaces repeat few of the 2²⁶: a look is many times faster than judging small arrays anew. An
+# entry tells by itself what it answers, so threads may share the table.
+SLOT_BITS = 18
+_JUDGED = np.zeros(1 << SLOT_BITS, np.int32)
+_HASH = np.uint32(2_654_435_769)  # 2³² over the golden ratio (Knuth, multiplicative hashing)
 
 
 def neighborhoods(body: npt.NDArray[np.uint8], places: npt.NDArray[np.intp], steps: Steps) -> Codes:
@@ -31,17 +39,18 @@ def neighborhoods(body: npt.NDArray[np.uint8], places: npt.NDArray[np.intp], ste
         places: Flat indices into it.
         steps: What leads from a place to its 27 cells, as given by `steps_of`.
     """
-    codes = np.zeros(len(places), np.int32)
-    for bit, step in enumerate(steps):
-        if bit != CENTER:
-            codes |= body[places + step].astype(np.int32) << bit
+    codes = np.empty(len(places), np.int32)
+    for first in range(0, len(places), PLACES_AT_ONCE):
+        part = slice(first, first + PLACES_AT_ONCE)
+        cells = body[places[part, None] + steps]
+        codes[part] = np.packbits(cells, axis=1, bitorder="little").view("<i4")[:, 0]
     return codes
 
 
 def steps_of(shape: tuple[int, ...]) -> Steps:
     """Return the differences of flat indices to the 27 cells around a voxel."""
     _, rows, columns = shape
-    return tuple((z * rows + y) * columns + x for z, y, x in CELLS)
+    return np.array([(z * rows + y) * columns + x for z, y, x in CELLS])
 
 
 def is_simple(codes: Codes) -> npt.NDArray[np.bool_]:
@@ -52,11 +61,13 @@ def is_simple(codes: Codes) -> npt.NDArray[np.bool_]:
     have one 6-component that touches it by a face (Bertrand and Malandain, 1994).
     """
     near = codes & AROUND
-    simple = _connected(near, near, 26)
-    rest = np.flatnonzero(simple)
-    empty = ~near[rest] & WITHOUT_CORNERS
-    simple[rest] = _connected(empty, empty & FACES, 6)
-    return simple
+    slots = (near.view(np.uint32) * _HASH) >> np.uint32(32 - SLOT_BITS)
+    judged = _JUDGED[slots]
+    new = np.flatnonzero(judged & AROUND != near)
+    if len(new):
+        judged[new] = near[new] | _judge(near[new]).astype(np.int32) << CENTER
+        _JUDGED[slots[new]] = judged[new]
+    return judged & 1 << CENTER != 0
 
 
 def is_end(codes: Codes) -> npt.NDArray[np.bool_]:
@@ -64,6 +75,15 @@ def is_end(codes: Codes) -> npt.NDArray[np.bool_]:
     near = codes & AROUND
     result: npt.NDArray[np.bool_] = (near != 0) & (near & (near - 1) == 0)
     return result
+
+
+def _judge(near: Codes) -> npt.NDArray[np.bool_]:
+    """Tell by its definition which neighborhoods, without their center, are simple."""
+    simple = _connected(near, near, 26)
+    rest = np.flatnonzero(simple)
+    empty = ~near[rest] & WITHOUT_CORNERS
+    simple[rest] = _connected(empty, empty & FACES, 6)
+    return simple
 
 
 def _connected(within: Codes, wanted: Codes, neighbors: int) -> npt.NDArray[np.bool_]:
@@ -77,7 +97,7 @@ def _connected(within: Codes, wanted: Codes, neighbors: int) -> npt.NDArray[np.b
         grown |= third[reached >> 2 * PLANE_BITS]
         grown &= within
         grown |= reached
-        if np.array_equal(grown, reached):
+        if (grown == reached).all():
             result: npt.NDArray[np.bool_] = (wanted != 0) & (wanted & ~reached == 0)
             return result
         reached = grown

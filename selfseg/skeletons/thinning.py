@@ -108,11 +108,8 @@ def _peel(
     while True:
         active = active[body[active] > 0]
         border = active[_is_border(body, active, steps)]
-        z, y, x = np.unravel_index(border, shape)
-        parity = (z & 1) << 2 | (y & 1) << 1 | (x & 1)
         removed = 0
-        for field in range(8):
-            places = border[parity == field]
+        for places in _fields(border, shape):
             codes = neighborhoods(body, places, steps)
             if keep_ends:
                 inner = ~is_end(codes)
@@ -124,9 +121,16 @@ def _peel(
             return active
 
 
+def _fields(places: Places, shape: Shape) -> list[Places]:
+    """Return the places of each parity that has some, in their order."""
+    z, y, x = np.unravel_index(places, shape)
+    parity = (z & 1) << 2 | (y & 1) << 1 | (x & 1)
+    return [places[parity == field] for field in np.flatnonzero(np.bincount(parity))]
+
+
 def _is_border(body: npt.NDArray[np.uint8], places: Places, steps: Steps) -> npt.NDArray[np.bool_]:
     """Tell which places have background at a face."""
-    border = np.zeros(len(places), bool)
+    faces = np.ones(len(places), np.uint8)
     for bit in FACE_BITS:
-        border |= body[places + steps[bit]] == 0
-    return border
+        faces &= body[places + steps[bit]]
+    return faces == 0

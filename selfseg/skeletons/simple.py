@@ -122,7 +122,7 @@ def _spread_half(start: int) -> Codes:
 
 
 def _near(cell: tuple[int, ...], neighbors: int) -> int:
-    """Return the code of the cells that are neighbors of a cell, or the cell; none of the center's."""
+    """Return the code of a cell and its neighbors; 0 for the center, which is nobody's."""
     return sum(1 << i for i, other in enumerate(CELLS) if _touch(cell, other, neighbors))
 
 

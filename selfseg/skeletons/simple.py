@@ -69,7 +69,8 @@ def is_simple(codes: Codes) -> npt.NDArray[np.bool_]:
     if len(new):
         judged[new] = near[new] | _judge(near[new]).astype(np.int32) << CENTER
         _JUDGED[slots[new]] = judged[new]
-    return judged & 1 << CENTER != 0
+    simple: npt.NDArray[np.bool_] = judged & 1 << CENTER != 0
+    return simple
 
 
 def is_end(codes: Codes) -> npt.NDArray[np.bool_]:

@@ -156,4 +156,5 @@ def _is_border(body: _Body, places: Places) -> Mask:
     faces = np.ones(len(places), np.uint8)
     for bit in FACE_BITS:
         faces &= body.voxels[places + body.steps[bit]]
-    return faces == 0
+    border: Mask = faces == 0
+    return border

@@ -11,7 +11,6 @@ import pytest
 from commandline import write_tiny_dataset
 from plannerfacts import make_fingerprint
 
-from selfseg import plan as module
 from selfseg.folds import find_configuration, prepare
 from selfseg.io.images import label_indices, read_image, read_label_map
 from selfseg.io.store import chunk_and_block, open_array
@@ -139,7 +138,7 @@ def test_facts_of_other_cases_are_forgotten_first(
             raise KeyboardInterrupt
         save(record, path)
 
-    monkeypatch.setattr(module.serial, "save", killed)
+    monkeypatch.setattr(serial, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         plan_dataset(str(data), tmp_path, request)
     assert folder.fingerprint.stat().st_mtime_ns == kept  # they are of the same cases

@@ -50,15 +50,26 @@ def find_configuration(plan: Plan, name: str) -> Configuration:
 
 
 def prepare(
-    folder: DatasetFolder, dataset: Dataset, configuration: Configuration, *, workers: int
+    folder: DatasetFolder,
+    dataset: Dataset,
+    configuration: Configuration,
+    *,
+    planned: Sequence[Configuration],
+    workers: int,
 ) -> Path:
-    """Make the training arrays of a configuration where they are missing; return their folder."""
+    """Make the training arrays of a configuration where they are missing; return their folder.
+
+    All `planned` configurations whose arrays would be the same share them. Their chunks suit 2D
+    patches if one of them has such: slices from chunks for volumes take 12 to 18 times as long,
+    volumes from chunks for slices 1.1 to 1.7 times.
+    """
     from selfseg.preprocessing.dataset import preprocess
 
-    arrays = folder.preprocessed(configuration.preprocessing)
-    preprocess(
-        dataset, configuration.preprocessing, arrays, patch=configuration.patch, workers=workers
-    )
+    options = folder.spelled_out(configuration.preprocessing)
+    arrays = folder.preprocessed(options)
+    sharing = [item for item in planned if folder.spelled_out(item.preprocessing) == options]
+    patch = min((configuration.patch, *(item.patch for item in sharing)), key=len)
+    preprocess(dataset, options, arrays, patch=patch, workers=workers)
     return arrays
 
 
@@ -69,10 +80,10 @@ def prepare_all(
     *,
     workers: int,
 ) -> None:
-    """Make the training arrays of several configurations; equal preprocessing shares them."""
-    distinct = {serial.digest(item.preprocessing): item for item in reversed(configurations)}
+    """Make the training arrays of several configurations, once for those that share them."""
+    distinct = {folder.preprocessed(item.preprocessing): item for item in reversed(configurations)}
     for configuration in reversed(distinct.values()):
-        prepare(folder, dataset, configuration, workers=workers)
+        prepare(folder, dataset, configuration, planned=configurations, workers=workers)
 
 
 def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
@@ -90,7 +101,13 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
     start = _open_start(known, request, validation_cases)
     maps = previous_maps(known, configuration, (*train_cases, *validation_cases))
     workers = default_workers(request.workers)
-    arrays = prepare(known.folder, known.dataset, configuration, workers=workers)
+    arrays = prepare(
+        known.folder,
+        known.dataset,
+        configuration,
+        planned=known.plan.configurations,
+        workers=workers,
+    )
     return TrainingJob(
         plan=known.plan,
         configuration=configuration,

@@ -112,12 +112,20 @@ def _write(result: PlanResult, auxiliary: Dataset | None) -> None:
     folder = result.folder
     keep_former(folder.plan, serial.text(result.plan))
     keep_former(folder.splits, serial.text(result.splits))
+    _forget_facts_of_others(folder, result.dataset)
     serial.save(result.dataset, folder.dataset)
     serial.save(result.fingerprint, folder.fingerprint)
     serial.save(result.splits, folder.splits)
     if auxiliary is not None:
         serial.save(auxiliary, folder.auxiliary)
     serial.save(result.plan, folder.plan)
+
+
+def _forget_facts_of_others(folder: DatasetFolder, dataset: Dataset) -> None:
+    """Delete facts of other cases or files: arrays must not be taken to be made for these."""
+    if folder.dataset.is_file() and folder.dataset.read_text("utf-8") == serial.text(dataset):
+        return
+    folder.fingerprint.unlink(missing_ok=True)
 
 
 def _fit_to_model(

@@ -15,8 +15,9 @@ from pathlib import Path
 from selfseg.errors import NoPlanError, RecordError, SelfSegError
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset
+from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.loss_maps import LossMap
-from selfseg.records.preprocessing import Preprocessing
+from selfseg.records.preprocessing import Preprocessing, spell_out_spacing
 
 log = logging.getLogger(__name__)
 
@@ -215,15 +216,29 @@ class DatasetFolder:
                 "--workspace.",
             )
 
+    def spelled_out(self, options: Preprocessing) -> Preprocessing:
+        """Options that do the same to the cases measured here, equal if what they do is equal."""
+        if options.spacing_mm[0] is not None:
+            return options
+        try:
+            cases = serial.load(Fingerprint, self.fingerprint).cases
+        except RecordError:
+            return options
+        return spell_out_spacing(options, (case.spacing_mm for case in cases))
+
     def preprocessed(self, options: Preprocessing) -> Path:
-        """Folder of the arrays made with these options: spacing and a digest of the options."""
-        spacing = "x".join("own" if s is None else f"{s:.4g}" for s in options.spacing_mm)
-        return self.path / "preprocessed" / f"{spacing}_{serial.digest(options)[:8]}"
+        """Folder of the arrays made with these options, or with others that do the same."""
+        return self._arrays(self.spelled_out(options))
 
     def auxiliary_arrays(self, options: Preprocessing) -> Path:
         """Folder of the arrays of the auxiliary data set made with these options."""
-        arrays = self.preprocessed(options)
+        arrays = self._arrays(options)
         return arrays.with_name(f"{arrays.name}_auxiliary")
+
+    def _arrays(self, options: Preprocessing) -> Path:
+        """Folder named by spacing and a digest of the options."""
+        spacing = "x".join("own" if s is None else f"{s:.4g}" for s in options.spacing_mm)
+        return self.path / "preprocessed" / f"{spacing}_{serial.digest(options)[:8]}"
 
     def previous_stage(self, options: Preprocessing, stage: str) -> Path:
         """Folder of a stage's segmentations, brought to the grid of the arrays of `options`."""
@@ -262,6 +277,11 @@ class ArmFolder(DatasetFolder):
 
     home: DatasetFolder
     raced: str
+
+    @property
+    def fingerprint(self) -> Path:
+        """Measured facts."""
+        return self.home.fingerprint
 
     @property
     def auxiliary(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -35,6 +36,10 @@ def add(number: int, *, more: int) -> int:
 
 def process_and_threads(number: int) -> tuple[int, str | None]:
     return os.getpid(), os.environ.get("OMP_NUM_THREADS")
+
+
+def imported_and_threads(module: str) -> tuple[bool, str | None]:
+    return module in sys.modules, os.environ.get("OMP_NUM_THREADS")
 
 
 def user_mistake(number: int) -> int:

@@ -9,6 +9,14 @@ import typer
 
 from selfseg.cli import options
 
+USED_BY_WORKERS = (
+    "selfseg.fingerprinting.extract",
+    "selfseg.preprocessing.dataset",
+    "scipy.sparse.csgraph",
+    "scipy.spatial",
+    "skimage.measure",
+)
+
 
 def plan(
     dataset: Annotated[str, typer.Argument(help="Data folder, or name of a planned data set.")],
@@ -43,6 +51,9 @@ def plan(
     debug: options.Debug = False,
 ) -> None:
     """Check and measure a data set, decide everything, and prepare the training arrays."""
+    from selfseg.execution.processes import default_workers, start_early
+
+    start_early(default_workers(workers), *USED_BY_WORKERS)  # what follows imports a lot, too
     from selfseg import pipeline, requests
     from selfseg.cli import tables
     from selfseg.cli.explain import print_decisions

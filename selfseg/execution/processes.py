@@ -54,6 +54,24 @@ def default_workers(option: int | None = None) -> int:
     return max(1, min(usable_cores(), int(free_memory_gib() / MEMORY_PER_WORKER_GIB)))
 
 
+def start_early(workers: int, *modules: str) -> None:
+    """Let the server of workers import what they need while this process does something else.
+
+    Otherwise it starts with the first `map_parallel`, which waits for it.
+
+    Args:
+        workers: As for `map_parallel`: nothing is started for work in this process.
+        modules: What workers are going to import.
+    """
+    if sys.platform != "linux" or workers <= 1:
+        return
+    from multiprocessing import forkserver
+
+    forkserver.set_forkserver_preload([*PRELOADED, *modules])
+    with _one_thread():
+        forkserver.ensure_running()
+
+
 def map_parallel(
     function: Callable[[T], R], items: Sequence[T], *, workers: int, label: str
 ) -> list[R]:
@@ -125,7 +143,7 @@ def _pool(workers: int, module: str) -> Iterator[ProcessPoolExecutor]:
     """Offer a pool; an error lets the items at work end, an interruption does not."""
     context = multiprocessing.get_context(START_METHOD)
     if START_METHOD == "forkserver":
-        context.set_forkserver_preload([*PRELOADED, module])
+        context.set_forkserver_preload([*PRELOADED, module])  # heard if it is the first
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
     try:
         try:
@@ -149,15 +167,24 @@ def _submit(pool: ProcessPoolExecutor, function: Callable[[T], R], item: T) -> F
     A worker would run the program's main module once more: slow if that imports torch, without
     end if a script does not guard its start by `__name__`. It needs only `function`'s module.
     """
-    kept = {name: os.environ.get(name) for name in ONE_THREAD}
     main = sys.modules["__main__"]
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
     if _module(function) != "__main__":
         sys.modules["__main__"] = ModuleType("__main__")
     try:
-        return pool.submit(function, item)
+        with _one_thread():
+            return pool.submit(function, item)
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let processes that start meanwhile use one thread a library."""
+    kept = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    try:
+        yield
+    finally:
         for name, value in kept.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from selfseg.records.serial import GrownRecord, Record
+from selfseg.records.serial import GrownRecord, Record, Triple
 
 
 class CTNormalization(Record):
@@ -92,3 +93,22 @@ class Preprocessing(GrownRecord):
     orientation: Literal["canonical", "stored", "ras"] = "canonical"
 
     later: ClassVar[frozenset[str]] = frozenset({"orientation"})
+
+
+def spell_out_spacing(options: Preprocessing, spacings_mm: Iterable[Triple]) -> Preprocessing:
+    """Return options that do the same to some cases, their own spacing as a number if all share it.
+
+    So options that come to the same for a data set are equal.
+
+    Args:
+        options: As planned.
+        spacings_mm: Of the cases, in canonical order.
+    """
+    own, height, width = options.spacing_mm
+    # Which axis of a file comes first is not known from canonical spacings.
+    if own is not None or options.orientation == "stored":
+        return options
+    found = {spacing[options.axes[0]] for spacing in spacings_mm}
+    if len(found) != 1:
+        return options
+    return options.model_copy(update={"spacing_mm": (found.pop(), height, width)})

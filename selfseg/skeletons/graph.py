@@ -63,14 +63,15 @@ def link(places: Indices, shape: tuple[int, ...], spacing_mm: Floats) -> Graph:
         shape: (Z, Y, X) of that array.
         spacing_mm: Voxel size; three numbers.
     """
-    steps = dict(zip(CELLS, steps_of(shape), strict=True))
+    around = places + steps_of(shape)[:, None]
+    position = np.searchsorted(places, around)
+    there = places.take(position, mode="clip") == around if len(places) else position < 0
     first, second = [], []
-    for cell in CELLS[CENTER + 1 :]:
-        found = np.flatnonzero(_has(places, places + steps[cell]))
-        for other in _corners_between(cell):
-            found = found[~_has(places, places[found] + steps[other])]
+    for index in range(CENTER + 1, len(CELLS)):
+        between = there[_corners_between(index)].any(axis=0)
+        (found,) = (there[index] & ~between).nonzero()
         first.append(found)
-        second.append(np.searchsorted(places, places[found] + steps[cell]))
+        second.append(position[index, found])
     points = np.stack(np.unravel_index(places, shape), axis=1) * np.asarray(spacing_mm, float)
     return Graph(points, np.concatenate(first), np.concatenate(second))
 
@@ -111,20 +112,13 @@ def find_spurs(graph: Graph, radius: Floats, *, ratio: float, slack: float) -> I
     return np.concatenate(marked) if marked else ends
 
 
-def _has(places: Indices, wanted: Indices) -> npt.NDArray[np.bool_]:
-    """Tell which of the wanted indices are among the (sorted) places."""
-    position = np.searchsorted(places, wanted)
-    position[position == len(places)] = 0
-    found: npt.NDArray[np.bool_] = places[position] == wanted if len(places) else position < 0
-    return found
-
-
 @cache
-def _corners_between(cell: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _corners_between(index: int) -> list[int]:
     """Return the cells, but the center and the cell itself, of the box that both span."""
+    cell = CELLS[index]
     inside = [
-        other
-        for other in CELLS
+        i
+        for i, other in enumerate(CELLS)
         if all(part in (0, whole) for part, whole in zip(other, cell, strict=True))
     ]
-    return [other for other in inside if other != cell and any(other)]
+    return [i for i in inside if i not in (index, CENTER)]

@@ -8,6 +8,8 @@ one parity of the grid at a time: no two voxels of a parity touch, so all of the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -68,65 +70,91 @@ def inner_distance(mask: Mask, spacing_mm: Floats) -> Floats:
     return inner
 
 
+@dataclass(frozen=True)
+class _Body:
+    """A padded (Z, Y, X) array that is thinned in place, flattened.
+
+    Attributes:
+        shape: Of the padded array.
+        voxels: 1 inside, 0 outside.
+        fresh: Whether a voxel's neighborhood has changed since the voxel was last looked at: while
+            it has not, the voxel stays.
+    """
+
+    shape: Shape
+    voxels: npt.NDArray[np.uint8]
+    fresh: Mask
+
+    @cached_property
+    def steps(self) -> Steps:
+        """What leads from a voxel to the cells around it."""
+        return steps_of(self.shape)
+
+    def remove(self, places: Places) -> None:
+        """Remove voxels; those around are to be looked at again."""
+        self.voxels[places] = 0
+        self.fresh[places[:, None] + self.steps] = True
+
+
 def _thin(mask: Mask, depth: Floats, voxel: Floats) -> Mask:
     """Thin a (Z, Y, X) mask, given the depth of each voxel, flattened, and the size of a voxel."""
     padded = np.pad(mask, 1).astype(np.uint8)
-    body = padded.ravel()
-    inside = np.flatnonzero(body)
-    radius = np.zeros(body.size)
+    body = _Body(padded.shape, padded.ravel(), np.ones(padded.size, bool))
+    inside = np.flatnonzero(body.voxels)
+    radius = np.zeros(padded.size)
     radius[inside] = depth[mask.ravel()]
     levels = np.rint(radius[inside]).astype(np.int32)
     order = np.argsort(levels, kind="stable")
     bounds = np.flatnonzero(np.diff(levels[order])) + 1
     active = np.empty(0, np.intp)
     for shell in np.split(inside[order], bounds):
-        active = _peel(body, np.concatenate([active, shell]), padded.shape)
-    _prune(body, active, radius, padded.shape, voxel)
+        active = _peel(body, np.concatenate([active, shell]))
+    _prune(body, active, radius, voxel)
     inner: Mask = padded[1:-1, 1:-1, 1:-1] > 0
     return inner
 
 
-def _prune(
-    body: npt.NDArray[np.uint8], active: Places, radius: Floats, shape: Shape, voxel: Floats
-) -> None:
+def _prune(body: _Body, active: Places, radius: Floats, voxel: Floats) -> None:
     """Remove spurs, in place, until there are none."""
     while True:
         active = np.sort(active)
-        graph = link(active, shape, voxel)
+        graph = link(active, body.shape, voxel)
         found = find_spurs(graph, radius[active], ratio=SPUR_RATIO, slack=SPUR_SLACK)
         spurs = active[found]
-        if len(spurs) == len(_peel(body, spurs, shape, keep_ends=False)):
+        body.fresh[spurs] = True  # ends may go now
+        if len(spurs) == len(_peel(body, spurs, keep_ends=False)):
             return
-        active = _peel(body, active, shape)
+        active = _peel(body, active)
 
 
-def _peel(
-    body: npt.NDArray[np.uint8], active: Places, shape: Shape, *, keep_ends: bool = True
-) -> Places:
+def _peel(body: _Body, active: Places, *, keep_ends: bool = True) -> Places:
     """Remove, in place, layers of the active voxels until only curves are left; return those."""
-    steps = steps_of(shape)
     while True:
-        active = active[body[active] > 0]
-        border = active[_is_border(body, active, steps)]
-        z, y, x = np.unravel_index(border, shape)
-        parity = (z & 1) << 2 | (y & 1) << 1 | (x & 1)
-        removed = 0
-        for field in range(8):
-            places = border[parity == field]
-            codes = neighborhoods(body, places, steps)
-            if keep_ends:
-                inner = ~is_end(codes)
-                places, codes = places[inner], codes[inner]
-            places = places[is_simple(codes)]
-            body[places] = 0
-            removed += len(places)
-        if not removed:
+        active = active[body.voxels[active] > 0]
+        border = active[_is_border(body, active)]
+        if not body.fresh[border].any():
             return active
+        for field in _fields(border, body.shape):
+            places = field[body.fresh[field]]
+            body.fresh[places] = False
+            codes = neighborhoods(body.voxels, places, body.steps)
+            removable = is_simple(codes)
+            if keep_ends:
+                removable &= ~is_end(codes)
+            body.remove(places[removable])
 
 
-def _is_border(body: npt.NDArray[np.uint8], places: Places, steps: Steps) -> npt.NDArray[np.bool_]:
+def _fields(places: Places, shape: Shape) -> list[Places]:
+    """Return the places of each parity that has some, in their order."""
+    z, y, x = np.unravel_index(places, shape)
+    parity = (z & 1) << 2 | (y & 1) << 1 | (x & 1)
+    return [places[parity == field] for field in np.flatnonzero(np.bincount(parity))]
+
+
+def _is_border(body: _Body, places: Places) -> Mask:
     """Tell which places have background at a face."""
-    border = np.zeros(len(places), bool)
+    faces = np.ones(len(places), np.uint8)
     for bit in FACE_BITS:
-        border |= body[places + steps[bit]] == 0
+        faces &= body.voxels[places + body.steps[bit]]
+    border: Mask = faces == 0
     return border

@@ -104,6 +104,29 @@ def test_number_of_workers() -> None:
     assert 1 <= default_workers() <= (os.cpu_count() or 1)
 
 
+EARLY = """
+import workerjobs
+from multiprocessing import forkserver
+from selfseg.execution.processes import map_parallel, start_early
+start_early(1, "colorsys")
+assert forkserver._forkserver._forkserver_pid is None, "there is nothing to do for a server"
+start_early(2, "colorsys", "workerjobs")
+assert forkserver._forkserver._forkserver_pid is not None
+print(map_parallel(workerjobs.imported_and_threads, ["colorsys"] * 4, workers=2, label="x"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no such server")
+def test_a_server_that_starts_early_has_what_workers_need() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(workerjobs.__file__).parent)}
+    environment["OMP_NUM_THREADS"] = "7"
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str([(True, "1")] * 4)
+
+
 PROGRAM = """
 import sys, pathlib, workerjobs
 from selfseg.execution.processes import map_parallel

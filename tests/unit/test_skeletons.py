@@ -11,7 +11,16 @@ from scipy import ndimage
 
 from selfseg.skeletons import betti_numbers, thin
 from selfseg.skeletons.graph import link
-from selfseg.skeletons.simple import AROUND, CENTER, is_simple
+from selfseg.skeletons.simple import (
+    AROUND,
+    CENTER,
+    SLOT_BITS,
+    _judge,
+    is_end,
+    is_simple,
+    neighborhoods,
+    steps_of,
+)
 
 AXIS = np.arange(-20.0, 21.0)
 Z, Y, X = AXIS[:, None, None], AXIS[:, None], AXIS
@@ -67,6 +76,9 @@ def test_topology_of_lumpy_volumes_is_kept(seed: int) -> None:
     line = thin(mask)
     assert betti_numbers(line) == betti_numbers(mask)
     assert line.sum() < 0.25 * mask.sum()
+    padded = np.pad(line, 1).astype(np.uint8)
+    codes = neighborhoods(padded.ravel(), np.flatnonzero(padded), steps_of(padded.shape))
+    assert (is_end(codes) | ~is_simple(codes)).all(), "nothing that can go was passed over"
 
 
 @pytest.mark.parametrize(
@@ -185,3 +197,26 @@ def test_simple_points_are_those_that_change_no_betti_number() -> None:
             assert not is_simple(code)[0] or same
             if cells.sum() == 2:
                 assert is_simple(code)[0]
+
+
+def test_remembered_neighborhoods_are_not_mixed_up() -> None:
+    """There are more of them than can be remembered, so many share a place."""
+    rng = np.random.default_rng(1)
+    codes = rng.integers(0, 1 << 27, 3 << SLOT_BITS, dtype=np.int32)
+    codes &= rng.integers(0, 1 << 27, len(codes), dtype=np.int32)
+    expected = _judge(codes & AROUND)
+    assert 0.01 < expected.mean() < 0.99
+    for part in (codes, codes[::-1], codes | 1 << CENTER):
+        found = is_simple(part)
+        assert (found == (expected[::-1] if part.base is codes else expected)).all()
+    assert not is_simple(np.zeros(1, np.int32))[0]
+
+
+def test_neighborhoods_are_numbered_by_cell() -> None:
+    rng = np.random.default_rng(2)
+    body = np.pad(rng.random((5, 6, 7)) < 0.5, 1).astype(np.uint8)
+    places = np.flatnonzero(body)
+    codes = neighborhoods(body.ravel(), places, steps_of(body.shape))
+    for code, (z, y, x) in zip(codes, np.argwhere(body), strict=True):
+        cells = body[z - 1 : z + 2, y - 1 : y + 2, x - 1 : x + 2].ravel()
+        assert code & AROUND == np.sum(cells.astype(int) << np.arange(27)) & AROUND

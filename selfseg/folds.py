@@ -18,13 +18,12 @@ from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.requests import TrainRequest
-from selfseg.starting import opened_start
+from selfseg.starting import start_of_fold
 from selfseg.workspace import DatasetFolder
 
 if TYPE_CHECKING:
     from selfseg.loading.patches import PreviousStage
     from selfseg.training.job import AuxiliaryData, TrainingJob
-    from selfseg.training.transfer import SourceModel
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
 
     configuration = find_configuration(known.plan, request.configuration)
     train_cases, validation_cases = _fold_cases(known, request.fold)
-    start = _open_start(known, request, validation_cases)
+    start = start_of_fold(known, configuration, request.fold, validation_cases, request.start)
     maps = previous_maps(known, configuration, (*train_cases, *validation_cases))
     workers = default_workers(request.workers)
     arrays = prepare(known.folder, known.dataset, configuration, workers=workers)
@@ -115,37 +114,6 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         workers=request.workers,
         restart=request.restart,
     )
-
-
-def _open_start(
-    known: PlannedDataset, request: TrainRequest, held_out: Sequence[str]
-) -> SourceModel | None:
-    """Return the model that a training is to start from; None: random weights."""
-    asked = request.start
-    if asked is None:
-        _tell_of_random_weights(known, request)
-        return None
-    from selfseg.training.second_encoder import refuse_two_starts
-    from selfseg.training.start import refuse_leak
-
-    refuse_two_starts(find_configuration(known.plan, request.configuration))
-    like = (request.configuration, request.fold)
-    with opened_start(asked, like=like) as source:
-        refuse_leak(source, known.dataset, held_out)
-        return source
-
-
-def _tell_of_random_weights(known: PlannedDataset, request: TrainRequest) -> None:
-    """Say so if a configuration that was planned to fit a model starts without it."""
-    place = f"configurations.{request.configuration}."
-    fits = any(d.rule == "init" and d.subject.startswith(place) for d in known.plan.decisions)
-    if fits and not known.folder.fold(request.configuration, request.fold).weights.is_file():
-        log.warning(
-            "%s fold %s was planned to start from a model, and starts from random weights: only "
-            "'selfseg train --init' starts from it",
-            request.configuration,
-            request.fold,
-        )
 
 
 def validate_fold(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfseg import planning
-from selfseg.adopting import adopt_model, judge_model
+from selfseg.adopting import adopt_model, judge_model, with_verdict
 from selfseg.auxiliary import borrow
 from selfseg.budget import detect_budget
 from selfseg.errors import RecordError, SelfSegError
@@ -21,8 +21,9 @@ from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.plan import Plan
+from selfseg.records.transfer import Start
 from selfseg.requests import PlanRequest, read_case_list
-from selfseg.starting import opened_start
+from selfseg.starting import opened_start, planned_as
 from selfseg.workspace import DatasetFolder, dataset_folder, keep_former
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _decide(
     from selfseg.io.formats import read_dataset
 
     workers = default_workers(request.workers)
-    root = _data_root(source, workspace)
+    root = data_root(source, workspace)
     budget = detect_budget(request.memory, request.device)  # bad options are told first
     planning.find_planner(request.planner)
     described = read_dataset(root, only=read_case_list(request.cases))
@@ -91,8 +92,9 @@ def _decide(
     dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
     budget = detect_budget(request.memory, request.device)
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
-    if model is not None:
-        made = _fit_to_model(made, model, dataset, fingerprint, request)
+    if model is not None and request.start is not None:
+        start = planned_as(request.start, model.configuration.name, workspace)
+        made = _fit_to_model(made, model, start, dataset, fingerprint, request)
     auxiliary = _read_auxiliary(request, workspace, workers=workers)
     if auxiliary is not None:
         made = borrow(made, dataset, auxiliary, planner=request.planner)
@@ -123,6 +125,7 @@ def _write(result: PlanResult, auxiliary: Dataset | None) -> None:
 def _fit_to_model(
     plan: Plan,
     model: SourceModel,
+    start: Start,
     dataset: Dataset,
     fingerprint: Fingerprint,
     request: PlanRequest,
@@ -130,9 +133,9 @@ def _fit_to_model(
     """Return a plan that fits a model to start from, with what a trial of the model says."""
     made = adopt_model(plan, model.facts, planner=request.planner)
     verdict = judge_model(
-        model, dataset, fingerprint, planner=request.planner, device=request.device
+        model, start, dataset, fingerprint, planner=request.planner, device=request.device
     )
-    return made.model_copy(update={"decisions": (verdict, *made.decisions)})
+    return with_verdict(made, start, verdict)
 
 
 def _read_auxiliary(request: PlanRequest, workspace: Path, *, workers: int) -> Dataset | None:
@@ -142,12 +145,17 @@ def _read_auxiliary(request: PlanRequest, workspace: Path, *, workers: int) -> D
 
     if request.auxiliary is None:
         return None
-    described = read_dataset(_data_root(request.auxiliary, workspace))
+    described = read_dataset(data_root(request.auxiliary, workspace))
     known = _known_facts(dataset_folder(workspace, described.name))
     return inspect(described, workers=workers, known=known)[0]
 
 
-def _data_root(source: str, workspace: Path) -> Path:
+def data_root(source: str, workspace: Path) -> Path:
+    """Return the folder of a data set that is given by folder or name.
+
+    Raises:
+        SelfSegError: It is neither.
+    """
     if Path(source).is_dir():
         return Path(source)
     known = dataset_folder(workspace, source).dataset

@@ -134,6 +134,8 @@ def _idea_complaints(plan: Plan) -> Iterator[str]:
         if unknown := sorted(set(idea.labels) - set(plan.targets.names)):
             found, known = ", ".join(unknown), ", ".join(plan.targets.names)
             yield f"nominated.{idea.name}.labels: {found}, must be some of {known}"
+        if idea.borrows and plan.auxiliary is None:
+            yield f"nominated.{idea.name}.borrows: no data set: plan with --auxiliary"
 
 
 def _normalization_complaints(item: Configuration) -> Iterator[str]:

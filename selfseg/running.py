@@ -16,6 +16,7 @@ from selfseg.errors import NoPlanError, RecordError, SelfSegError
 from selfseg.execution.locks import held
 from selfseg.folds import find_configuration, open_planned
 from selfseg.inference.trained import PlannedDataset
+from selfseg.plan import data_root
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.plan import Plan
@@ -29,6 +30,7 @@ from selfseg.requests import (
     read_case_list,
 )
 from selfseg.speeds import case_seconds
+from selfseg.starting import is_planned
 from selfseg.workspace import DatasetFolder, planned_folder
 
 log = logging.getLogger(__name__)
@@ -157,15 +159,16 @@ def _planned(source: str, workspace: Path, request: RunRequest) -> DatasetFolder
     except NoPlanError:
         options = PlanRequest(
             planner=request.planner, memory=request.memory, device=request.device,
-            cases=request.cases, workers=request.workers,
+            cases=request.cases, start=request.start, auxiliary=request.auxiliary,
+            workers=request.workers,
         )  # fmt: skip
         return pipeline.plan_dataset(source, workspace, options).folder
-    _refuse_other_plan(folder, request)
+    _refuse_other_plan(folder, workspace, request)
     log.info("Using the plan that is there: %s", folder.plan)
     return folder
 
 
-def _refuse_other_plan(folder: DatasetFolder, request: RunRequest) -> None:
+def _refuse_other_plan(folder: DatasetFolder, workspace: Path, request: RunRequest) -> None:
     """Refuse options that ask for another plan than the one that is there."""
     plan, dataset = serial.load(Plan, folder.plan), serial.load(Dataset, folder.dataset)
     wanted = read_case_list(request.cases)
@@ -176,12 +179,24 @@ def _refuse_other_plan(folder: DatasetFolder, request: RunRequest) -> None:
         differing.append(f"--memory {request.memory}")
     if request.planner not in (RunRequest.planner, plan.planner):
         differing.append(f"--planner {request.planner}")
+    if request.start is not None and not is_planned(request.start, plan.init, workspace):
+        differing.append(f"--init {request.start.folder}")
+    if request.auxiliary is not None and not _borrows(folder, plan, request.auxiliary, workspace):
+        differing.append(f"--auxiliary {request.auxiliary}")
     if differing:
         raise SelfSegError(
             f"{folder.plan}: was made without {' and '.join(differing)}",
             remedy="Plan again with these options ('selfseg plan'), leave them out, or use "
             "another --workspace.",
         )
+
+
+def _borrows(folder: DatasetFolder, plan: Plan, auxiliary: str, workspace: Path) -> bool:
+    """Tell whether a plan has this auxiliary data set, by folder or name."""
+    if plan.auxiliary is None:
+        return False
+    there = Path(serial.load(Dataset, folder.auxiliary).root)
+    return data_root(auxiliary, workspace).resolve() == there.resolve()
 
 
 def _former(folder: DatasetFolder, request: RunRequest) -> RunRecord | None:

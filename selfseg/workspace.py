@@ -132,6 +132,11 @@ class DatasetFolder:
     path: Path
 
     @property
+    def workspace(self) -> Path:
+        """The workspace that it lies in."""
+        return self.path.parent
+
+    @property
     def dataset(self) -> Path:
         """What was read."""
         return self.path / "dataset.json"
@@ -262,6 +267,11 @@ class ArmFolder(DatasetFolder):
 
     home: DatasetFolder
     raced: str
+
+    @property
+    def workspace(self) -> Path:
+        """The workspace that the data set lies in."""
+        return self.home.workspace
 
     @property
     def auxiliary(self) -> Path:

@@ -18,7 +18,7 @@ from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.requests import TrainRequest
-from selfseg.starting import start_of_fold
+from selfseg.starting import start_of_fold, tell_of_random_weights
 from selfseg.workspace import DatasetFolder
 
 if TYPE_CHECKING:
@@ -87,6 +87,9 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
     configuration = find_configuration(known.plan, request.configuration)
     train_cases, validation_cases = _fold_cases(known, request.fold)
     start = start_of_fold(known, configuration, request.fold, validation_cases, request.start)
+    output = known.folder.fold(configuration.name, request.fold)
+    if start is None and (request.restart or not output.weights.is_file()):
+        tell_of_random_weights(known.plan, configuration.name, request.fold)
     maps = previous_maps(known, configuration, (*train_cases, *validation_cases))
     workers = default_workers(request.workers)
     arrays = prepare(known.folder, known.dataset, configuration, workers=workers)
@@ -105,7 +108,7 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         start=start,
         auxiliary=_auxiliary(known, configuration, workers=workers),
         source=source_weights(known, configuration, request.fold, validation_cases),
-        output=known.folder.fold(configuration.name, request.fold),
+        output=output,
         epochs=request.epochs,
         steps_per_epoch=request.steps_per_epoch,
         time_s=request.time_s,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from selfseg import planning
 from selfseg.adopting import adopt_model, judge_model, with_verdict
 from selfseg.auxiliary import borrow
-from selfseg.budget import detect_budget
+from selfseg.budget import detect_budget, parse_gib
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.processes import default_workers
 from selfseg.folds import prepare_all
@@ -22,8 +22,8 @@ from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.plan import Plan
 from selfseg.records.transfer import Start
-from selfseg.requests import PlanRequest, read_case_list
-from selfseg.starting import opened_start, planned_as
+from selfseg.requests import PlanRequest, RunRequest, read_case_list
+from selfseg.starting import is_planned, opened_start, planned_as
 from selfseg.workspace import DatasetFolder, dataset_folder, keep_former
 
 if TYPE_CHECKING:
@@ -63,6 +63,41 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
         workers = default_workers(request.workers)
         prepare_all(result.folder, result.dataset, result.plan.configurations, workers=workers)
     return result
+
+
+def refuse_other_plan(folder: DatasetFolder, workspace: Path, request: RunRequest) -> None:
+    """Refuse options of a run that ask for another plan than the one that is there.
+
+    Raises:
+        SelfSegError: Names these options.
+    """
+    plan, dataset = serial.load(Plan, folder.plan), serial.load(Dataset, folder.dataset)
+    wanted = read_case_list(request.cases)
+    differing = []
+    if wanted is not None and set(wanted) != {case.id for case in dataset.cases}:
+        differing.append(f"--cases {request.cases}")
+    if request.memory is not None and parse_gib(request.memory) != plan.budget.memory_gib:
+        differing.append(f"--memory {request.memory}")
+    if request.planner not in (RunRequest.planner, plan.planner):
+        differing.append(f"--planner {request.planner}")
+    if request.start is not None and not is_planned(request.start, plan.init, workspace):
+        differing.append(f"--init {request.start.folder}")
+    if request.auxiliary is not None and not _borrows(folder, plan, request.auxiliary, workspace):
+        differing.append(f"--auxiliary {request.auxiliary}")
+    if differing:
+        raise SelfSegError(
+            f"{folder.plan}: was made without {' and '.join(differing)}",
+            remedy="Plan again with these options ('selfseg plan'), leave them out, or use "
+            "another --workspace.",
+        )
+
+
+def _borrows(folder: DatasetFolder, plan: Plan, auxiliary: str, workspace: Path) -> bool:
+    """Tell whether a plan has this auxiliary data set, by folder or name."""
+    if plan.auxiliary is None:
+        return False
+    there = Path(serial.load(Dataset, folder.auxiliary).root)
+    return data_root(auxiliary, workspace).resolve() == there.resolve()
 
 
 @contextmanager

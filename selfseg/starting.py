@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from selfseg.errors import ModelError
 from selfseg.records.names import ConfigurationName
-from selfseg.records.plan import Configuration
+from selfseg.records.plan import Configuration, Plan
 from selfseg.records.transfer import Start
 from selfseg.requests import StartRequest
 
@@ -77,7 +77,6 @@ def start_of_fold(
         except ModelError as error:
             raise _as_planned(error, configuration) from error
     if asked is None:
-        _tell_of_random_weights(known, configuration, fold)
         return None
     refuse_two_starts(configuration)
     with opened_start(asked, like=(configuration.name, fold)) as source:
@@ -86,20 +85,17 @@ def start_of_fold(
 
 
 def _as_planned(error: ModelError, configuration: Configuration) -> ModelError:
-    """Return an error about a start with the place where the plan asks for it."""
-    place = f"configurations.{configuration.name}.start"
+    """Return an error about a start that a plan asks for, not the user."""
+    name = configuration.name
     return ModelError(
-        f"{place} of plan.json: {error.message.removeprefix('--init: ')}",
-        remedy=f"Give another model with --init, or set {place} to null: then trainings start "
-        "from random weights.",
+        f"the start of {name} in plan.json: {error.message.removeprefix('--init: ')}",
+        remedy=f"Give another model with --init, or edit plan.json: configurations.{name}.start is "
+        "what trainings start from (null: random weights), 'nominated' what races try.",
     )
 
 
-def _tell_of_random_weights(known: PlannedDataset, configuration: Configuration, fold: str) -> None:
+def tell_of_random_weights(plan: Plan, name: str, fold: str) -> None:
     """Say why a configuration that may start from a model does not."""
-    name, plan = configuration.name, known.plan
-    if known.folder.fold(name, fold).weights.is_file():
-        return
     title = f"{name} fold {fold} starts from random weights"
     starts = [i for i in plan.nominated if i.configuration == name and i.start is not None]
     for idea in starts:

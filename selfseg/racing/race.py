@@ -156,15 +156,19 @@ def _starts(
     """Return digests of the weights that configurations start from on folds.
 
     Raises:
-        ModelError: A model is not there, or has seen what a fold holds out: no arm is trained then.
+        ModelError: A model is not there, does not fit, or has seen what a fold holds out: no arm
+            is trained then.
     """
-    sources = [
-        start_of_fold(known, item, fold, splits.folds[int(fold)].validation)
-        for item in items
-        if item.start is not None
-        for fold in folds
-    ]
-    return tuple(source.model.digest for source in sources if source is not None)
+    from selfseg.training.start import refuse_misfit
+
+    digests = []
+    for item in items:
+        for fold in folds if item.start is not None else ():
+            source = start_of_fold(known, item, fold, splits.folds[int(fold)].validation)
+            assert source is not None  # of a configuration that has a start
+            refuse_misfit(source, known.plan, item)
+            digests.append(source.model.digest)
+    return tuple(digests)
 
 
 def _former(folder: RaceFolder) -> RaceRecord | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from racedata import BORROW, MODEL, TRANSFER, a_plan, a_trial, an_idea, write_unraced
 from raceruns import Simulated, gains_of, start
-from tinymodel import save_model, tiny_plan
+from tinymodel import save_model, tiny_configuration, tiny_plan
 
 from selfseg.errors import ModelError, PlanError
 from selfseg.folds import find_configuration, open_planned
@@ -25,7 +25,7 @@ from selfseg.records.loss import TopKTerm
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.transfer import Start
 from selfseg.requests import StartRequest
-from selfseg.starting import start_of_fold
+from selfseg.starting import start_of_fold, tell_of_random_weights
 
 TOP_K = an_idea("top_k", TopKTerm())
 
@@ -60,6 +60,7 @@ def trained_from(known: PlannedDataset, asked: StartRequest | None = None) -> st
     """Return the data set of the model that `train` would start from."""
     there = open_planned(known.folder)
     item = find_configuration(there.plan, "3d_fullres")
+    tell_of_random_weights(there.plan, item.name, "0")
     source = start_of_fold(there, item, "0", ("case_0",), asked)
     return None if source is None else source.model.dataset
 
@@ -174,8 +175,21 @@ def test_a_model_that_has_seen_held_out_cases_ends_the_race_before_it_begins(
     description.write_text(json.dumps(content | {"train_cases": ["case_7"]}))
     with pytest.raises(ModelError, match="trained on cases that this fold holds out: case_7") as e:
         raced(known, monkeypatch)
-    assert "configurations.3d_fullres.start" in e.value.message
-    assert "null" in e.value.remedy
+    assert "'nominated'" in e.value.remedy
+    assert not (known.folder.path / "race").exists()
+
+
+def test_a_model_of_another_network_ends_the_race_before_it_begins(
+    known: PlannedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = tiny_configuration()
+    wide = wide.model_copy(
+        update={"network": wide.network.model_copy(update={"features": (6, 12)})}
+    )
+    save_model(tmp_path / "other", tiny_plan(wide, dataset="other"))
+    planned(known, TRANSFER)
+    with pytest.raises(ModelError, match="widths 6, 12, not 4, 8"):
+        raced(known, monkeypatch)
     assert not (known.folder.path / "race").exists()
 
 
@@ -224,14 +238,19 @@ def test_a_second_data_set_stays_only_if_it_wins(
 def test_an_idea_to_borrow_needs_a_data_set() -> None:
     with pytest.raises(PlanError, match=r"nominated\.auxiliary\.borrows: no data set"):
         check_plan(a_plan(BORROW))
+    plan = a_plan(BORROW).model_copy(update={"auxiliary": Auxiliary(name="more")})
+    check_plan(plan)
+    second = plan.configurations[0].model_copy(update={"previous_stage": "3d_lowres"})
+    with pytest.raises(PlanError, match="3d_fullres has a previous stage, and cannot borrow"):
+        check_plan(with_configuration(plan, second))
 
 
 def test_a_model_that_is_gone_is_told_with_the_place_in_the_plan(known: PlannedDataset) -> None:
     planned(known, start=Start(folder="gone"))
-    with pytest.raises(ModelError, match=r"configurations\.3d_fullres\.start of plan\.json: ") as e:
+    with pytest.raises(ModelError, match=r"the start of 3d_fullres in plan\.json: ") as e:
         trained_from(known)
     assert "--init:" not in e.value.message
-    assert "Give another model with --init, or set" in e.value.remedy
+    assert "configurations.3d_fullres.start is what trainings start from" in e.value.remedy
 
 
 def test_plans_and_races_from_before_stay_what_they_were() -> None:

@@ -14,6 +14,7 @@ from selfseg import running
 from selfseg.errors import SelfSegError
 from selfseg.inference.trained import PlannedDataset
 from selfseg.pipeline import plan_dataset
+from selfseg.plan import refuse_other_plan
 from selfseg.records import serial
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Fold, Splits
@@ -123,7 +124,7 @@ def test_a_run_refuses_a_start_and_a_second_data_set_that_the_plan_does_not_have
 
     def complaint(request: RunRequest) -> str:
         try:
-            running._refuse_other_plan(known.folder, tmp_path, request)
+            refuse_other_plan(known.folder, tmp_path, request)
         except SelfSegError as error:
             return error.message.removeprefix(f"{known.folder.plan}: was made without ").split()[0]
         return ""

@@ -30,6 +30,7 @@ TRANSFER = Idea(name="transfer", configuration="3d_fullres", start=MODEL, becaus
 SHORT = (
     "configurations.3d_fullres.optimization.epochs=4",  # a race takes a quarter
     "configurations.3d_fullres.optimization.steps_per_epoch=2",
+    "shapes.labels=[]",  # takes longer than all the rest
 )
 
 
@@ -90,14 +91,14 @@ def test_a_race_decides_what_train_starts_from(
     record = race(folder, monkeypatch, "rejected")
     (path,) = folder.path.glob("race/*/race.json")
     starts = {
-        found.parts[-4] + found.parent.name: serial.load(TrainedFold, found).start
+        f"{found.parts[-5]} {found.parent.name}": serial.load(TrainedFold, found).start
         for found in path.parent.rglob("fold.json")
     }
     assert {name: start and start.dataset for name, start in starts.items()} == {
-        "plainfold_0": None,
-        "plainfold_1": None,
-        "plain+transferfold_0": "other",
-        "plain+transferfold_1": "other",
+        "plain fold_0": None,
+        "plain fold_1": None,
+        "plain+transfer fold_0": "other",
+        "plain+transfer fold_1": "other",
     }
     assert [arm.name for arm in record.arms] == ["plain", "plain+transfer"]
     with caplog.at_level(logging.INFO):

@@ -88,7 +88,7 @@ def made(error: float, digest: str = "1") -> Pretrained:
 
 
 def idea_of(digest: str) -> Idea:
-    found = nominate_pretrained(made(0.5, digest), PRETRAINED)
+    found: Idea | None = nominate_pretrained(made(0.5, digest), PRETRAINED)
     assert found is not None
     return found
 

@@ -147,7 +147,7 @@ def test_a_run_plans_with_the_start_and_the_second_data_set_it_is_given(
         asked.append(request)
         raise SelfSegError("planned")
 
-    monkeypatch.setattr(running.pipeline, "plan_dataset", plan)
+    monkeypatch.setattr("selfseg.pipeline.plan_dataset", plan)
     model = StartRequest(tmp_path / "other", "3d_fullres", "0")
     source = write_tiny_dataset(tmp_path / "data", train=2, test=0)
     with pytest.raises(SelfSegError, match="planned"):

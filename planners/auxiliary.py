@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Dataset
+from selfseg.records.ideas import Idea
 from selfseg.records.network import DualChannel, JointStreams, ResidualUNet, UNet
 from selfseg.records.plan import Configuration, Decision, Plan
 
@@ -14,7 +17,7 @@ def borrow(plan: Plan, dataset: Dataset, auxiliary: Dataset) -> Plan:
     """Add a second data set to a plan, because the user asked for it.
 
     Values are those of methods 4.2, V2, with heads in common: a label that both data sets have is
-    learned from both.
+    learned from both. A race may find that it does more harm than good.
     """
     value = Auxiliary(name=auxiliary.name)
     configurations = tuple(_with_streams(item) for item in plan.configurations)
@@ -30,6 +33,7 @@ def borrow(plan: Plan, dataset: Dataset, auxiliary: Dataset) -> Plan:
         update={
             "auxiliary": value,
             "configurations": configurations,
+            "nominated": (*_ideas(configurations, dataset, auxiliary), *plan.nominated),
             "decisions": (*plan.decisions, *decisions, *map(_decide_streams, streams)),
         }
     )
@@ -42,6 +46,23 @@ def _with_streams(item: Configuration) -> Configuration:
     return item.model_copy(update={"network": network})
 
 
+def _ideas(
+    configurations: Sequence[Configuration], dataset: Dataset, auxiliary: Dataset
+) -> tuple[Idea, ...]:
+    """Return for each configuration that borrows the idea to do so."""
+    return tuple(
+        Idea(
+            name="auxiliary",
+            configuration=item.name,
+            borrows=True,
+            because=f"{len(dataset.cases)} cases, and {len(auxiliary.cases)} of {auxiliary.name} "
+            "that show some of the same",
+        )
+        for item in configurations
+        if item.previous_stage is None
+    )
+
+
 def _decide_share(value: Auxiliary, dataset: Dataset, auxiliary: Dataset) -> Decision:
     own, others = len(dataset.cases), len(auxiliary.cases)
     doubt = f"; with {MANY_CASES} cases of one's own it is rarely worth it" * (own >= MANY_CASES)
@@ -50,8 +71,9 @@ def _decide_share(value: Auxiliary, dataset: Dataset, auxiliary: Dataset) -> Dec
         subject="auxiliary",
         value=f"{value.name}: {value.share:.0%} of each batch, weight {value.first_weight:g} to "
         f"{value.last_weight:g}, none in the last {value.primary_only:.0%} of the run",
-        because=f"asked for with --auxiliary; {own} cases and {others} auxiliary ones: what both "
-        f"have in common is learned from both, and the end belongs to the primary ones{doubt}",
+        because=f"asked for with --auxiliary, until a race rejects it; {own} cases and {others} "
+        "auxiliary ones: what both have in common is learned from both, and the end belongs to the "
+        f"primary ones{doubt}",
         alternatives=("without it",),
     )
 

@@ -12,16 +12,18 @@ from selfseg.records.crop import Crop
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.estimate import Estimate
 from selfseg.records.fingerprint import Fingerprint
+from selfseg.records.ideas import Idea
 from selfseg.records.loss import Loss
 from selfseg.records.names import ConfigurationName
 from selfseg.records.network import Network
 from selfseg.records.plan import Budget, Configuration, Decision, Plan
 from selfseg.records.preprocessing import Preprocessing
-from selfseg.records.pretraining import MaskedReconstruction
+from selfseg.records.pretraining import MaskedReconstruction, Pretrained
 from selfseg.records.run import Schedule, Speed, Training
 from selfseg.records.selection import CandidateScore, SelectionRules
 from selfseg.records.serial import Triple
-from selfseg.records.source import Adoption, SourceFacts, TransferFacts
+from selfseg.records.source import Adoption, SourceFacts, StartVerdict, TransferFacts
+from selfseg.records.transfer import Start
 
 from .adoption import adopt
 from .auxiliary import borrow
@@ -38,7 +40,7 @@ from .memory import estimate_gib
 from .mirroring import decide_mirroring
 from .normalization import decide_normalization
 from .patch import Request, Sizes, decide_sizes
-from .pretraining import decide_pretraining
+from .pretraining import decide_pretraining, nominate_pretrained
 from .race import DefaultRacer
 from .resampling import decide_resampling
 from .schedule import decide_schedule, time_each
@@ -161,13 +163,19 @@ class DefaultPlanner:
         """Decide how a network is pretrained without labels."""
         return decide_pretraining(configuration)
 
+    def nominate_pretrained(self, made: Pretrained, start: Start) -> Idea | None:
+        """Decide whether a race should try to start from a pretrained network."""
+        return nominate_pretrained(made, start)
+
     def probed_cases(self, dataset: Dataset) -> tuple[str, ...]:
         """Decide which cases a model is tried on."""
         return choose_probed(dataset)
 
-    def nominate_start(self, source: SourceFacts, facts: TransferFacts) -> Decision:
+    def nominate_start(
+        self, source: SourceFacts, facts: TransferFacts, start: Start
+    ) -> StartVerdict:
         """Decide whether a model is worth starting from."""
-        return nominate_start(source, facts)
+        return nominate_start(source, facts, start)
 
     def borrow(self, plan: Plan, dataset: Dataset, auxiliary: Dataset) -> Plan:
         """Decide how a second data set takes part in training."""

@@ -1,12 +1,14 @@
-"""How a network is pretrained without labels: which blocks are masked, and how many."""
+"""How a network is pretrained without labels, and whether the result may be worth a race."""
 
 from __future__ import annotations
 
 from math import prod
 
+from selfseg.records.ideas import Idea
 from selfseg.records.network import ContextUNet, Network
 from selfseg.records.plan import Configuration, Decision
-from selfseg.records.pretraining import MaskedReconstruction
+from selfseg.records.pretraining import MaskedReconstruction, Pretrained
+from selfseg.records.transfer import Start
 
 FEWEST_BLOCKS = 4  # along an axis of the patch: with fewer, nothing around a block tells of it
 
@@ -31,6 +33,25 @@ def decide_pretraining(configuration: Configuration) -> tuple[MaskedReconstructi
         "cannot be painted from its rim alone; the share is ours, not measured",
     )
     return value, decision
+
+
+def nominate_pretrained(made: Pretrained, start: Start) -> Idea | None:
+    """Return the idea to start from a pretrained network; None where it has learned nothing.
+
+    Args:
+        made: The network.
+        start: How trainings would ask for it.
+    """
+    if made.error >= made.error_of_zeros:
+        return None
+    return Idea(
+        name="pretrained",
+        configuration=made.configuration.name,
+        start=start,
+        because=f"{made.steps} steps on {len(made.cases)} images without labels: the error of "
+        f"masked voxels is {made.error:.4f}, that of zeros {made.error_of_zeros:.4f}; weights "
+        f"{made.model.digest}",
+    )
 
 
 def _total_strides(network: Network, dims: int) -> tuple[int, ...]:

@@ -104,6 +104,9 @@ class DefaultRacer:
         accepted = gain.lower > ROUNDING
         if evidence.by_fold:
             parts.append("folds differ, so each counts once")
+        if gain.upper < -ROUNDING:
+            harm = "negative transfer" if evidence.is_transfer else "it does harm"
+            parts.append(f"{harm}: the interval lies below zero")
         if evidence.worst_change < -LARGEST_LOSS:
             accepted = False
             parts.append(f"a label loses {-evidence.worst_change:.4f} (allowed: {LARGEST_LOSS:g})")

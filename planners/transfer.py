@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from selfseg.records.dataset import Dataset
+from selfseg.records.ideas import Idea
 from selfseg.records.plan import Decision
-from selfseg.records.source import SourceFacts, TransferFacts
-from selfseg.records.transfer import FineTune, HeadFirst, Transfer
+from selfseg.records.source import SourceFacts, StartVerdict, TransferFacts
+from selfseg.records.transfer import FineTune, HeadFirst, Start, Transfer
 
 MANY_CASES = 200  # from which on a data set teaches all that a model could bring
 GOOD_OVERLAP, POOR_OVERLAP = 0.5, 0.2  # zero-shot Dice
@@ -36,8 +37,8 @@ def decide_transfer(name: str, cases: int) -> tuple[Transfer, Decision]:
         f"{value.warmup:.0%}"
     )
     because = (
-        "used by 'selfseg train --init' only; rate and warm-up of long runs are those of nnU-Net's "
-        f"fine-tuning; {SHORT_REASON}; "
+        "used where a training starts from a model; rate and warm-up of long runs are those of "
+        f"nnU-Net's fine-tuning; {SHORT_REASON}; "
     )
     if isinstance(value, HeadFirst):
         because += (
@@ -64,20 +65,39 @@ def choose_probed(dataset: Dataset) -> tuple[str, ...]:
     return tuple(ids[number * len(ids) // count] for number in range(count))
 
 
-def nominate_start(source: SourceFacts, facts: TransferFacts) -> Decision:
+def nominate_start(source: SourceFacts, facts: TransferFacts, start: Start) -> StartVerdict:
     """Decide whether a model is nominated, doubtful or refused; a trial on equal folds proves it.
 
-    Zero-shot overlap tells most; where no label can be compared, intensities must do.
+    Zero-shot overlap tells most; where no label can be compared, intensities must do. A model that
+    the user named and that does well is used at once, a doubtful one only after it has won a race.
+
+    Args:
+        source: The model.
+        facts: What it does with the data as it is.
+        start: How trainings would ask for it.
     """
     value, because = _verdict(facts)
-    return Decision(
+    uses = {
+        "nominated": "trainings start from it; 'selfseg race' compares them with random weights",
+        "doubtful": "not used unless it wins a race ('selfseg race')",
+        "refused": "not used, and not raced",
+    }
+    decision = Decision(
         rule="start",
         subject="init",
         value=f"{value}: {source.model.title}",
-        because=f"{because}; thresholds are our own and only nominate: compare with a training "
-        "from random weights on the same folds",
-        alternatives=tuple(v for v in ("nominated", "doubtful", "refused") if v != value),
+        because=f"{because}; {uses[value]}; thresholds are our own and only nominate",
+        alternatives=tuple(v for v in uses if v != value),
     )
+    if value == "refused":
+        return StartVerdict(decision=decision)
+    idea = Idea(
+        name="transfer",
+        configuration=source.configuration.name,
+        start=start,
+        because=f"{value}: {because}",
+    )
+    return StartVerdict(decision=decision, idea=idea, is_used=value == "nominated")
 
 
 def _verdict(facts: TransferFacts) -> tuple[str, str]:

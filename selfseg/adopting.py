@@ -10,10 +10,11 @@ from selfseg.errors import PlanError
 from selfseg.planning import find_planner
 from selfseg.records.dataset import Dataset
 from selfseg.records.fingerprint import Fingerprint
-from selfseg.records.plan import Decision, Plan
+from selfseg.records.plan import Plan
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.serial import Triple
-from selfseg.records.source import Adoption, SourceFacts, TransferFacts
+from selfseg.records.source import Adoption, SourceFacts, StartVerdict, TransferFacts
+from selfseg.records.transfer import Start
 
 if TYPE_CHECKING:
     from selfseg.training.transfer import SourceModel
@@ -33,8 +34,10 @@ class Adopter(Protocol):
         """Decide which training cases a model is tried on, by id."""
         ...
 
-    def nominate_start(self, source: SourceFacts, facts: TransferFacts) -> Decision:
-        """Decide whether a model is `nominated: …`, `doubtful: …` or `refused: …`."""
+    def nominate_start(
+        self, source: SourceFacts, facts: TransferFacts, start: Start
+    ) -> StartVerdict:
+        """Decide whether a model is worth starting from, and whether a race should try it."""
         ...
 
 
@@ -72,15 +75,40 @@ def adopt_model(plan: Plan, model: SourceFacts, *, planner: str = "default") -> 
     return plan.model_copy(update=changes)
 
 
+def with_verdict(plan: Plan, start: Start, verdict: StartVerdict) -> Plan:
+    """Return a plan with what was found of the model it fits: decision, idea, start."""
+    changes = {
+        "init": start,
+        "decisions": (verdict.decision, *plan.decisions),
+        "nominated": (*([] if verdict.idea is None else [verdict.idea]), *plan.nominated),
+    }
+    if verdict.is_used:
+        changes["configurations"] = tuple(
+            item.model_copy(update={"start": start}) if item.name == start.configuration else item
+            for item in plan.configurations
+        )
+    return plan.model_copy(update=changes)
+
+
 def judge_model(
     source: SourceModel,
+    start: Start,
     dataset: Dataset,
     fingerprint: Fingerprint,
     *,
     planner: str,
     device: str,
-) -> Decision:
-    """Try a model on some training cases, and return what the planner makes of that."""
+) -> StartVerdict:
+    """Try a model on some training cases, and return what the planner makes of that.
+
+    Args:
+        source: The model.
+        start: How trainings would ask for it.
+        dataset: The data.
+        fingerprint: Of the data.
+        planner: Who judges.
+        device: Where to predict.
+    """
     from selfseg.networks.device import select_device
     from selfseg.training.probe import probe
 
@@ -94,9 +122,9 @@ def judge_model(
         device=select_device(device),
         seen_cases=len(dataset.cases) - len(unseen.cases),
     )
-    verdict = adopter.nominate_start(source.facts, facts)
-    level = logging.INFO if verdict.value.startswith("nominated") else logging.WARNING
-    log.log(level, "Start %s, because %s", verdict.value, verdict.because)
+    verdict = adopter.nominate_start(source.facts, facts, start)
+    level = logging.INFO if verdict.is_used else logging.WARNING
+    log.log(level, "Start %s, because %s", verdict.decision.value, verdict.decision.because)
     return verdict
 
 

@@ -18,13 +18,12 @@ from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.requests import TrainRequest
-from selfseg.starting import opened_start
+from selfseg.starting import start_of_fold, tell_of_random_weights
 from selfseg.workspace import DatasetFolder
 
 if TYPE_CHECKING:
     from selfseg.loading.patches import PreviousStage
     from selfseg.training.job import AuxiliaryData, TrainingJob
-    from selfseg.training.transfer import SourceModel
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +97,10 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
 
     configuration = find_configuration(known.plan, request.configuration)
     train_cases, validation_cases = _fold_cases(known, request.fold)
-    start = _open_start(known, request, validation_cases)
+    start = start_of_fold(known, configuration, request.fold, validation_cases, request.start)
+    output = known.folder.fold(configuration.name, request.fold)
+    if start is None and (request.restart or not output.weights.is_file()):
+        tell_of_random_weights(known.plan, configuration.name, request.fold)
     maps = previous_maps(known, configuration, (*train_cases, *validation_cases))
     workers = default_workers(request.workers)
     arrays = prepare(
@@ -123,7 +125,7 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         start=start,
         auxiliary=_auxiliary(known, configuration, workers=workers),
         source=source_weights(known, configuration, request.fold, validation_cases),
-        output=known.folder.fold(configuration.name, request.fold),
+        output=output,
         epochs=request.epochs,
         steps_per_epoch=request.steps_per_epoch,
         time_s=request.time_s,
@@ -132,37 +134,6 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         workers=request.workers,
         restart=request.restart,
     )
-
-
-def _open_start(
-    known: PlannedDataset, request: TrainRequest, held_out: Sequence[str]
-) -> SourceModel | None:
-    """Return the model that a training is to start from; None: random weights."""
-    asked = request.start
-    if asked is None:
-        _tell_of_random_weights(known, request)
-        return None
-    from selfseg.training.second_encoder import refuse_two_starts
-    from selfseg.training.start import refuse_leak
-
-    refuse_two_starts(find_configuration(known.plan, request.configuration))
-    like = (request.configuration, request.fold)
-    with opened_start(asked, like=like) as source:
-        refuse_leak(source, known.dataset, held_out)
-        return source
-
-
-def _tell_of_random_weights(known: PlannedDataset, request: TrainRequest) -> None:
-    """Say so if a configuration that was planned to fit a model starts without it."""
-    place = f"configurations.{request.configuration}."
-    fits = any(d.rule == "init" and d.subject.startswith(place) for d in known.plan.decisions)
-    if fits and not known.folder.fold(request.configuration, request.fold).weights.is_file():
-        log.warning(
-            "%s fold %s was planned to start from a model, and starts from random weights: only "
-            "'selfseg train --init' starts from it",
-            request.configuration,
-            request.fold,
-        )
 
 
 def validate_fold(

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfseg import planning
-from selfseg.adopting import adopt_model, judge_model
+from selfseg.adopting import adopt_model, judge_model, with_verdict
 from selfseg.auxiliary import borrow
-from selfseg.budget import detect_budget
+from selfseg.budget import detect_budget, parse_gib
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.processes import default_workers
 from selfseg.folds import prepare_all
@@ -21,8 +21,9 @@ from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.plan import Plan
-from selfseg.requests import PlanRequest, read_case_list
-from selfseg.starting import opened_start
+from selfseg.records.transfer import Start
+from selfseg.requests import PlanRequest, RunRequest, read_case_list
+from selfseg.starting import is_planned, opened_start, planned_as
 from selfseg.workspace import DatasetFolder, dataset_folder, keep_former
 
 if TYPE_CHECKING:
@@ -64,6 +65,41 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
     return result
 
 
+def refuse_other_plan(folder: DatasetFolder, workspace: Path, request: RunRequest) -> None:
+    """Refuse options of a run that ask for another plan than the one that is there.
+
+    Raises:
+        SelfSegError: Names these options.
+    """
+    plan, dataset = serial.load(Plan, folder.plan), serial.load(Dataset, folder.dataset)
+    wanted = read_case_list(request.cases)
+    differing = []
+    if wanted is not None and set(wanted) != {case.id for case in dataset.cases}:
+        differing.append(f"--cases {request.cases}")
+    if request.memory is not None and parse_gib(request.memory) != plan.budget.memory_gib:
+        differing.append(f"--memory {request.memory}")
+    if request.planner not in (RunRequest.planner, plan.planner):
+        differing.append(f"--planner {request.planner}")
+    if request.start is not None and not is_planned(request.start, plan.init, workspace):
+        differing.append(f"--init {request.start.folder}")
+    if request.auxiliary is not None and not _borrows(folder, plan, request.auxiliary, workspace):
+        differing.append(f"--auxiliary {request.auxiliary}")
+    if differing:
+        raise SelfSegError(
+            f"{folder.plan}: was made without {' and '.join(differing)}",
+            remedy="Plan again with these options ('selfseg plan'), leave them out, or use "
+            "another --workspace.",
+        )
+
+
+def _borrows(folder: DatasetFolder, plan: Plan, auxiliary: str, workspace: Path) -> bool:
+    """Tell whether a plan has this auxiliary data set, by folder or name."""
+    if plan.auxiliary is None:
+        return False
+    there = Path(serial.load(Dataset, folder.auxiliary).root)
+    return data_root(auxiliary, workspace).resolve() == there.resolve()
+
+
 @contextmanager
 def _opened_model(request: PlanRequest) -> Iterator[SourceModel | None]:
     """Give the model that the plan is to fit; None without one."""
@@ -82,7 +118,7 @@ def _decide(
     from selfseg.io.formats import read_dataset
 
     workers = default_workers(request.workers)
-    root = _data_root(source, workspace)
+    root = data_root(source, workspace)
     budget = detect_budget(request.memory, request.device)  # bad options are told first
     planning.find_planner(request.planner)
     described = read_dataset(root, only=read_case_list(request.cases))
@@ -91,8 +127,9 @@ def _decide(
     dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
     budget = detect_budget(request.memory, request.device)
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
-    if model is not None:
-        made = _fit_to_model(made, model, dataset, fingerprint, request)
+    if model is not None and request.start is not None:
+        start = planned_as(request.start, model.configuration.name, workspace)
+        made = _fit_to_model(made, model, start, dataset, fingerprint, request)
     auxiliary = _read_auxiliary(request, workspace, workers=workers)
     if auxiliary is not None:
         made = borrow(made, dataset, auxiliary, planner=request.planner)
@@ -131,6 +168,7 @@ def _forget_facts_of_others(folder: DatasetFolder, dataset: Dataset) -> None:
 def _fit_to_model(
     plan: Plan,
     model: SourceModel,
+    start: Start,
     dataset: Dataset,
     fingerprint: Fingerprint,
     request: PlanRequest,
@@ -138,9 +176,9 @@ def _fit_to_model(
     """Return a plan that fits a model to start from, with what a trial of the model says."""
     made = adopt_model(plan, model.facts, planner=request.planner)
     verdict = judge_model(
-        model, dataset, fingerprint, planner=request.planner, device=request.device
+        model, start, dataset, fingerprint, planner=request.planner, device=request.device
     )
-    return made.model_copy(update={"decisions": (verdict, *made.decisions)})
+    return with_verdict(made, start, verdict)
 
 
 def _read_auxiliary(request: PlanRequest, workspace: Path, *, workers: int) -> Dataset | None:
@@ -150,12 +188,17 @@ def _read_auxiliary(request: PlanRequest, workspace: Path, *, workers: int) -> D
 
     if request.auxiliary is None:
         return None
-    described = read_dataset(_data_root(request.auxiliary, workspace))
+    described = read_dataset(data_root(request.auxiliary, workspace))
     known = _known_facts(dataset_folder(workspace, described.name))
     return inspect(described, workers=workers, known=known)[0]
 
 
-def _data_root(source: str, workspace: Path) -> Path:
+def data_root(source: str, workspace: Path) -> Path:
+    """Return the folder of a data set that is given by folder or name.
+
+    Raises:
+        SelfSegError: It is neither.
+    """
     if Path(source).is_dir():
         return Path(source)
     known = dataset_folder(workspace, source).dataset

@@ -130,10 +130,16 @@ def _idea_complaints(plan: Plan) -> Iterator[str]:
     pairs = [(idea.configuration, idea.name) for idea in plan.nominated]
     for configuration, name in sorted({pair for pair in pairs if pairs.count(pair) > 1}):
         yield f"nominated: two ideas of {configuration} are named {name!r}"
+    stages = [item.name for item in plan.configurations if item.previous_stage is not None]
     for idea in plan.nominated:
         if unknown := sorted(set(idea.labels) - set(plan.targets.names)):
             found, known = ", ".join(unknown), ", ".join(plan.targets.names)
             yield f"nominated.{idea.name}.labels: {found}, must be some of {known}"
+        place = f"nominated.{idea.name}.borrows"
+        if idea.borrows and plan.auxiliary is None:
+            yield f"{place}: no data set: plan with --auxiliary"
+        if idea.borrows and idea.configuration in stages:
+            yield f"{place}: {idea.configuration} has a previous stage, and cannot borrow"
 
 
 def _normalization_complaints(item: Configuration) -> Iterator[str]:

@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from selfseg.errors import PlanError
+from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import default_workers
 from selfseg.folds import find_configuration, open_planned
 from selfseg.planning import find_planner
+from selfseg.racing.arms import with_configuration
+from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset
+from selfseg.records.ideas import Idea
 from selfseg.records.network import ContextUNet, TwoBranch
 from selfseg.records.plan import Configuration, Decision, Plan
 from selfseg.records.pretraining import MaskedReconstruction, Pretrained
-from selfseg.workspace import planned_folder
+from selfseg.records.transfer import Start
+from selfseg.requests import StartRequest
+from selfseg.starting import planned_as
+from selfseg.workspace import DatasetFolder, keep_former, planned_folder
 
 if TYPE_CHECKING:
     from selfseg.inference.trained import PlannedDataset
@@ -45,6 +52,10 @@ class Pretrainer(Protocol):
         """Decide how a network is pretrained."""
         ...
 
+    def nominate_pretrained(self, made: Pretrained, start: Start) -> Idea | None:
+        """Decide whether a race should try to start from a pretrained network."""
+        ...
+
 
 def find_pretrainer(name: str = "default") -> Pretrainer:
     """Return the rules of a planner; the default planner's if it has none."""
@@ -56,8 +67,13 @@ def find_pretrainer(name: str = "default") -> Pretrainer:
     return default
 
 
-def pretrain_network(dataset: str, workspace: Path, request: PretrainRequest) -> Pretrained:
+def pretrain_network(
+    dataset: str, workspace: Path, request: PretrainRequest
+) -> tuple[Pretrained, Idea | None]:
     """Pretrain the network of a planned configuration on images without labels.
+
+    Returns what was made, and the idea to start from it, which is nominated in the plan; no idea
+    where nothing was learned.
 
     Raises:
         PlanError: The configuration has no network that can be pretrained.
@@ -69,7 +85,8 @@ def pretrain_network(dataset: str, workspace: Path, request: PretrainRequest) ->
 
     known = open_planned(planned_folder(workspace, dataset))
     configuration = _configuration(known.plan, request.configuration)
-    options, decision = find_pretrainer(known.plan.planner).pretraining(configuration)
+    pretrainer = find_pretrainer(known.plan.planner)
+    options, decision = pretrainer.pretraining(configuration)
     log.info("Pretraining: %s, because %s", decision.value, decision.because)
     cases, arrays = _prepare(known, configuration, request)
     job = PretrainingJob(
@@ -88,7 +105,43 @@ def pretrain_network(dataset: str, workspace: Path, request: PretrainRequest) ->
         device=select_device(request.device),
         restart=request.restart,
     )
-    return pretrain(job)
+    made = pretrain(job)
+    start = planned_as(StartRequest(job.output.path), configuration.name, known.folder.workspace)
+    idea = pretrainer.nominate_pretrained(made, start)
+    if idea is not None:
+        _nominate(known.folder, idea)
+    return made, idea
+
+
+def _nominate(folder: DatasetFolder, idea: Idea) -> None:
+    """Write an idea to the plan that is there now, in place of one of the same name."""
+    with waited_for(folder.plan_lock):
+        plan = serial.load(Plan, folder.plan)
+        nominated = with_idea(plan, idea)
+        if nominated != plan:
+            keep_former(folder.plan, serial.text(nominated))
+            serial.save(nominated, folder.plan)
+
+
+def with_idea(plan: Plan, idea: Idea) -> Plan:
+    """Return a plan with an idea in front; the same idea keeps what races found of it.
+
+    Where other weights stand in its place now, the former ones have proved nothing for them: a
+    configuration that starts there, because they won, starts from random weights again.
+    """
+    ours = (idea.configuration, idea.name)
+    former = [i for i in plan.nominated if (i.configuration, i.name) == ours]
+    if [i.model_copy(update={"trials": ()}) for i in former] == [idea]:
+        return plan
+    others = tuple(i for i in plan.nominated if i not in former)
+    plan = plan.model_copy(update={"nominated": (idea, *others)})
+    item = find_configuration(plan, idea.configuration)
+    if item.start is None or item.start != idea.start:
+        return plan
+    log.warning(
+        "%s starts from random weights again: no race has tried what is pretrained now", item.name
+    )
+    return with_configuration(plan, item.model_copy(update={"start": None}))
 
 
 def _configuration(plan: Plan, name: str | None) -> Configuration:

@@ -58,12 +58,14 @@ class PlanRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """Options of `run`; `cases` is a file with one case id a line."""
+    """Options of `run`; `cases` is a file with one case id a line; the rest is as in `plan`."""
 
     time_s: float | None = None
     planner: str = "default"
     memory: str | None = None
     cases: Path | None = None
+    start: StartRequest | None = None
+    auxiliary: str | None = None
     device: str = "auto"
     workers: int | None = None
     seed: int = 0

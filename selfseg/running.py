@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfseg import pipeline, planning
-from selfseg.budget import parse_gib
 from selfseg.errors import NoPlanError, RecordError, SelfSegError
 from selfseg.execution.locks import held
 from selfseg.folds import find_configuration, open_planned
 from selfseg.inference.trained import PlannedDataset
+from selfseg.plan import refuse_other_plan
 from selfseg.records import serial
-from selfseg.records.dataset import Dataset, Splits
+from selfseg.records.dataset import Splits
 from selfseg.records.plan import Plan
 from selfseg.records.run import MEASURING_SHARE, RunRecord, Schedule, Speed, Training
 from selfseg.records.selection import Selection, ValidationTiming
@@ -26,7 +26,6 @@ from selfseg.requests import (
     RunRequest,
     SelectRequest,
     TrainRequest,
-    read_case_list,
 )
 from selfseg.speeds import case_seconds
 from selfseg.workspace import DatasetFolder, planned_folder
@@ -157,31 +156,13 @@ def _planned(source: str, workspace: Path, request: RunRequest) -> DatasetFolder
     except NoPlanError:
         options = PlanRequest(
             planner=request.planner, memory=request.memory, device=request.device,
-            cases=request.cases, workers=request.workers,
+            cases=request.cases, start=request.start, auxiliary=request.auxiliary,
+            workers=request.workers,
         )  # fmt: skip
         return pipeline.plan_dataset(source, workspace, options).folder
-    _refuse_other_plan(folder, request)
+    refuse_other_plan(folder, workspace, request)
     log.info("Using the plan that is there: %s", folder.plan)
     return folder
-
-
-def _refuse_other_plan(folder: DatasetFolder, request: RunRequest) -> None:
-    """Refuse options that ask for another plan than the one that is there."""
-    plan, dataset = serial.load(Plan, folder.plan), serial.load(Dataset, folder.dataset)
-    wanted = read_case_list(request.cases)
-    differing = []
-    if wanted is not None and set(wanted) != {case.id for case in dataset.cases}:
-        differing.append(f"--cases {request.cases}")
-    if request.memory is not None and parse_gib(request.memory) != plan.budget.memory_gib:
-        differing.append(f"--memory {request.memory}")
-    if request.planner not in (RunRequest.planner, plan.planner):
-        differing.append(f"--planner {request.planner}")
-    if differing:
-        raise SelfSegError(
-            f"{folder.plan}: was made without {' and '.join(differing)}",
-            remedy="Plan again with these options ('selfseg plan'), leave them out, or use "
-            "another --workspace.",
-        )
 
 
 def _former(folder: DatasetFolder, request: RunRequest) -> RunRecord | None:

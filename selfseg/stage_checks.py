@@ -58,7 +58,8 @@ def _variant_complaints(item: Configuration, plan: Plan) -> Iterator[str]:
     if not isinstance(item.network, DualChannel):
         return
     variant, place = item.network.variant, "network.variant"
-    if variant.kind == "joint_streams" and plan.borrowed(item) is None:
+    alone = plan.auxiliary is None or item.previous_stage is not None
+    if variant.kind == "joint_streams" and alone:
         yield f"{place}: joint_streams needs a data set: plan with --auxiliary"
     if variant.kind == "joint_streams" and variant.own_heads and item.loss.encoder_heads:
         yield f"{place}.own_heads: the loss has encoder_heads, which are common"

@@ -133,6 +133,11 @@ class DatasetFolder:
     path: Path
 
     @property
+    def workspace(self) -> Path:
+        """The workspace that it lies in."""
+        return self.path.parent
+
+    @property
     def dataset(self) -> Path:
         """What was read."""
         return self.path / "dataset.json"
@@ -282,6 +287,10 @@ class ArmFolder(DatasetFolder):
     def fingerprint(self) -> Path:
         """Measured facts."""
         return self.home.fingerprint
+
+    def workspace(self) -> Path:
+        """The workspace that the data set lies in."""
+        return self.home.workspace
 
     @property
     def auxiliary(self) -> Path:

@@ -10,13 +10,15 @@ import numpy.typing as npt
 from selectiondata import write_members
 from tinymodel import tiny_configuration, tiny_plan
 
+from selfseg.folds import find_configuration
 from selfseg.inference.trained import PlannedDataset
+from selfseg.racing.arms import with_configuration
 from selfseg.racing.judge import Ground, judge
 from selfseg.racing.rules import find_racer
 from selfseg.records import serial
 from selfseg.records.dataset import Fold, Splits
 from selfseg.records.ideas import Idea, IdeaTrial, RaceGain
-from selfseg.records.loss import FocalTerm, LossTerm, TopKTerm, TverskyTerm
+from selfseg.records.loss import FocalTerm, Loss, LossTerm, TopKTerm, TverskyTerm
 from selfseg.records.metrics import CaseScores, LabelScores, TopologyScores
 from selfseg.records.plan import Decision, Plan
 from selfseg.records.race import (
@@ -28,8 +30,12 @@ from selfseg.records.race import (
     RaceRecord,
     RaceTrial,
 )
+from selfseg.records.transfer import Start
 
 NAMES = ("core", "rim")
+MODEL = Start(folder="other", configuration="3d_fullres")
+TRANSFER = Idea(name="transfer", configuration="3d_fullres", start=MODEL, because="it may help")
+BORROW = Idea(name="auxiliary", configuration="3d_fullres", borrows=True, because="asked for")
 DECISION = Decision(rule="race.length", subject="trainings", value="", because="")
 
 
@@ -128,6 +134,12 @@ def verdicts(
         idea = an_idea(f"idea {number}")
         found.append(judge(ground, idea, Arm(ideas=(idea.name,)), result, Arm(), plain))
     return found
+
+
+def with_loss(plan: Plan, name: str, loss: Loss) -> Plan:
+    """Return a plan with another loss of one configuration."""
+    item = find_configuration(plan, name)
+    return with_configuration(plan, item.model_copy(update={"loss": loss}))
 
 
 def a_plan(*ideas: Idea) -> Plan:

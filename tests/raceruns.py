@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pytest
-from racedata import scores_of
+from racedata import scores_of, with_loss
 
 from selfseg.inference.trained import PlannedDataset
 from selfseg.racing import combine, race
-from selfseg.racing.arms import with_loss
 from selfseg.racing.train import Track
 from selfseg.records import serial
 from selfseg.records.dataset import Splits

@@ -81,12 +81,10 @@ def _decision_table(title: str, decisions: Sequence[Decision]) -> Table:
 
 def _nominations(ideas: Sequence[Idea]) -> Table:
     table = Table(title="Nominated: 'selfseg race' tries these", show_lines=True)
-    for column in ("idea", "for", "loss", "because"):
+    for column in ("idea", "for", "change", "because"):
         table.add_column(column, overflow="fold")
     for name in dict.fromkeys(idea.name for idea in ideas):
         alike = [idea for idea in ideas if idea.name == name]
-        change = [f"− {kind}" for kind in alike[0].replaces]
-        change += [f"+ {term.weight:g} {term.kind}" for term in alike[0].terms]
         configurations = ", ".join(idea.configuration for idea in alike)
-        table.add_row(name, configurations, "\n".join(change), alike[0].because)
+        table.add_row(name, configurations, "\n".join(alike[0].changes), alike[0].because)
     return table

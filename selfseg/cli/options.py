@@ -37,5 +37,9 @@ InitFold = Annotated[
     str | None,
     typer.Option("--init-fold", help="Fold of MODEL. Default: all, else the same, else the first."),
 ]
+Auxiliary = Annotated[
+    str | None,
+    typer.Option("--auxiliary", metavar="DATASET2", help="Train on this data set as well."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")]

@@ -38,10 +38,7 @@ def plan(
     init: options.Init = None,
     init_config: options.InitConfig = None,
     init_fold: options.InitFold = None,
-    auxiliary: Annotated[
-        str | None,
-        typer.Option("--auxiliary", metavar="DATASET2", help="Train on this data set as well."),
-    ] = None,
+    auxiliary: options.Auxiliary = None,
     no_preprocess: Annotated[
         bool, typer.Option("--no-preprocess", help="Stop after the plan.")
     ] = False,
@@ -60,7 +57,6 @@ def plan(
     from selfseg.workspace import workspace_root
 
     root = workspace_root(workspace)
-    start = requests.start_request(root, init, init_config, init_fold)
     result = pipeline.plan_dataset(
         dataset,
         root,
@@ -70,7 +66,7 @@ def plan(
             device=device,
             cases=cases,
             settings=tuple(settings or ()),
-            start=start,
+            start=requests.start_request(root, init, init_config, init_fold),
             auxiliary=auxiliary,
             preprocess=not no_preprocess,
             workers=workers,
@@ -81,4 +77,4 @@ def plan(
         return
     if explain:
         print_decisions(result.plan)
-    tables.print_plan(result, start)
+    tables.print_plan(result)

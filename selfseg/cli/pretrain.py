@@ -30,15 +30,16 @@ def pretrain(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Teach a planned network images without labels; 'train --init' starts from it."""
+    """Teach a planned network images without labels; 'race' tries to start from it."""
     from selfseg import requests
     from selfseg.cli import tables
     from selfseg.pretrain import PretrainRequest, pretrain_network
     from selfseg.workspace import workspace_root
 
-    made = pretrain_network(
+    root = workspace_root(workspace)
+    made, idea = pretrain_network(
         dataset,
-        workspace_root(workspace),
+        root,
         PretrainRequest(
             images=images,
             configuration=config,
@@ -53,4 +54,4 @@ def pretrain(
     if json:
         typer.echo(made.model_dump_json(indent=1))
         return
-    tables.print_pretrained(made)
+    tables.print_pretrained(made, idea, root)

@@ -39,7 +39,8 @@ def race(
 ) -> None:
     """Race nominated ideas against the plain plan on equal folds; accept what a paired test allows.
 
-    Accepted ideas join the plan's loss. The same command goes on after an interruption.
+    Accepted ideas join the plan; a start or a second data set that does not win leaves it. The same
+    command goes on after an interruption.
     """
     from selfseg import requests
     from selfseg.cli import race_tables

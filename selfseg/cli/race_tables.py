@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 from rich.table import Table
 
@@ -25,23 +26,37 @@ def print_race(result: RaceResult) -> None:
         out.print(result.note)
         return
     record = result.record
-    basis, name = record.basis, record.basis.configuration.name
     out.print(_table(record))
     for trial in record.trials:
         verdict = "accepted" if trial.trial.accepted else "rejected"
         out.print(f"{_raced(trial)}: {verdict}: {trial.trial.because}")
-    if record.accepted:
-        terms = " + ".join(f"{term.weight:g} {term.kind}" for term in record.loss.terms)
-        out.print(f"Loss of {name} in plan.json now: {terms}")
-        folds = basis.splits.folds
-        out.print(
-            f"Folds of {name} that are trained already had the former loss and stay usable; for "
-            f"the new one: selfseg train {record.dataset} {name} 0 --restart "
-            f"(folds 0 to {len(folds) - 1})"
-        )
-    else:
-        out.print(f"The plan of {name} stays as it is; the numbers stand in plan.json")
+    for line in _outcome(record):
+        out.print(line)
     out.print(f"Paired differences of all cases: {result.folder.differences}")
+
+
+def _outcome(record: RaceRecord) -> Iterator[str]:
+    """Yield what became of the plan."""
+    basis, name = record.basis, record.basis.configuration.name
+    if not record.accepted:
+        yield f"The loss of {name} stays as it is; the numbers stand in plan.json"
+    elif record.loss != basis.configuration.loss:
+        terms = " + ".join(f"{term.weight:g} {term.kind}" for term in record.loss.terms)
+        yield f"Loss of {name} in plan.json now: {terms}"
+    for idea in basis.ideas:
+        won = idea.name in record.accepted
+        if idea.start is not None:
+            start = f"from {idea.start.title}" if won else f"without {idea.start.title}"
+            yield f"'selfseg train' starts {name} {start}"
+        if idea.borrows:
+            takes_part = "with" if won else "without"
+            yield f"'selfseg train' trains {name} {takes_part} the auxiliary data set"
+    if record.accepted or any(idea.is_transfer for idea in basis.ideas):
+        yield (
+            f"Folds of {name} that are trained already were trained by the former plan; to train "
+            f"them by the new one: selfseg train {record.dataset} {name} 0 --restart (folds 0 to "
+            f"{len(basis.splits.folds) - 1})"
+        )
 
 
 def _table(record: RaceRecord) -> Table:

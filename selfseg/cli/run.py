@@ -26,6 +26,10 @@ def run(
         Path | None,
         typer.Option("--cases", help="Text file with the case ids to use, one a line."),
     ] = None,
+    init: options.Init = None,
+    init_config: options.InitConfig = None,
+    init_fold: options.InitFold = None,
+    auxiliary: options.Auxiliary = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     seed: options.Seed = 0,
@@ -40,14 +44,17 @@ def run(
     from selfseg.cli import tables
     from selfseg.workspace import workspace_root
 
+    root = workspace_root(workspace)
     result = running.run_dataset(
         dataset,
-        workspace_root(workspace),
+        root,
         requests.RunRequest(
             time_s=None if time is None else requests.parse_duration_s(time),
             planner=planner,
             memory=memory,
             cases=cases,
+            start=requests.start_request(root, init, init_config, init_fold),
+            auxiliary=auxiliary,
             device=device,
             workers=workers,
             seed=seed,

@@ -24,7 +24,7 @@ from selfseg.workspace import workspace_root
 if TYPE_CHECKING:
     from selfseg.inference.predictor import PredictionReport
     from selfseg.pipeline import PlanResult, TrainResult
-    from selfseg.requests import StartRequest
+    from selfseg.records.ideas import Idea
     from selfseg.running import RunResult
     from selfseg.status import DatasetStatus
 
@@ -45,8 +45,8 @@ def console() -> Console:
     return Console(highlight=False, markup=False, width=None if fits else PLAIN_WIDTH)
 
 
-def print_plan(result: PlanResult, start: StartRequest | None = None) -> None:
-    """Print the configurations of a plan and the next command; it starts from the same model."""
+def print_plan(result: PlanResult) -> None:
+    """Print the configurations of a plan, what they start from, and the next command."""
     table = Table(title=f"Plan for {result.plan.dataset}: {len(result.dataset.cases)} cases")
     for name in ("configuration", "spacing mm", "patch", "batch", "network", "memory GiB"):
         table.add_column(name)
@@ -67,9 +67,17 @@ def print_plan(result: PlanResult, start: StartRequest | None = None) -> None:
     names = result.plan.proposed or tuple(item.name for item in result.plan.configurations)
     out.print(f"Worth training, in this order: {', '.join(names)}")
     out.print(f"Written to {result.folder.path}")
+    for item in result.plan.configurations:
+        if item.start is not None:
+            out.print(f"{item.name} starts from {item.start.title}")
     where = _workspace_option(result.folder.path.parent)
-    init = "" if start is None else _start_options(start)
-    out.print(f"Next: selfseg train {result.plan.dataset} {names[0]} 0{where}{init}")
+    out.print(f"Next: selfseg train {result.plan.dataset} {names[0]} 0{where}")
+    foreign = [
+        i.name for i in result.plan.nominated if i.is_transfer and i.configuration == names[0]
+    ]
+    if foreign:
+        race = f"selfseg race {result.plan.dataset} --ideas {','.join(foreign)}{where}"
+        out.print(f"Whether that beats training without: {race}")
 
 
 def print_trained(result: TrainResult) -> None:
@@ -87,9 +95,9 @@ def print_trained(result: TrainResult) -> None:
     out.print(f"Model: {result.folder}")
 
 
-def print_pretrained(made: Pretrained) -> None:
-    """Print how a network was pretrained, and how to start from it."""
-    out = console()
+def print_pretrained(made: Pretrained, idea: Idea | None, root: Path) -> None:
+    """Print how a network was pretrained, what a race can try, and how to start from it."""
+    out, where = console(), _workspace_option(root)
     out.print(
         f"{made.model.dataset} {made.model.configuration}: {made.steps} steps on "
         f"{len(made.cases)} images, {made.seconds:.0f} s"
@@ -97,8 +105,12 @@ def print_pretrained(made: Pretrained) -> None:
     out.print(
         f"Error of masked voxels: {made.error:.4f}; painting zeros has {made.error_of_zeros:.4f}"
     )
+    name, configuration = made.model.dataset, made.model.configuration
+    if idea is not None:
+        race = f"selfseg race {name} --config {configuration} --ideas {idea.name}{where}"
+        out.print(f"Whether it beats random weights: {race}")
     start = f"--init {shlex.quote(made.model.folder)}"
-    out.print(f"Next: selfseg train {made.model.dataset} {made.model.configuration} 0 {start}")
+    out.print(f"Next: selfseg train {name} {configuration} 0 {start}{where}")
 
 
 def print_transfer(report: TransferReport) -> None:
@@ -230,14 +242,6 @@ def _print_families(table: MetricsTable) -> None:
 def _cells(scores: LabelScores) -> list[str]:
     values = ((getattr(scores, field), digits) for _, field, digits in COLUMNS)
     return ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
-
-
-def _start_options(start: StartRequest) -> str:
-    """Return the options of `train` that start from the same model."""
-    chosen = f" --init {shlex.quote(str(start.folder))}"
-    if start.configuration is not None:
-        chosen += f" --init-config {start.configuration}"
-    return chosen if start.fold is None else f"{chosen} --init-fold {start.fold}"
 
 
 def _workspace_option(root: Path) -> str:

@@ -59,12 +59,12 @@ def build_training_network(
     """Return a fresh network with the heads that only training uses.
 
     They are drawn last: all other weights are those of a network without them. `stream_outputs`
-    are the outputs for an auxiliary data set, for which some networks have parameters of its own.
+    are the outputs for an auxiliary data set, for which some networks have parameters of its own;
+    without such a data set they have none.
     """
     network = build_network(options, channels=channels, outputs=outputs)
-    if isinstance(options, DualChannel) and isinstance(options.variant, JointStreams):
-        own = stream_outputs if options.variant.own_heads else None
-        network.auxiliary_stream = AuxiliaryStream(network, own)
+    if stream_outputs is not None and isinstance(options, DualChannel):
+        _add_stream(network, options, stream_outputs)
     if heads == HeadCounts() or isinstance(options, TwoBranch):
         return network
     plain = plain_part(options)
@@ -79,6 +79,13 @@ def build_training_network(
         outputs=outputs,
     )
     return network
+
+
+def _add_stream(network: nn.Module, options: DualChannel, outputs: int) -> None:
+    """Give a network parameters of its own for an auxiliary data set, if it is to have some."""
+    if isinstance(options.variant, JointStreams):
+        own = outputs if options.variant.own_heads else None
+        network.auxiliary_stream = AuxiliaryStream(network, own)
 
 
 def _dual_channel(options: DualChannel, *, channels: int, outputs: int) -> nn.Module:

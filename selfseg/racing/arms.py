@@ -8,7 +8,6 @@ from selfseg.errors import PlanError
 from selfseg.folds import find_configuration
 from selfseg.plan_checks import check_plan
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import Loss
 from selfseg.records.plan import Configuration, Plan
 
 
@@ -31,11 +30,10 @@ def entrants(
             remedy=f"There is: {', '.join(names) or 'none'}.",
         )
     chosen = tuple(idea for idea in own if idea.name in wanted)
-    inside = [idea.name for idea in chosen if idea.trials and idea.trials[-1].accepted]
+    inside = [idea.name for idea in chosen if _is_inside(configuration, idea)]
     if inside:
         raise PlanError(
-            f"nominated: {', '.join(inside)}: accepted before, and part of the loss of "
-            f"{configuration.name}",
+            f"nominated: {', '.join(inside)}: accepted before, and part of {configuration.name}",
             remedy="Leave it out of --ideas.",
         )
     if len(chosen) > most:
@@ -47,24 +45,48 @@ def entrants(
     return chosen
 
 
-def apply_idea(loss: Loss, idea: Idea) -> Loss:
-    """Return a loss without the kinds of terms that an idea replaces, and with its own."""
-    kept = tuple(term for term in loss.terms if term.kind not in idea.replaces)
-    return loss.model_copy(update={"terms": (*kept, *idea.terms)})
+def _is_inside(item: Configuration, idea: Idea) -> bool:
+    """Tell whether an idea was accepted, and no other start has taken its place since."""
+    accepted = bool(idea.trials) and idea.trials[-1].accepted
+    return accepted and idea.start in (None, item.start)
 
 
-def apply_ideas(loss: Loss, ideas: Sequence[Idea]) -> Loss:
-    """Return a loss with several ideas, in this order."""
+def apply_idea(item: Configuration, idea: Idea) -> Configuration:
+    """Return a configuration with an idea: its terms in place of others, its start, its data."""
+    kept = tuple(term for term in item.loss.terms if term.kind not in idea.replaces)
+    loss = item.loss.model_copy(update={"terms": (*kept, *idea.terms)})
+    changes = {
+        "loss": loss,
+        "start": idea.start or item.start,
+        "borrows": item.borrows or idea.borrows,
+    }
+    return item.model_copy(update=changes)
+
+
+def apply_ideas(item: Configuration, ideas: Sequence[Idea]) -> Configuration:
+    """Return a configuration with several ideas, in this order."""
     for idea in ideas:
-        loss = apply_idea(loss, idea)
-    return loss
+        item = apply_idea(item, idea)
+    return item
 
 
-def with_loss(plan: Plan, name: str, loss: Loss) -> Plan:
-    """Return a plan with another loss of one configuration."""
+def without_ideas(item: Configuration, ideas: Sequence[Idea]) -> Configuration:
+    """Return a configuration without what ideas bring that a plan may use before any race.
+
+    These are starts and the auxiliary data set; terms join a loss only when they have won.
+    """
+    changes: dict[str, object] = {}
+    if item.start is not None and any(idea.start == item.start for idea in ideas):
+        changes["start"] = None
+    if any(idea.borrows for idea in ideas):
+        changes["borrows"] = False
+    return item.model_copy(update=changes)
+
+
+def with_configuration(plan: Plan, changed: Configuration) -> Plan:
+    """Return a plan with a configuration in place of the one of the same name."""
     configurations = tuple(
-        item.model_copy(update={"loss": loss}) if item.name == name else item
-        for item in plan.configurations
+        changed if item.name == changed.name else item for item in plan.configurations
     )
     return plan.model_copy(update={"configurations": configurations})
 
@@ -76,35 +98,39 @@ def arm_plan(plan: Plan, name: str, ideas: Sequence[Idea]) -> Plan:
         PlanError: An idea does not fit the data, changes nothing, or would take away what is not
             there, or what an idea before it brought.
     """
-    loss = find_configuration(plan, name).loss
-    changed = apply_ideas(loss, ideas)
+    plain = find_configuration(plan, name)
+    changed = apply_ideas(plain, ideas)
     told = ", ".join(idea.name for idea in ideas)
     remedy = (
         f"Mend or remove the idea ({told}) in 'nominated' of plan.json, or name others with "
         "--ideas."
     )
-    if refused := _replacement_fault(loss, ideas):
+    if refused := _replacement_fault(plain, ideas):
         raise PlanError(f"nominated: {refused}", remedy=remedy)
-    if ideas and changed == loss:
-        raise PlanError(f"nominated: {told} changes nothing in the loss of {name}", remedy=remedy)
-    if not changed.terms:
+    if ideas and changed == plain:
+        raise PlanError(f"nominated: {told} changes nothing in {name}", remedy=remedy)
+    if not changed.loss.terms:
         raise PlanError(f"nominated: {told} leaves no term in the loss of {name}", remedy=remedy)
-    made = with_loss(plan, name, changed).model_copy(update={"nominated": ()})
+    made = with_configuration(plan, changed).model_copy(update={"nominated": (), "init": None})
     check_plan(made, remedy=remedy)
     return made
 
 
-def _replacement_fault(loss: Loss, ideas: Sequence[Idea]) -> str:
+def _replacement_fault(item: Configuration, ideas: Sequence[Idea]) -> str:
     """Return which idea cannot replace what it should, and why; '' if all can."""
     brought: dict[str, str] = {}
+    started = ""
     for idea in ideas:
-        there = {term.kind for term in loss.terms}
+        there = {term.kind for term in item.loss.terms}
         for kind in idea.replaces:
             if kind in brought:
                 return f"{idea.name} replaces {kind}, which {brought[kind]} brought"
             if kind not in there:
                 return f"{idea.name} replaces {kind}, which the loss does not have"
-        loss = apply_idea(loss, idea)
+        if idea.start is not None and started:
+            return f"{idea.name} starts from one model, {started} from another"
+        started = idea.name if idea.start is not None else started
+        item = apply_idea(item, idea)
         brought |= {term.kind: idea.name for term in idea.terms}
     return ""
 

@@ -70,6 +70,7 @@ def judge(
         cases=int(np.isfinite(judged).sum()),
         cases_better=int((judged > ROUNDING).sum()),
         by_fold=interval.by_fold,
+        is_transfer=idea.is_transfer,
     )
     decision = ground.racer.accept_idea(evidence)
     single = {metric: _mean(table[:, columns], 1) for metric, table in tables.items()}

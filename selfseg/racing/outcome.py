@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from selfseg.errors import PlanError
 from selfseg.execution.locks import waited_for
 from selfseg.folds import find_configuration
 from selfseg.plan_checks import check_plan
-from selfseg.racing.arms import with_loss
+from selfseg.racing.arms import apply_ideas, with_configuration, without_ideas
 from selfseg.records import serial
 from selfseg.records.ideas import Idea, IdeaTrial
 from selfseg.records.plan import Decision, Plan
@@ -30,7 +32,7 @@ def write_outcome(folder: DatasetFolder, record: RaceRecord) -> None:
 
 
 def with_outcome(plan: Plan, record: RaceRecord) -> Plan:
-    """Return a plan with the trials of a race, and the accepted ideas in the loss.
+    """Return a plan with the trials of a race, with the accepted ideas and without the others.
 
     Raises:
         PlanError: The raced configuration or an idea was changed during the race.
@@ -46,7 +48,7 @@ def with_outcome(plan: Plan, record: RaceRecord) -> Plan:
         if idea.name not in own
         or own[idea.name].model_copy(update={"trials": (), "because": idea.because}) != idea
     ]
-    if find_configuration(plan, name) != basis.configuration:
+    if without_ideas(find_configuration(plan, name), basis.ideas) != basis.configuration:
         changed.append(f"configurations.{name}")
     if changed:
         raise PlanError(
@@ -59,7 +61,8 @@ def with_outcome(plan: Plan, record: RaceRecord) -> Plan:
     )
     changes = {"nominated": nominated, "decisions": (*plan.decisions, *_decisions(record))}
     updated = plan.model_copy(update=changes)
-    return with_loss(updated, name, record.loss) if record.accepted else updated
+    won = [idea for name in record.accepted for idea in basis.ideas if idea.name == name]
+    return with_configuration(updated, apply_ideas(basis.configuration, won))
 
 
 def _is_told(now: Idea | None, raced: Idea, record: RaceRecord) -> bool:
@@ -81,23 +84,49 @@ def _tried(idea: Idea, record: RaceRecord) -> Idea:
 
 
 def _decisions(record: RaceRecord) -> list[Decision]:
-    """Return one decision for each idea, and one for the loss if it changes."""
+    """Return one decision for each idea, and one for each part of the plan that was at stake."""
     basis = record.basis
-    name = basis.configuration.name
+    item, losses = basis.configuration, (basis.configuration.loss, record.loss)
     decisions = [_decision(_trials(record, idea)[-1], idea, record) for idea in basis.ideas]
-    if record.accepted:
-        terms = [f"{term.weight:g} {term.kind}" for term in record.loss.terms]
-        former = [f"{term.weight:g} {term.kind}" for term in basis.configuration.loss.terms]
-        decisions.append(
-            Decision(
-                rule="race.loss",
-                subject=f"configurations.{name}.loss.terms",
-                value=" + ".join(terms),
-                because=f"ideas that won their race: {', '.join(record.accepted)}",
-                alternatives=(" + ".join(former),),
-            )
-        )
+    won = [idea for idea in basis.ideas if idea.name in record.accepted]
+    former, loss = (" + ".join(f"{t.weight:g} {t.kind}" for t in loss.terms) for loss in losses)
+    if losses[0] != losses[1]:
+        because = f"ideas that won their race: {', '.join(record.accepted)}"
+        decisions.append(_stake(item.name, "loss", "loss.terms", loss, because, (former,)))
+    if starts := [idea for idea in basis.ideas if idea.start is not None]:
+        titles = {idea.name: idea.start.title for idea in starts if idea.start is not None}
+        usual = "random weights" if item.start is None else item.start.title
+        value = next((titles[idea.name] for idea in won if idea.name in titles), usual)
+        others = tuple(title for title in (*titles.values(), usual) if title != value)
+        because = _verdicts(record, starts)
+        decisions.append(_stake(item.name, "start", "start", value, because, others))
+    if lenders := [idea for idea in basis.ideas if idea.borrows]:
+        value = str(any(idea.borrows for idea in won))
+        because = _verdicts(record, lenders)
+        decisions.append(_stake(item.name, "borrows", "borrows", value, because, ()))
     return decisions
+
+
+def _stake(
+    name: str, rule: str, place: str, value: str, because: str, alternatives: tuple[str, ...]
+) -> Decision:
+    """Return the decision on a part of a configuration that a race was about."""
+    return Decision(
+        rule=f"race.{rule}",
+        subject=f"configurations.{name}.{place}",
+        value=value,
+        because=because,
+        alternatives=alternatives,
+    )
+
+
+def _verdicts(record: RaceRecord, ideas: Sequence[Idea]) -> str:
+    """Return what became of ideas, and why."""
+    last = [(idea.name, _trials(record, idea)[-1]) for idea in ideas]
+    return "; ".join(
+        f"{name} was {'accepted' if trial.accepted else 'rejected'} ({trial.because})"
+        for name, trial in last
+    )
 
 
 def _decision(found: IdeaTrial, idea: Idea, record: RaceRecord) -> Decision:

@@ -13,7 +13,13 @@ from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.locks import held
 from selfseg.folds import find_configuration, open_planned, training_job
 from selfseg.inference.trained import PlannedDataset, previous_digest
-from selfseg.racing.arms import apply_ideas, describe_rest, entrants
+from selfseg.racing.arms import (
+    apply_ideas,
+    describe_rest,
+    entrants,
+    with_configuration,
+    without_ideas,
+)
 from selfseg.racing.combine import combine
 from selfseg.racing.judge import Ground, judge
 from selfseg.racing.outcome import write_outcome
@@ -27,6 +33,7 @@ from selfseg.records.race import Arm, RaceBasis, RacedCase, RaceMetric, RaceReco
 from selfseg.records.run import MEASURING_SHARE
 from selfseg.requests import RaceRequest
 from selfseg.speeds import case_seconds, loss_step_seconds
+from selfseg.starting import start_of_fold
 from selfseg.workspace import RaceFolder, planned_folder
 
 log = logging.getLogger(__name__)
@@ -46,13 +53,15 @@ class RaceResult:
 def race_dataset(dataset: str, workspace: Path, request: RaceRequest) -> RaceResult:
     """Race nominated ideas of one configuration against its plain plan; accept what wins.
 
-    Each arm is trained on the same folds with the same seed and number of steps. Accepted ideas
-    join the plan's loss; what was found of every idea is written to the plan as well. The same
+    Each arm is trained on the same folds with the same seed and number of steps. Where an idea is a
+    start or an auxiliary data set, the plain arm is trained without it. Accepted ideas join the
+    plan, others leave it; what was found of every idea is written to the plan as well. The same
     command goes on after an interruption.
 
     Raises:
         SelfSegError: As `train`; fewer than two patients are held out; no time for a single step;
-            another process races; the plan's configuration was changed meanwhile.
+            another process races; the plan's configuration was changed meanwhile; a model to start
+            from is not there, or has seen a held-out case.
     """
     known = open_planned(planned_folder(workspace, dataset))
     names = known.plan.proposed or tuple(item.name for item in known.plan.configurations)
@@ -62,6 +71,9 @@ def race_dataset(dataset: str, workspace: Path, request: RaceRequest) -> RaceRes
     ideas = entrants(known.plan, configuration, request.ideas, most)
     if not ideas:
         return RaceResult(None, None, describe_rest(known.plan, configuration))
+    configuration = without_ideas(configuration, ideas)
+    plan = with_configuration(known.plan, configuration)
+    known = PlannedDataset(known.folder, plan, known.dataset)
     basis = _basis(known, configuration, ideas, request)
     cases = raced_cases(known, basis)
     if len(basis.folds) < racer.race_rules().fewest_folds:
@@ -115,17 +127,48 @@ def _basis(
             "exist or holds out no case",
             remedy=f"Choose from {', '.join(numbered) or 'none'}.",
         )
+    # all that some arm reads
+    widest = configuration
+    if any(idea.borrows for idea in ideas):
+        widest = configuration.model_copy(update={"borrows": True})
     return RaceBasis(
         configuration=configuration,
         ideas=tuple(idea.model_copy(update={"trials": ()}) for idea in ideas),
         folds=folds,
         splits=splits,
-        files=known.data_digest(configuration, [case.id for case in known.dataset.cases]),
+        files=known.data_digest(widest, [case.id for case in known.dataset.cases]),
         previous=previous_digest(known.folder, configuration),
         seed=request.seed,
         total_s=request.time_s,
-        auxiliary=known.plan.borrowed(configuration),
+        auxiliary=known.plan.borrowed(widest),
+        starts=_starts(known, splits, folds, [configuration, *_started(configuration, ideas)]),
     )
+
+
+def _started(configuration: Configuration, ideas: Sequence[Idea]) -> list[Configuration]:
+    """Return a configuration with each idea that is a start."""
+    return [apply_ideas(configuration, [idea]) for idea in ideas if idea.start is not None]
+
+
+def _starts(
+    known: PlannedDataset, splits: Splits, folds: Sequence[str], items: Sequence[Configuration]
+) -> tuple[str, ...]:
+    """Return digests of the weights that configurations start from on folds.
+
+    Raises:
+        ModelError: A model is not there, does not fit, or has seen what a fold holds out: no arm
+            is trained then.
+    """
+    from selfseg.training.start import refuse_misfit
+
+    digests = []
+    for item in items:
+        for fold in folds if item.start is not None else ():
+            source = start_of_fold(known, item, fold, splits.folds[int(fold)].validation)
+            assert source is not None  # of a configuration that has a start
+            refuse_misfit(source, known.plan, item)
+            digests.append(source.model.digest)
+    return tuple(digests)
 
 
 def _former(folder: RaceFolder) -> RaceRecord | None:
@@ -221,8 +264,8 @@ def _run(track: Track, record: RaceRecord, racer: Racer) -> RaceRecord:
     record = record.model_copy(update={"results": tuple(results), "trials": tuple(trials)})
     record = combine(track, record, ground)
     by_name = {idea.name: idea for idea in track.ideas}
-    loss = apply_ideas(record.loss, [by_name[name] for name in record.accepted])
-    return record.model_copy(update={"loss": loss, "finished": True})
+    won = apply_ideas(record.basis.configuration, [by_name[name] for name in record.accepted])
+    return record.model_copy(update={"loss": won.loss, "finished": True})
 
 
 def _tell(record: RaceRecord) -> None:
@@ -239,10 +282,10 @@ def _tell(record: RaceRecord) -> None:
         f"; for ideas together up to {further * len(basis.folds)} more" if further else "",
     )  # fmt: skip
     for arm in record.arms:
-        terms = chain(*(idea.terms for idea in basis.ideas if idea.name in arm.ideas))
-        added = ", ".join(term.kind for term in terms)
+        changes = chain(*(idea.changes for idea in basis.ideas if idea.name in arm.ideas))
+        told = ", ".join(changes)
         taken = f", {arm.step_s:.3g} s a step" if arm.step_s is not None else ""
-        log.info("  %s%s%s", arm.name, f" (adds {added})" if added else "", taken)
+        log.info("  %s%s%s", arm.name, f" ({told})" if told else "", taken)
 
 
 def _draw(record: RaceRecord, folder: RaceFolder) -> None:

@@ -1,13 +1,16 @@
-"""Ideas that a fingerprint nominates for the loss, and what a race found of each."""
+"""Ideas that a plan nominates for a configuration, and what a race found of each."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from pydantic import Field
 
 from selfseg.records.estimate import Estimate
 from selfseg.records.loss import LossTerm
 from selfseg.records.names import ConfigurationName
-from selfseg.records.serial import Record
+from selfseg.records.serial import GrownRecord, Record
+from selfseg.records.transfer import Start
 
 
 class RaceGain(Record):
@@ -43,23 +46,42 @@ class IdeaTrial(Record):
     because: str
 
 
-class Idea(Record):
-    """A change of one configuration's loss that the data suggest; a race accepts or rejects it.
+class Idea(GrownRecord):
+    """A change of one configuration that may help; a race accepts or rejects it.
 
     Attributes:
         name: Of the idea, unique within the configuration; `+` joins several.
-        configuration: Whose loss it would change.
+        configuration: Which it would change.
         terms: What joins the loss.
         replaces: Kinds of terms that leave it; it must have them all.
+        start: Model that trainings start from, in place of the configuration's start.
+        borrows: Whether it is training on the plan's auxiliary data set as well.
         labels: Labels or regions that it is for, and judged on; empty means all.
         because: The evidence.
         trials: What races found, the last one last.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"start", "borrows"})
+
     name: str = Field(pattern=r"^[^+]+$")
     configuration: ConfigurationName
-    terms: tuple[LossTerm, ...]
+    terms: tuple[LossTerm, ...] = ()
     replaces: tuple[str, ...] = ()
+    start: Start | None = None
+    borrows: bool = False
     labels: tuple[str, ...] = ()
     because: str
     trials: tuple[IdeaTrial, ...] = ()
+
+    @property
+    def is_transfer(self) -> bool:
+        """Whether it brings what was learned, or is to be learned, from other data."""
+        return self.start is not None or self.borrows
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What it changes, in words: `− cross_entropy`, `+ 1 top_k`, `start at MODEL`."""
+        taken = [f"− {kind}" for kind in self.replaces]
+        added = [f"+ {term.weight:g} {term.kind}" for term in self.terms]
+        begun = [f"start at {self.start.title}"] if self.start is not None else []
+        return (*taken, *added, *begun, *["+ the auxiliary data set"] * self.borrows)

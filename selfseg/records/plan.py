@@ -17,7 +17,7 @@ from selfseg.records.optimization import Optimization
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.serial import GrownRecord, Record, Triple
 from selfseg.records.shape_model import ShapeOptions
-from selfseg.records.transfer import FineTune, Transfer
+from selfseg.records.transfer import FineTune, Start, Transfer
 
 
 class Budget(Record):
@@ -77,9 +77,11 @@ class Configuration(GrownRecord):
         previous_stage: Configuration whose segmentation is a further input (cascade).
         transfer: How weights that come from another model are trained on.
         crop: Look only around what the previous stage found (fine stage); None: everywhere.
+        start: Model that trainings start from; None: random weights.
+        borrows: Whether the plan's auxiliary data set takes part, where there is one.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"transfer", "crop"})
+    later: ClassVar[frozenset[str]] = frozenset({"transfer", "crop", "start", "borrows"})
 
     name: ConfigurationName
     preprocessing: Preprocessing
@@ -95,6 +97,8 @@ class Configuration(GrownRecord):
     previous_stage: ConfigurationName | None = None
     transfer: Transfer = FineTune()
     crop: Crop | None = None
+    start: Start | None = None
+    borrows: bool = True
 
     @property
     def context(self) -> int:
@@ -113,7 +117,9 @@ class Plan(Record):
             them is ever removed.
         shapes: Which labels' predicted shapes get a quality score, and how shape models are made.
         auxiliary: A second data set that configurations of one stage are trained on as well.
-        nominated: What the shapes in the data suggest for the loss, to be tried in a race.
+        init: The model that the plan was made to fit, whatever was found of it.
+        nominated: Losses that the shapes in the data suggest, a model to start from, a second data
+            set: to be tried in a race.
         decisions: Why.
     """
 
@@ -131,6 +137,7 @@ class Plan(Record):
     crf: CrfGrid | None = None
     tubular: tuple[str, ...] = ()
     auxiliary: Auxiliary | None = None
+    init: Start | None = None
     nominated: tuple[Idea, ...] = ()
     shapes: ShapeOptions = ShapeOptions()
     decisions: tuple[Decision, ...]
@@ -158,7 +165,8 @@ class Plan(Record):
         A second stage has no segmentations of the auxiliary cases by a network that has not seen
         them.
         """
-        return self.auxiliary if configuration.previous_stage is None else None
+        takes_part = configuration.borrows and configuration.previous_stage is None
+        return self.auxiliary if takes_part else None
 
     def input_channels(self, configuration: Configuration) -> int:
         """Return a network's input channels: the image's, in a cascade also one a label."""

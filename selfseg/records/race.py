@@ -75,6 +75,7 @@ class RaceEvidence(Record):
         worst_change: Smallest mean change of any label's Dice.
         folds, cases, cases_better: Of the held-out cases that have any of the labels.
         by_fold: Whether the interval is one over folds, because they differ.
+        is_transfer: Whether the idea brings something from other data.
     """
 
     metrics: tuple[RaceMetric, ...]
@@ -84,6 +85,7 @@ class RaceEvidence(Record):
     cases: int
     cases_better: int
     by_fold: bool
+    is_transfer: bool = False
 
 
 class RacedCase(Record):
@@ -122,11 +124,12 @@ class RaceBasis(GrownRecord):
     """All that a race depends on: the same basis goes on with a race, another begins one.
 
     Attributes:
-        configuration: As planned, without the ideas.
+        configuration: As planned, without what the ideas bring.
         ideas: In the plan's order, without their trials.
         folds: Numbers of those that are raced.
         splits, files: The folds, and a digest of the files of all cases, auxiliary ones too.
-        auxiliary: How a second data set takes part.
+        auxiliary: How a second data set takes part, in some arm or in all.
+        starts: Digests of the weights that arms start from.
         previous: In a cascade, a digest of the previous stage's weights.
         seed, total_s: Of all trainings; time limit.
     """
@@ -140,8 +143,9 @@ class RaceBasis(GrownRecord):
     seed: int
     total_s: float | None
     auxiliary: Auxiliary | None = None
+    starts: tuple[str, ...] = ()
 
-    later: ClassVar[frozenset[str]] = frozenset({"auxiliary"})
+    later: ClassVar[frozenset[str]] = frozenset({"auxiliary", "starts"})
 
 
 class RaceRecord(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfseg.records.ideas import Idea
 from selfseg.records.plan import Configuration, Decision
 from selfseg.records.serial import Record, Triple
 from selfseg.records.transfer import StartModel
@@ -63,3 +64,17 @@ class TransferFacts(Record):
     overlaps: tuple[LabelOverlap, ...] = ()
     intensity_distance: float | None = None
     spacing_ratios: Triple
+
+
+class StartVerdict(Record):
+    """Whether a model is worth starting from.
+
+    Attributes:
+        decision: `nominated: …`, `doubtful: …` or `refused: …`, and why.
+        idea: To be tried in a race; None where it is refused.
+        is_used: Whether trainings start from it before a race has tried it.
+    """
+
+    decision: Decision
+    idea: Idea | None = None
+    is_used: bool = False

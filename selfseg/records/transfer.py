@@ -79,6 +79,27 @@ Transfer = Annotated[
 PRETRAINED = "pretrained"  # in place of a fold
 
 
+class Start(Record):
+    """Where the model lies that trainings of a configuration start from.
+
+    Attributes:
+        folder: Folder or file; a relative one lies in the workspace, so that this may be moved.
+        configuration: Of the model; None: the one of the same name, or the only one.
+        fold: Of the model; None: the one trained on all cases, else that of the same number as is
+            trained, else the first.
+    """
+
+    folder: str
+    configuration: ConfigurationName | None = None
+    fold: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Name of the model in messages."""
+        parts = (self.folder, self.configuration, self.fold and f"fold {self.fold}")
+        return " ".join(part for part in parts if part)
+
+
 class StartModel(Record):
     """Which trained network a training started from.
 

@@ -13,9 +13,11 @@ from selfseg.errors import ModelError
 from selfseg.inference.find import Candidate, choose_model, find_models
 from selfseg.inference.model import describe_fold, load_fold
 from selfseg.inference.trained import ALL_CASES, model_digest
+from selfseg.networks.build import build_network
 from selfseg.networks.weights import load_weights
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset
+from selfseg.records.plan import Configuration, Plan
 from selfseg.records.pretraining import Pretrained
 from selfseg.records.transfer import StartModel
 from selfseg.training.job import TrainingJob
@@ -110,6 +112,20 @@ def refuse_leak(source: SourceModel, dataset: Dataset, held_out: Sequence[str]) 
             "its scores are too good",
             " and ".join(source.unknown),
         )
+
+
+def refuse_misfit(source: SourceModel, plan: Plan, configuration: Configuration) -> None:
+    """Refuse a model whose weights have no place in a configuration's network.
+
+    Raises:
+        ModelError: They have none.
+    """
+    network = build_network(
+        configuration.network,
+        channels=plan.input_channels(configuration),
+        outputs=plan.targets.outputs,
+    )
+    map_weights(source, network.state_dict(), Ends.of(plan, configuration), configuration)
 
 
 def start_(network: nn.Module, job: TrainingJob) -> Tuning:

@@ -16,8 +16,8 @@ from commandline import (
 
 from selfseg import phantoms
 from selfseg.records import serial
-from selfseg.records.plan import Plan
-from selfseg.records.transfer import TransferReport
+from selfseg.records.plan import Configuration, Plan
+from selfseg.records.transfer import Start, TransferReport
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,6 @@ def test_a_plan_fits_the_model_and_a_training_starts_from_it(tmp_path: Path) -> 
     done = selfseg("plan", "small", *shared, "--init", "large", "--workers", "0")
     assert done.returncode == 0, done.stderr
     assert "train small 3d_fullres 0" in done.stdout
-    assert "--init" in done.stdout
     plans = [
         serial.load(Plan, tmp_path / "workspace" / name / "plan.json")
         for name in ("large", "small")
@@ -64,6 +63,8 @@ def test_a_plan_fits_the_model_and_a_training_starts_from_it(tmp_path: Path) -> 
     assert (ours.network, ours.patch) == (theirs.network, theirs.patch)
     assert ours.preprocessing == theirs.preprocessing  # CT: clipped and scaled as the model knows
     assert plans[1].proposed[0] == "3d_fullres"
+    assert plans[1].init == Start(folder="large", configuration="3d_fullres")
+    _check_verdict(plans[1], ours, done.stdout, done.stderr)
     assert {d.subject for d in plans[1].decisions if d.rule == "init"} >= {
         "configurations.3d_fullres.patch",
         "configurations.3d_fullres.preprocessing.normalization",
@@ -86,19 +87,33 @@ def test_a_plan_fits_the_model_and_a_training_starts_from_it(tmp_path: Path) -> 
     _start_from_a_file(tmp_path)
 
 
+def _check_verdict(plan: Plan, item: Configuration, printed: str, told: str) -> None:
+    """Check that what was found of the model is what the plan does with it, and says."""
+    verdict = plan.decisions[0].value.partition(":")[0]
+    assert f"Start {verdict}: large 3d_fullres" in told
+    used = "3d_fullres starts from large 3d_fullres" in printed
+    assert used is (item.start is not None) is (verdict == "nominated")
+    raced = "selfseg race small --ideas transfer" in printed
+    assert raced is any(idea.name == "transfer" for idea in plan.nominated)
+    assert raced is (verdict != "refused")
+
+
 def _start_from_a_file(tmp_path: Path) -> None:
     shared = ("--workspace", tmp_path / "workspace", "--device", "cpu")
     file = tmp_path / "large.zip"
     done = selfseg("export", tmp_path / "workspace" / "large", "-o", file)
     assert done.returncode == 0, done.stderr
-    done = selfseg("plan", "small", *shared, "--init", file, "--workers", "0", "--no-preprocess")
+    nothing = ("--set", "configurations.3d_fullres.start=null", "--set", "nominated=[]")
+    done = selfseg(
+        "plan", "small", *shared, "--init", file, "--workers", "0", "--no-preprocess", *nothing
+    )
     assert done.returncode == 0, done.stderr
     done = selfseg("train", "small", "3d_fullres", "1", *shared, *SHORT, "--init", file)
     assert done.returncode == 0, done.stderr
     assert "It is not known which images" in done.stderr
     done = selfseg("train", "small", "3d_fullres", "2", *shared, *SHORT)
     assert done.returncode == 0, done.stderr
-    assert "was planned to start from a model, and starts from random weights" in done.stderr
+    assert "fold 2 starts from random weights: what the plan was made to fit is" in done.stderr
 
 
 def test_what_is_given_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -72,3 +72,13 @@ def test_names_of_labels_may_differ_in_capital_letters() -> None:
     found = decision(plan, "auxiliary.labels")
     assert found.value == "by name: " + ", ".join(label.name for label in own.labels)
     assert "background" not in found.because
+
+
+def test_a_second_data_set_is_an_idea_for_every_configuration_of_one_stage() -> None:
+    plan = borrowed(*pair())
+    ideas = [idea for idea in plan.nominated if idea.borrows]
+    assert [idea.configuration for idea in ideas] == [
+        item.name for item in plan.configurations if plan.borrowed(item) is not None
+    ]
+    assert ideas[0] == plan.nominated[0]
+    assert "10 cases, and 6 of other" in ideas[0].because

@@ -155,6 +155,20 @@ def test_other_variants_predict_as_the_backbone(variant: JointStreams | SecondIn
     assert torch.equal(built(options).eval()(image(PLAIN))[0], built(PLAIN).eval()(image(PLAIN))[0])
 
 
+@pytest.mark.parametrize("outputs", [None, 2])
+def test_only_a_second_data_set_needs_a_stream(outputs: int | None) -> None:
+    """Without one a network of two streams trains as its backbone: the control of a race."""
+    options = DualChannel(backbone=PLAIN, variant=JointStreams())
+    torch.manual_seed(0)
+    network = build_training_network(
+        options, channels=3, outputs=2, heads=HeadCounts(), stream_outputs=outputs
+    )
+    names = {name for name, _ in network.named_parameters()}
+    assert any(name.startswith("auxiliary_stream.") for name in names) is (outputs is not None)
+    plain = built(PLAIN).state_dict()
+    assert {name for name in names if not name.startswith("auxiliary_stream.")} == set(plain)
+
+
 @BOTH
 def test_a_stream_shares_convolutions_and_nothing_else(backbone: PlainNetwork) -> None:
     network = built(backbone)

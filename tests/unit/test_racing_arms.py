@@ -6,14 +6,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from racedata import a_plan, a_record, a_trial, an_idea
+from racedata import a_plan, a_record, a_trial, an_idea, with_loss
 from tinymodel import tiny_configuration
 
 from selfseg.errors import PlanError, RecordError
 from selfseg.execution.locks import waited_for
 from selfseg.inference.trained import weights_digest
 from selfseg.plan_checks import check_plan
-from selfseg.racing.arms import apply_ideas, arm_plan, describe_rest, entrants, with_loss
+from selfseg.racing.arms import apply_ideas, arm_plan, describe_rest, entrants
 from selfseg.racing.outcome import with_outcome, write_outcome
 from selfseg.records import serial
 from selfseg.records.ideas import Idea
@@ -37,17 +37,18 @@ FOCAL = an_idea("focal", FocalTerm(weight=0.5), replaces=("cross_entropy",))
 
 
 def test_terms_join_and_those_replaced_leave() -> None:
-    changed = apply_ideas(PLAIN, [TOP_K])
+    item = CONFIGURATION.model_copy(update={"loss": PLAIN})
+    changed = apply_ideas(item, [TOP_K]).loss
     assert changed.terms == (DiceTerm(), TopKTerm())
     assert changed.deep_supervision_decay == 0.25
-    both = apply_ideas(PLAIN, [TOP_K, FOCAL])
+    both = apply_ideas(item, [TOP_K, FOCAL]).loss
     assert both.terms == (DiceTerm(), TopKTerm(), FocalTerm(weight=0.5))
-    assert apply_ideas(PLAIN, []) == PLAIN
+    assert apply_ideas(item, []) == item
 
 
 def test_weights_of_the_plain_loss_stay_usable() -> None:
     plan = a_plan(TOP_K)
-    changed = with_loss(plan, "3d_fullres", apply_ideas(PLAIN, [TOP_K]))
+    changed = with_loss(plan, "3d_fullres", Loss(terms=(DiceTerm(), TopKTerm())))
     assert changed.configurations != plan.configurations
     digests = {weights_digest(each, each.configurations[0]) for each in (plan, changed)}
     assert len(digests) == 1
@@ -56,7 +57,7 @@ def test_weights_of_the_plain_loss_stay_usable() -> None:
 def test_the_plan_of_an_arm_has_its_loss_and_no_ideas() -> None:
     plan = with_loss(a_plan(TOP_K, FOCAL), "3d_fullres", PLAIN)
     made = arm_plan(plan, "3d_fullres", [FOCAL])
-    assert made.configurations[0].loss == apply_ideas(PLAIN, [FOCAL])
+    assert made.configurations[0].loss.terms == (DiceTerm(), FocalTerm(weight=0.5))
     assert made.nominated == ()
     assert arm_plan(plan, "3d_fullres", []).configurations == plan.configurations
 
@@ -163,7 +164,7 @@ def raced(*, accepted: tuple[str, ...] = ()) -> RaceRecord:
     )
     record = a_record(ideas, trials)
     won = [idea for idea in ideas if idea.name in accepted]
-    loss = apply_ideas(record.basis.configuration.loss, won)
+    loss = apply_ideas(record.basis.configuration, won).loss
     return record.model_copy(update={"accepted": accepted, "loss": loss})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,16 @@ from selfseg import running
 from selfseg.errors import SelfSegError
 from selfseg.inference.trained import PlannedDataset
 from selfseg.pipeline import plan_dataset
+from selfseg.plan import refuse_other_plan
 from selfseg.records import serial
+from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Fold, Splits
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Decision, Plan
 from selfseg.records.run import RunRecord, Schedule, Speed, Training
 from selfseg.records.selection import Selection
-from selfseg.records.transfer import StartModel
-from selfseg.requests import PlanRequest, RunRequest, SelectRequest
+from selfseg.records.transfer import Start, StartModel
+from selfseg.requests import PlanRequest, RunRequest, SelectRequest, StartRequest
 from selfseg.selection.candidates import compare
 from selfseg.status import read_status
 
@@ -105,6 +108,51 @@ def test_a_run_refuses_options_that_the_plan_was_not_made_with(
         with pytest.raises(SelfSegError, match=f"was made without {finding}"):
             running.run_dataset("phantom", tmp_path, request)
     assert not known.folder.run.exists()
+
+
+def test_a_run_refuses_a_start_and_a_second_data_set_that_the_plan_does_not_have(
+    known: PlannedDataset, tmp_path: Path
+) -> None:
+    model = StartRequest(tmp_path / "other")
+    requests = (
+        RunRequest(start=model),
+        RunRequest(start=replace(model, fold="1")),
+        RunRequest(start=replace(model, configuration="2d")),
+        RunRequest(auxiliary=str(tmp_path)),
+        RunRequest(auxiliary="phantom"),
+    )
+
+    def complaint(request: RunRequest) -> str:
+        try:
+            refuse_other_plan(known.folder, tmp_path, request)
+        except SelfSegError as error:
+            return error.message.removeprefix(f"{known.folder.plan}: was made without ").split()[0]
+        return ""
+
+    assert [complaint(each) for each in requests] == ["--init"] * 3 + ["--auxiliary"] * 2
+    # whether the start is used or was rejected since
+    init = Start(folder="other", configuration="3d_fullres")
+    plan = known.plan.model_copy(update={"init": init, "auxiliary": Auxiliary(name="phantom")})
+    serial.save(plan, known.folder.plan)
+    serial.save(known.dataset, known.folder.auxiliary)
+    assert [complaint(each) for each in requests] == ["", "--init", "--init", "--auxiliary", ""]
+
+
+def test_a_run_plans_with_the_start_and_the_second_data_set_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[PlanRequest] = []
+
+    def plan(_: str, __: Path, request: PlanRequest) -> None:
+        asked.append(request)
+        raise SelfSegError("planned")
+
+    monkeypatch.setattr("selfseg.pipeline.plan_dataset", plan)
+    model = StartRequest(tmp_path / "other", "3d_fullres", "0")
+    source = write_tiny_dataset(tmp_path / "data", train=2, test=0)
+    with pytest.raises(SelfSegError, match="planned"):
+        running.run_dataset(str(source), tmp_path, RunRequest(start=model, auxiliary="more"))
+    assert [(request.start, request.auxiliary) for request in asked] == [(model, "more")]
 
 
 def test_a_run_refuses_another_data_set_of_the_same_name(

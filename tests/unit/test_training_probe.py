@@ -23,6 +23,7 @@ from selfseg.records.dataset import Case, Dataset, File, Label
 from selfseg.records.geometry import Geometry, Orientation
 from selfseg.records.model import TrainedFold
 from selfseg.records.source import LabelOverlap, TransferFacts
+from selfseg.records.transfer import Start
 from selfseg.training import probe as training_probe
 from selfseg.training.probe import PERCENTS, probe, wasserstein
 from selfseg.training.start import open_source
@@ -31,6 +32,7 @@ from selfseg.training.transfer import SourceModel
 SHAPE = (8, 16, 16)
 NATIVE = Geometry(shape=SHAPE, spacing_mm=(2.0, 1.0, 1.0))
 ONES = (1.0, 1.0, 1.0)
+START = Start(folder="other", configuration="3d_fullres")
 
 
 @pytest.fixture(autouse=True)
@@ -138,9 +140,9 @@ def test_cases_that_the_model_was_trained_on_are_not_tried(
     monkeypatch.setattr(training_probe, "probe", watch)
     source = replace(always_core(tmp_path), images=frozenset({"1", "3"}))
     fingerprint = make_fingerprint([((2.0, 1.0, 1.0), SHAPE)] * 3)
-    verdict = judge_model(source, dataset, fingerprint, planner="default", device="cpu")
+    verdict = judge_model(source, START, dataset, fingerprint, planner="default", device="cpu")
     assert asked == [(("b",), 2)]
-    assert "trained on 2 of them" in verdict.because
+    assert "trained on 2 of them" in verdict.decision.because
 
 
 def test_without_a_common_label_only_intensities_tell(tmp_path: Path) -> None:
@@ -190,9 +192,15 @@ def test_overlap_decides_and_else_intensities(
     tmp_path: Path, known: TransferFacts, verdict: str
 ) -> None:
     save_model(tmp_path / "model", tiny_plan(dataset="other"))
-    decision = nominate_start(open_source(tmp_path / "model").facts, known)
-    assert decision.value.startswith(f"{verdict}: other 3d_fullres")
-    assert f"{known.training_cases} cases" in decision.because
+    found = nominate_start(open_source(tmp_path / "model").facts, known, START)
+    assert found.decision.value.startswith(f"{verdict}: other 3d_fullres")
+    assert f"{known.training_cases} cases" in found.decision.because
+    assert found.is_used is (verdict == "nominated")
+    if verdict == "refused":
+        assert found.idea is None
+    else:
+        assert found.idea is not None
+        assert (found.idea.configuration, found.idea.start) == ("3d_fullres", START)
 
 
 def test_probed_cases_are_spread_over_all() -> None:

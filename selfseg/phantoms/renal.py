@@ -91,10 +91,11 @@ class Growth:
 
 # The spread of intensities is alike; what differs is its scale, and the border, in part.
 GROWTHS = {
-    BENIGN: Growth(border=(0.02, 0.11), mottle_hu=(0.0, 14.0), slope_hu=(10.0, 26.0)),
-    MALIGNANT: Growth(border=(0.05, 0.18), mottle_hu=(16.0, 36.0), slope_hu=(0.0, 12.0)),
+    BENIGN: Growth(border=(0.02, 0.11), mottle_hu=(0.0, 18.0), slope_hu=(8.0, 26.0)),
+    MALIGNANT: Growth(border=(0.05, 0.18), mottle_hu=(13.0, 36.0), slope_hu=(0.0, 14.0)),
 }
 MOTTLE_MM, BORDER_MM = 1.7, 4.5  # width of the smooth noise that both are made from
+REACH = 1.6  # radii that a ragged border may come to
 
 
 def write_renal_dataset(
@@ -138,9 +139,9 @@ def make_renal(rng: np.random.Generator, *, style: Style) -> Phantom:
     direction /= np.linalg.norm(direction)
     center = centers[chosen] + rng.uniform(0.6, 0.95) * direction * KIDNEY_RADII
     mean = rng.uniform(*style.tumor_hu)
-    mask, texture = _tumor(axes, center, growth, style=style, rng=rng)
-    image[mask] = mean + texture[mask]
-    label[mask] = TUMOR
+    box, mask, texture = _tumor(axes, center, growth, style=style, rng=rng)
+    image[box][mask] = mean + texture[mask]
+    label[box][mask] = TUMOR
     image = ndimage.gaussian_filter(image, BLUR_VOXELS)
     image += rng.normal(0, style.noise_hu, style.shape).astype(np.float32)
     z, y, x = (float(v) for v in rng.uniform(-100, 100, 3))
@@ -210,34 +211,40 @@ def _tumor(
     *,
     style: Style,
     rng: np.random.Generator,
-) -> tuple[Bools, Floats]:
-    """Return where the tumor is, and by how much its voxels differ from its mean."""
+) -> tuple[tuple[slice, ...], Bools, Floats]:
+    """Return a box, where in it the tumor is, and by how much its voxels differ from its mean."""
+    box = tuple(
+        slice(near[0], near[-1] + 1)
+        for near in (
+            np.flatnonzero(np.abs(axis - middle) <= REACH * TUMOR_MM[1])
+            for axis, middle in zip(axes, center, strict=True)
+        )
+    )
+    z, y, x = axes[0][box[0]], axes[1][:, box[1]], axes[2][:, :, box[2]]
     border = rng.uniform(*growth.border)
     # E[(1 + b·n)³] = 1 + 3b² for standard normal n: a ragged tumor is not larger.
     radius = rng.uniform(*TUMOR_MM) / (1 + 3 * border**2) ** (1 / 3)
-    squared = _squared(axes, center, np.full(3, radius))
-    swing = 1 + border * _smooth_noise(BORDER_MM, style, rng).clip(-2.5, 2.5)
+    squared = _squared((z, y, x), center, np.full(3, radius))
+    swing = 1 + border * _smooth_noise(squared.shape, BORDER_MM, style, rng).clip(-2.5, 2.5)
     parts, _ = ndimage.label(squared <= swing**2)
-    nearest = np.unravel_index(int(squared.argmin()), style.shape)
+    nearest = np.unravel_index(int(squared.argmin()), squared.shape)
     mask: Bools = ndimage.binary_fill_holes(parts == parts[nearest])
     direction = rng.normal(size=3).astype(np.float32)
-    slope = sum(d * axis for d, axis in zip(direction, axes, strict=True))
-    texture = np.zeros(style.shape, np.float32)
-    for field, span in (
-        (_smooth_noise(MOTTLE_MM, style, rng), growth.mottle_hu),
-        (np.broadcast_to(slope, style.shape), growth.slope_hu),
-    ):
+    slope = direction[0] * z + direction[1] * y + direction[2] * x
+    mottle = _smooth_noise(squared.shape, MOTTLE_MM, style, rng)
+    texture = np.zeros(squared.shape, np.float32)
+    for field, span in ((mottle, growth.mottle_hu), (slope, growth.slope_hu)):
         inside = field[mask]
         texture[mask] += rng.uniform(*span) * (inside - inside.mean()) / inside.std()
-    return mask, texture
+    return box, mask, texture
 
 
-def _smooth_noise(width_mm: float, style: Style, rng: np.random.Generator) -> Floats:
+def _smooth_noise(
+    shape: tuple[int, ...], width_mm: float, style: Style, rng: np.random.Generator
+) -> Floats:
     """Return noise of standard deviation 1 that is alike within a few mm."""
     widths = [width_mm / spacing for spacing in style.spacing_mm]
-    noise: Floats = ndimage.gaussian_filter(
-        rng.normal(size=style.shape).astype(np.float32), widths, truncate=3.0
-    )
+    noise: Floats = ndimage.gaussian_filter(rng.normal(size=shape).astype(np.float32), widths)
     return noise / noise.std()
 
 

@@ -18,6 +18,7 @@ SEED = 127  # as many benign as malignant, in both parts
 FOLDS = 5
 COARSE_STEPS, FINE_STEPS = 600, 500
 EPOCHS = 10
+LIMIT_S = 6 * 3600  # of a command, on a machine that has other work
 FEATURES = [8, 16, 32, 64]
 MEMORY = "150MB"  # patches that see a tenth of an image, so that there are two stages
 
@@ -33,7 +34,7 @@ class Chain:
 
     def run(self, *arguments: str | Path) -> str:
         """Run a command; return what it prints."""
-        done = selfseg(*map(str, arguments), limit_s=7200)
+        done = selfseg(*map(str, arguments), limit_s=LIMIT_S)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -65,6 +66,8 @@ class Chain:
                 "--device", "cpu", "--epochs", str(EPOCHS),
                 "--steps-per-epoch", str(steps // EPOCHS),
             )  # fmt: skip
+            sys.stdout.write(f"{configuration} fold {fold} trained\n")
+            sys.stdout.flush()
 
     def unseen_dice(self, configuration: str) -> dict[str, float]:
         """Predict the test cases with all folds; return the mean Dice of each label."""

@@ -21,7 +21,7 @@ BENIGN, MALIGNANT = "benign", "malignant"
 
 # Places and radii in mm, (z, y, x) from the middle: y grows to the back, x to the patient's left.
 # Kidneys are small beside the body, as in life; all else only has to be where it is expected.
-KIDNEY_CENTER, KIDNEY_RADII, KIDNEY_BEND = (0.0, 24.0, 40.0), (22.0, 13.0, 14.0), 6.0
+KIDNEY_CENTER, KIDNEY_RADII, KIDNEY_BEND = (0.0, 24.0, 40.0), (20.0, 12.0, 13.0), 6.0
 SINGLE_KIDNEY, CYST = 0.15, 0.5  # share of cases; of kidneys
 CYST_MM, TUMOR_MM = (4.0, 7.0), (8.0, 12.5)
 MEDULLA = 0.4  # of the squared radius of a kidney

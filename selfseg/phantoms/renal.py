@@ -244,8 +244,9 @@ def _smooth_noise(
 ) -> Floats:
     """Return noise of standard deviation 1 that is alike within a few mm."""
     widths = [width_mm / spacing for spacing in style.spacing_mm]
-    noise: Floats = ndimage.gaussian_filter(rng.normal(size=shape).astype(np.float32), widths)
-    return noise / noise.std()
+    noise = ndimage.gaussian_filter(rng.normal(size=shape).astype(np.float32), widths)
+    scaled: Floats = noise / noise.std()
+    return scaled
 
 
 def _axes(style: Style) -> Axes:

@@ -132,8 +132,8 @@ def test_one_tumor_touches_one_of_at_most_two_kidneys(style: Style) -> None:
 
 def test_styles_show_one_body_differently(primary: list[Phantom]) -> None:
     """Same field of view; contrast, noise and window are the protocol's."""
-    extents = [np.multiply(style.shape, style.spacing_mm) for style in (PRIMARY, AUXILIARY)]
-    np.testing.assert_allclose(*extents)
+    here, there = (np.multiply(style.shape, style.spacing_mm) for style in (PRIMARY, AUXILIARY))
+    np.testing.assert_allclose(here, there)
     other = cases_of(AUXILIARY, 6)
     assert primary[0].image.min() < -900
     assert (other[0].image.min(), other[0].image.max()) == AUXILIARY.window_hu
@@ -172,7 +172,7 @@ def test_written_dataset_has_labels_and_diagnoses(tmp_path: Path) -> None:
     described = json.loads((tmp_path / "dataset.json").read_text())
     assert described["labels"] == {"background": 0, "kidney": 1, "tumor": 2}
     assert described["channel_names"] == {"0": "CT"}
-    rows = {}
+    rows: dict[str, str] = {}
     for part, count in (("Tr", 3), ("Ts", 2)):
         with (tmp_path / f"diagnosis{part}.csv").open() as file:
             table = list(csv.DictReader(file))

@@ -125,7 +125,7 @@ def train_classifier(request: ClassifyRequest) -> Training:
         positive=request.positive,
         patients=patients_of(request.images),
     )
-    region = region_of_interest(request.masks, request.region, labels.unit)
+    region = region_of_interest(request.masks, request.region, labels.unit, images=request.images)
     workers = default_workers(request.workers)
     with _chosen_network(request) as network:
         trained = train_classifier(

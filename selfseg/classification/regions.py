@@ -69,15 +69,23 @@ class RegionFeatures:
 
 
 def region_of_interest(
-    masks: Sequence[Path], asked: str | None, unit: Unit = "case"
+    masks: Sequence[Path], asked: str | None, unit: Unit = "case", *, images: Path | None = None
 ) -> RegionOfInterest:
     """Return the part of the masks that a name or a value means; None means all of it.
+
+    Args:
+        masks: Their folders; a dataset.json there or one folder up says what values are called.
+        asked: Label, region or value.
+        unit: Whether a case is one region, or each of its components.
+        images: Their folder. Beside predictions there is no dataset.json; they have the values
+            that the data set of the images declares.
 
     Raises:
         DatasetError: No such label or region; or lesions are wanted, whose numbers mean nothing
             without the label that they are counted in.
     """
-    declared = (declared_targets(folder) for folder in masks)
+    beside = () if asked is None or images is None else (images,)
+    declared = (declared_targets(folder) for folder in (*masks, *beside))
     targets = next((found for found in declared if found is not None), None)
     if asked is None:
         if unit == "lesion" and targets is not None and len(targets.names) > 1:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from selfseg.classification.regions import RegionFiles, region_masks
+from selfseg.classification.regions import RegionFiles, region_masks, region_of_interest
+from selfseg.errors import DatasetError
 from selfseg.records.classification import RegionOfInterest
 
 
@@ -39,3 +42,25 @@ def test_many_lesions_do_not_need_as_many_volumes() -> None:
     tracemalloc.stop()
     assert count == 512
     assert peak < 30 * labels.size  # bytes; a mask is one a voxel, 512 would be 512
+
+
+def describe(folder: Path, labels: dict[str, int]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **labels}}))
+    return folder
+
+
+def test_names_in_predicted_masks_are_those_of_the_data_set_of_the_images(tmp_path: Path) -> None:
+    images = describe(tmp_path / "data", {"kidney": 1, "tumor": 2}) / "imagesTr"
+    images.mkdir()
+    masks = tmp_path / "fold_0" / "validation"
+    masks.mkdir(parents=True)
+    found = region_of_interest([masks], "tumor", images=images)
+    assert (found.name, found.values) == ("tumor", (2,))
+    with pytest.raises(DatasetError, match=r"--region liver: neither .*kidney, tumor"):
+        region_of_interest([masks], "liver", images=images)
+    # Without a name nothing is looked up: every value above 0 counts.
+    assert region_of_interest([masks], None, images=images).values == ()
+    # What lies beside the masks goes first.
+    describe(masks, {"tumor": 7})
+    assert region_of_interest([masks], "tumor", images=images).values == (7,)

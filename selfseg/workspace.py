@@ -288,6 +288,7 @@ class ArmFolder(DatasetFolder):
         """Measured facts."""
         return self.home.fingerprint
 
+    @property
     def workspace(self) -> Path:
         """The workspace that the data set lies in."""
         return self.home.workspace

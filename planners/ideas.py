@@ -15,7 +15,7 @@ from selfseg.records.loss import (
 from selfseg.records.plan import Configuration
 
 from .label_shapes import FAINT_CONTRAST, LabelShape, Shapes, network_spacing_mm
-from .shape_models import nominate_shape_code
+from .shape_models import nominate_hidden_parts, nominate_shape_code
 from .shapes import is_compact
 from .tubes import nominate_tube_terms
 
@@ -40,6 +40,7 @@ def nominate(configuration: Configuration, shapes: Shapes) -> tuple[Idea, ...]:
     """
     ideas = (
         nominate_shape_code(configuration, shapes),
+        nominate_hidden_parts(configuration, shapes),
         _adaptive(configuration, shapes),
         _smoothness(configuration, shapes),
         _distances(configuration, shapes),

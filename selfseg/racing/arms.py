@@ -52,13 +52,16 @@ def _is_inside(item: Configuration, idea: Idea) -> bool:
 
 
 def apply_idea(item: Configuration, idea: Idea) -> Configuration:
-    """Return a configuration with an idea: its terms in place of others, its start, its data."""
+    """Return a configuration with an idea: its terms in place of others, its start, its samples."""
     kept = tuple(term for term in item.loss.terms if term.kind not in idea.replaces)
     loss = item.loss.model_copy(update={"terms": (*kept, *idea.terms)})
     changes = {
         "loss": loss,
         "start": idea.start or item.start,
         "borrows": item.borrows or idea.borrows,
+        "augmentation": item.augmentation.model_copy(
+            update={} if idea.hidden_p is None else {"hidden_p": idea.hidden_p}
+        ),
     }
     return item.model_copy(update=changes)
 

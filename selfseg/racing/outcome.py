@@ -100,6 +100,10 @@ def _decisions(record: RaceRecord) -> list[Decision]:
         others = tuple(title for title in (*titles.values(), usual) if title != value)
         because = _verdicts(record, starts)
         decisions.append(_stake(item.name, "start", "start", value, because, others))
+    if hidden := [idea.hidden_p for idea in won if idea.hidden_p is not None]:
+        usual, place = str(item.augmentation.hidden_p), "augmentation.hidden_p"
+        because = f"ideas that won their race: {', '.join(record.accepted)}"
+        decisions.append(_stake(item.name, "hidden_p", place, str(hidden[-1]), because, (usual,)))
     if lenders := [idea for idea in basis.ideas if idea.borrows]:
         value = str(any(idea.borrows for idea in won))
         because = _verdicts(record, lenders)

@@ -55,13 +55,15 @@ class Idea(GrownRecord):
         terms: What joins the loss.
         replaces: Kinds of terms that leave it; it must have them all.
         start: Model that trainings start from, in place of the configuration's start.
+        hidden_p: Chance with which a slab of a training sample is hidden, in place of the
+            configuration's.
         borrows: Whether it is training on the plan's auxiliary data set as well.
         labels: Labels or regions that it is for, and judged on; empty means all.
         because: The evidence.
         trials: What races found, the last one last.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"start", "borrows"})
+    later: ClassVar[frozenset[str]] = frozenset({"start", "borrows", "hidden_p"})
 
     name: str = Field(pattern=r"^[^+]+$")
     configuration: ConfigurationName
@@ -69,6 +71,7 @@ class Idea(GrownRecord):
     replaces: tuple[str, ...] = ()
     start: Start | None = None
     borrows: bool = False
+    hidden_p: float | None = Field(default=None, gt=0.0, le=1.0)
     labels: tuple[str, ...] = ()
     because: str
     trials: tuple[IdeaTrial, ...] = ()
@@ -84,4 +87,6 @@ class Idea(GrownRecord):
         taken = [f"− {kind}" for kind in self.replaces]
         added = [f"+ {term.weight:g} {term.kind}" for term in self.terms]
         begun = [f"start at {self.start.title}"] if self.start is not None else []
-        return (*taken, *added, *begun, *["+ the auxiliary data set"] * self.borrows)
+        hidden = [f"a part hidden in {self.hidden_p:.0%} of the samples"] if self.hidden_p else []
+        borrowed = ["+ the auxiliary data set"] * self.borrows
+        return (*taken, *added, *begun, *borrowed, *hidden)

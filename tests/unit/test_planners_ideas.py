@@ -177,6 +177,16 @@ def test_a_shape_is_constrained_where_patches_show_it_whole() -> None:
         assert "shape_code" not in names(nominate(configuration(flat), found))
 
 
+def test_parts_are_hidden_where_a_shape_would_be_constrained() -> None:
+    item, fits = configuration(), (10.0, 30.0, 30.0)
+    found = nominate(item, shapes(ORGAN, VESSELS, cases=10, extents=(fits,) * 10))
+    (idea,) = (idea for idea in found if idea.name == "hidden_parts")
+    assert (idea.hidden_p, idea.terms, idea.labels) == (0.7, (), ("label 1",))
+    assert idea.changes == ("a part hidden in 70% of the samples",)
+    for other in (shapes(ORGAN, cases=61), shapes(VESSELS, cases=10)):
+        assert "hidden_parts" not in names(nominate(item, other))
+
+
 def test_predicted_shapes_are_scored_where_that_costs_seconds() -> None:
     volumes = plan_of(ORGAN).configurations
     options, (decision,) = decide_shape_models(shapes(ORGAN, VESSELS, cases=10), volumes, "cpu")

@@ -28,6 +28,7 @@ from selfseg.requests import StartRequest
 from selfseg.starting import start_of_fold, tell_of_random_weights
 
 TOP_K = an_idea("top_k", TopKTerm())
+HIDE = Idea(name="hidden_parts", configuration="3d_fullres", hidden_p=0.7, because="veils")
 
 
 @pytest.fixture
@@ -235,6 +236,21 @@ def test_a_second_data_set_stays_only_if_it_wins(
     assert plan.decisions[-1].rule == "race.borrows"
 
 
+def test_hidden_parts_join_the_plan_only_if_they_win(
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(known, HIDE, TOP_K)
+    assert arm_plan(now(known)[0], "3d_fullres", [HIDE]).configurations[0].augmentation == (
+        now(known)[1].augmentation.model_copy(update={"hidden_p": 0.7})
+    )
+    raced(known, monkeypatch, hidden_parts=0.02, top_k=-0.01)
+    plan, item = now(known)
+    assert (item.augmentation.hidden_p, item.loss) == (0.7, known.plan.configurations[0].loss)
+    (decision,) = (found for found in plan.decisions if found.rule == "race.hidden_p")
+    assert (decision.value, decision.alternatives) == ("0.7", ("0.0",))
+    assert decision.subject == "configurations.3d_fullres.augmentation.hidden_p"
+
+
 def test_an_idea_to_borrow_needs_a_data_set() -> None:
     with pytest.raises(PlanError, match=r"nominated\.auxiliary\.borrows: no data set"):
         check_plan(a_plan(BORROW))
@@ -260,13 +276,14 @@ def test_plans_and_races_from_before_stay_what_they_were() -> None:
     content = json.loads(serial.text(plan))
     del content["init"]
     for record, keys in (
-        (content["nominated"][0], ("start", "borrows")),
+        (content["nominated"][0], ("start", "borrows", "hidden_p")),
         (content["configurations"][0], ("start", "borrows")),
+        (content["configurations"][0]["augmentation"], ("hidden_p", "hidden_width")),
     ):
         for key in keys:
             del record[key]
     assert serial.decode(Plan, json.dumps(content), source="plan.json") == plan
     for record in (tried, plan.configurations[0]):
         written = record.model_dump_json(context=serial.FOR_DIGEST)
-        assert not {"start", "borrows"} & set(json.loads(written))
+        assert not {"start", "borrows", "hidden_p"} & set(json.loads(written))
     assert serial.digest(TRANSFER) != serial.digest(TRANSFER.model_copy(update={"start": None}))

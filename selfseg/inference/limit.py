@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib import import_module
 
 from selfseg.errors import DeviceError
 from selfseg.execution.resources import held_gib, return_freed_memory
@@ -52,8 +53,8 @@ def room_gib(
 
 def _load_programs() -> None:
     """Import what prediction imports when it is needed, so that it counts."""
-    import scipy.ndimage
-    import SimpleITK  # noqa: F401
+    for name in ("SimpleITK", "scipy.ndimage"):
+        import_module(name)
 
 
 def _previous(model: Model, cases: Sequence[Case]) -> tuple[float, Needs]:
@@ -69,6 +70,7 @@ def _too_little(limit_gib: float, held_gib: float, needs: Needs, ensemble: Ensem
     largest = f"; the largest image ({needs.case}) {image:.2f} GiB" if needs.case else ""
     return DeviceError(
         f"--max-memory: {limit_gib:.2f} GiB are too little: the program and its weights hold "
-        f"{held_gib:.2f} GiB, a window ({', '.join(sorted(patches))}) takes {window:.2f} GiB{largest}",
+        f"{held_gib:.2f} GiB, a window ({', '.join(sorted(patches))}) takes {window:.2f} GiB"
+        f"{largest}",
         remedy=f"Give at least --max-memory {least:.2f}GB, or predict large images elsewhere.",
     )

@@ -47,12 +47,14 @@ class MemoryBudget:
         weights_gib: What the weights of all networks take in main memory.
         work_gib: What images and windows take there.
         windows: Most windows in one call of a network; None: as many as are fast.
+        overlaps: The next image is read and the last one written while one is computed.
     """
 
     max_gib: float | None = None
     weights_gib: float = 0.0
     work_gib: float = 0.0
     windows: int | None = None
+    overlaps: bool = True
 
     def logits_bytes(self, device: torch.device) -> float:
         """Return room for the logits of one image on a device."""

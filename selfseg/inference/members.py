@@ -95,9 +95,7 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
                 quality=meter,
             )
         else:
-            budget, overlap = divide(
-                ensemble.members, left, max_memory_gib, probabilities=probabilities
-            )
+            budget = divide(ensemble.members, left, max_memory_gib, probabilities=probabilities)
             store = LogitStore(budget, folder=output)
             export = Export(
                 ensemble.members[0],
@@ -109,7 +107,7 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
                 quality=meter,
             )
             report = _predict_several(
-                ensemble, left, export, maps, tta=tta, step=step, workers=workers, overlap=overlap
+                ensemble, left, export, maps, tta=tta, step=step, workers=workers
             )
     meter.save(output)
     failed = (*maps.failed.items(), *report.failed)
@@ -125,7 +123,6 @@ def _predict_several(
     tta: bool,
     step: float | None,
     workers: int,
-    overlap: bool,
 ) -> PredictionReport:
     export.folder.mkdir(parents=True, exist_ok=True)
     adder = _Adder(export, share=1 / len(ensemble.members))
@@ -144,7 +141,7 @@ def _predict_several(
     with ProgressBar("predicting", len(turns)) as bar:
         threads = max(1, min(workers, IN_FLIGHT))
         for outcome in run_pipeline(
-            turns, prepare, compute, adder.write, threads, overlap=overlap
+            turns, prepare, compute, adder.write, threads, overlap=export.store.budget.overlaps
         ):
             turn = outcome.item
             bar.advance(note=f"{turn.case.id} {turn.member.configuration.name}")

@@ -108,7 +108,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
         raise ValueError("label maps of a previous stage belong to a cascade, and to it alone")
     output.mkdir(parents=True, exist_ok=True)
     options = inference_options(model, tta=tta, step=step)
-    budget, overlap = divide([model], cases, max_memory_gib, probabilities=probabilities)
+    budget = divide([model], cases, max_memory_gib, probabilities=probabilities)
     store = LogitStore(budget, folder=output)
     export = Export(model, output, store, probabilities, crf, tuple(steps), compact, quality)
 
@@ -123,7 +123,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
     with ProgressBar("predicting", len(cases)) as bar:
         threads = max(1, min(workers, IN_FLIGHT))
         for outcome in run_pipeline(
-            cases, prepare, compute, export.write, threads, overlap=overlap
+            cases, prepare, compute, export.write, threads, overlap=budget.overlaps
         ):
             bar.advance(note=outcome.item.id)
             if outcome.problem is None:
@@ -140,17 +140,16 @@ def divide(
     max_memory_gib: float | None,
     *,
     probabilities: bool = False,
-) -> tuple[MemoryBudget, bool]:
-    """Divide the memory of a prediction; tell whether reading, computing and writing overlap."""
+) -> MemoryBudget:
+    """Divide the memory of a prediction between what some cases and models need."""
     weights_gib = sum(model.weights_gib for model in models)
     if max_memory_gib is None:
-        return MemoryBudget(None, weights_gib), True
+        return MemoryBudget(None, weights_gib)
     needs = find_needs(models, cases, probabilities=probabilities)
     work = needs.work(max(max_memory_gib - weights_gib, 0.0))
-    budget = MemoryBudget(max_memory_gib, weights_gib, work.gib, work.windows)
     if not work.overlaps:
         log.info("Memory: one image at a time, %d windows in a call at most", work.windows)
-    return budget, work.overlaps
+    return MemoryBudget(max_memory_gib, weights_gib, work.gib, work.windows, work.overlaps)
 
 
 def member_logits(

@@ -28,7 +28,7 @@ CHANNELS_AT_ONCE, MASK_BYTES = 3, 7
 INDEX_COPIES = 8
 # Reading, reading ahead, computing, writing and waiting to be written.
 IMAGES_OVERLAPPING = 4
-SHARE_OVERLAPPING = 0.5  # of the room; the rest is for logits
+SHARE_OF_WORK = 0.5  # of the room; the rest is for logits
 MOST_WINDOWS = 64
 # What logits in a file, their tiles and the threads take at least.
 LEAST_BYTES = 64 * 2**20
@@ -70,14 +70,16 @@ class Needs:
 
     def work(self, room_gib: float) -> Work:
         """Return how to work within some room: overlapping if that leaves enough of it."""
-        spare = room_gib * GIB * SHARE_OVERLAPPING - IMAGES_OVERLAPPING * self.image
-        if spare >= self.window:
-            windows = _at_most(spare, self.window)
-            held = IMAGES_OVERLAPPING * self.image + windows * self.window
-            return Work(held / GIB, overlaps=True, windows=windows)
-        spare = max(room_gib * GIB * SHARE_OVERLAPPING - self.image, self.window)
-        windows = _at_most(spare, self.window)
-        return Work((self.image + windows * self.window) / GIB, overlaps=False, windows=windows)
+        room = room_gib * GIB
+        for images in (IMAGES_OVERLAPPING, 1):
+            share = room * SHARE_OF_WORK - images * self.image
+            if share >= self.window:
+                break
+        else:  # as little as there can be; the check of the limit has let it pass
+            images, share = 1, room - LEAST_BYTES - self.image
+        windows = max(1, min(MOST_WINDOWS, int(share // max(self.window, 1))))
+        held = images * self.image + windows * self.window
+        return Work(held / GIB, overlaps=images > 1, windows=windows)
 
 
 def find_needs(
@@ -113,10 +115,6 @@ def image_bytes(size: ImageSize, model: Model, *, probabilities: bool = False) -
         outputs = model.outputs
         writing += outputs * voxels * (2 * BYTES_FLOAT32 + 2 * BYTES_FLOAT16)
     return max(reading, preparing, computing + writing)
-
-
-def _at_most(spare: float, window: int) -> int:
-    return max(1, min(MOST_WINDOWS, int(spare // max(window, 1))))
 
 
 def _size(case: Case) -> ImageSize | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 import torch
+from selfseg.planners.memory import estimate_gib
 from trainingdata import make_configuration
 
 from selfseg.loading.batches import Batch
 from selfseg.losses.build import build_loss
-from selfseg.planners.memory import estimate_gib
 from selfseg.records.dataset import Label, Targets
 from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss
 from selfseg.records.network import UNet

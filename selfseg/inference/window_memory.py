@@ -69,7 +69,7 @@ class _Counter:
         super().__init__()
         self.most = 0
         self._before = {tensor.untyped_storage()._cdata for tensor in before}
-        self._held: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._held: dict[int, tuple[Any, int]] = {}
 
     def __torch_dispatch__(
         self,
@@ -83,14 +83,17 @@ class _Counter:
             if isinstance(leaf, Tensor):
                 storage = leaf.untyped_storage()
                 if storage._cdata not in self._before:
-                    self._held[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self._held = {key: held for key, held in self._held.items() if not held[0].expired()}
+                    reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+                    self._held[storage._cdata] = reference, storage.nbytes()
+        gone = [key for key, (held, _) in self._held.items() if held.expired()]
+        for key in gone:
+            del self._held[key]
         inside = _copied((args[0], result)) if func is CONVOLUTION else 0
         self.most = max(self.most, inside + sum(size for _, size in self._held.values()))
         return result
 
 
-class LiveBytes(_Counter, TorchDispatchMode):
+class LiveBytes(_Counter, TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the most bytes that tensors made while it is active hold at once, as `most`.
 
     Args:

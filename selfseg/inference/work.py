@@ -24,8 +24,8 @@ BYTES_FLOAT32, BYTES_FLOAT16, BYTES_INDEX = 4, 2, 1
 # resampled: itself, what lies between two axes, and the result. Masks and their holes: seven bytes.
 CHANNELS_AT_ONCE, MASK_BYTES = 3, 7
 # Label indices of an image on their way to a file: as found, cleaned, as values, as the library
-# that writes them wants them, and compressed.
-INDEX_COPIES = 8
+# that writes them wants them, compressed; post-processing takes ten bytes a voxel.
+INDEX_COPIES = 12
 # Reading, reading ahead, computing, writing and waiting to be written.
 IMAGES_OVERLAPPING = 4
 SHARE_OF_WORK = 0.5  # of the room; the rest is for logits

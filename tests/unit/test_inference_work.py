@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +182,20 @@ def test_one_image_at_a_time_gives_the_same(place: Path, monkeypatch: pytest.Mon
         free, limited = (place / folder / name for folder in ("free", "limited"))
         arrays = [sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in (free, limited)]
         np.testing.assert_array_equal(*arrays)
+
+
+COUNTED = """
+import sys, torch
+from selfseg.inference.window_memory import window_bytes
+print(window_bytes(torch.nn.Sequential(torch.nn.Conv3d(1, 8, 3)), (1, 8, 8, 8), (0,), (0, 0, 0)))
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_counting_loads_no_compiler() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTED], capture_output=True, text=True, check=True
+    )
+    counted, loaded = done.stdout.split()
+    assert int(counted) > UNSEEN_BYTES
+    assert loaded == "False", "some 70 MiB of programs that prediction does not need"

@@ -13,7 +13,8 @@ from selfseg.io.pictures import TIFF_ENDINGS
 from selfseg.io.volumes import VOLUME_ENDINGS, read_volume_header
 from selfseg.records.geometry import Geometry
 
-PICTURE_CHANNELS = 4  # at most; a palette may turn out to be colors with transparency
+# Of a picture: a palette may turn out to be colors with transparency; a value has 1, 2 or 4 bytes.
+MOST_CHANNELS, MOST_BYTES = 4, 4
 
 
 @dataclass(frozen=True)
@@ -60,26 +61,33 @@ def _of_file(path: Path) -> ImageSize:
 def _of_picture(path: Path, *, is_tiff: bool) -> tuple[Geometry, int, int]:
     """Return geometry, channels and bytes of a value; all pages of a TIFF count as slices."""
     try:
-        if is_tiff:
-            import tifffile
-
-            with tifffile.TiffFile(path) as file:
-                pages = file.series
-                values = sum(prod(page.shape) for page in pages)
-                first = pages[0]
-                y, x = (first.shape[first.axes.index(axis)] for axis in "YX")
-                voxel_bytes = first.dtype.itemsize
-            geometry = Geometry(shape=(max(1, values // (y * x)), y, x), spacing_mm=(1.0, 1.0, 1.0))
-            return geometry, 1, voxel_bytes
-        from PIL import Image
-
-        with Image.open(path) as picture:
-            x, y = picture.size
-        geometry = Geometry(shape=(1, y, x), spacing_mm=(1.0, 1.0, 1.0), is_2d=True)
-        return geometry, PICTURE_CHANNELS, 2
+        return _of_tiff(path) if is_tiff else _of_pillow(path)
     # As in pictures.py: the decoders of broken files raise nearly anything.
     except Exception as error:
         raise ImageError(
             f"{path}: damaged, truncated or not supported ({error})",
             remedy="Copy or export the file again.",
         ) from error
+
+
+def _of_tiff(path: Path) -> tuple[Geometry, int, int]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        first = file.series[0]
+        sizes = dict(zip(first.axes, first.shape, strict=True))
+        values, voxel_bytes = sum(prod(part.shape) for part in file.series), first.dtype.itemsize
+    channels, y, x = sizes.get("S", sizes.get("C", 1)), sizes["Y"], sizes["X"]
+    z = max(1, values // (y * x * channels))
+    geometry = Geometry(shape=(z, y, x), spacing_mm=(1.0, 1.0, 1.0), is_2d=z == 1)
+    return geometry, channels, voxel_bytes
+
+
+def _of_pillow(path: Path) -> tuple[Geometry, int, int]:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        x, y = picture.size
+        channels = MOST_CHANNELS if picture.mode.startswith("P") else len(picture.getbands())
+    geometry = Geometry(shape=(1, y, x), spacing_mm=(1.0, 1.0, 1.0), is_2d=True)
+    return geometry, channels, MOST_BYTES

@@ -8,9 +8,10 @@ import torch
 
 GIB = 2**30
 # Linux counts a process's most resident memory, and forgets it when told so. Pages of files, such
-# as the code of libraries and cases that are mapped, are in that count; they are no allocations.
+# as the code of libraries and cases that are mapped, and batches that loaders share are in that
+# count; they are no part of a step.
 STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-PEAK, OWN, OF_FILES = "VmHWM:", "RssAnon:", "RssFile:"
+PEAK, OWN, OTHERS = "VmHWM:", "RssAnon:", ("RssFile:", "RssShmem:")
 
 
 class MemoryUse:
@@ -48,7 +49,7 @@ class MemoryUse:
             return torch.cuda.max_memory_allocated(self._device) / GIB
         if not self._counts:
             return None
-        peak = _bytes(PEAK) - _bytes(OF_FILES)
+        peak = _bytes(PEAK) - sum(map(_bytes, OTHERS))
         return max(self._network + peak - self._before, 0) / GIB
 
 
@@ -68,7 +69,7 @@ def _forget_peak() -> bool:
     """Begin to count anew; False where the system does not count, or not for this process."""
     try:
         FORGET.write_text("5")
-        return all(mark in STATUS.read_text() for mark in (PEAK, OWN, OF_FILES))
+        return all(mark in STATUS.read_text() for mark in (PEAK, OWN, *OTHERS))
     except OSError:
         return False
 

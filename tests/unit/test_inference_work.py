@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from selfseg.inference.predictor import divide, predict_cases
 from selfseg.inference.window_memory import UNSEEN_BYTES, UNSEEN_SHARE, LiveBytes, window_bytes
 from selfseg.inference.work import LEAST_BYTES, Needs, find_needs
 from selfseg.io.formats import list_cases
+from selfseg.io.headers import read_size
 from selfseg.networks.build import build_network
 from selfseg.records.network import DSN3D, ContextUNet, Network, ResidualUNet, UNet
 from selfseg.requests import PredictRequest
@@ -73,10 +75,22 @@ def test_a_window_is_counted_on_a_smaller_one(
     assert 1 + 16 + 32 <= held <= 3 + 16 + 32
 
 
-STAGES = {"features": (4, 8), "kernels": ((3,) * 3,) * 2, "strides": ((1,) * 3, (2,) * 3)}
+KERNELS, STRIDES = ((3,) * 3,) * 2, ((1,) * 3, (2,) * 3)
 NETWORKS = (
-    (UNet(**STAGES, convs_encoder=(1, 2), convs_decoder=(1,)), (8, 16, 24)),
-    (ResidualUNet(**STAGES, blocks_encoder=(1, 1), convs_decoder=(1,)), (16, 8, 8)),
+    (
+        UNet(
+            features=(4, 8), kernels=KERNELS, strides=STRIDES, convs_encoder=(1, 2),
+            convs_decoder=(1,),
+        ),
+        (8, 16, 24),
+    ),
+    (
+        ResidualUNet(
+            features=(4, 8), kernels=KERNELS, strides=STRIDES, blocks_encoder=(1, 1),
+            convs_decoder=(1,),
+        ),
+        (16, 8, 8),
+    ),
     (DSN3D(features=(4, 8, 8), convs=(1, 1, 1)), (16, 32, 16)),
     (
         ContextUNet(
@@ -140,8 +154,8 @@ def test_the_largest_image_counts_and_a_broken_one_does_not(place: Path) -> None
     assert find_needs([model], []).image == 0
     coarse = model.configuration.preprocessing.model_copy(update={"spacing_mm": (0.5, 1.0, 1.0)})
     finer = model.configuration.model_copy(update={"preprocessing": coarse})
-    size = work.read_size([place / "in" / "b.nii.gz"])
-    fine = type(model)(**{**vars(model), "configuration": finer})
+    size = read_size([place / "in" / "b.nii.gz"])
+    fine = replace(model, configuration=finer)
     assert work.image_bytes(size, fine) > work.image_bytes(size, model) + 8 * voxels
 
 

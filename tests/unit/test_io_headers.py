@@ -42,7 +42,10 @@ def test_pictures(tmp_path: Path) -> None:
     flat, pages = read_size([tmp_path / "a.png"]), read_size([tmp_path / "b.tif"])
     assert flat.native.shape == (1, 7, 9)
     assert flat.native.is_2d
-    assert flat.channels >= 3
+    assert flat.channels == 3
+    tifffile.imwrite(tmp_path / "c.tif", np.zeros((7, 9, 3), np.uint8), photometric="rgb")
+    color, read = read_size([tmp_path / "c.tif"]), read_image([tmp_path / "c.tif"])
+    assert (color.native, color.channels) == (read.native, 3)
     assert pages.native.shape == (6, 7, 9)
     assert pages.file_bytes == 6 * 7 * 9 * 2
 

@@ -25,6 +25,7 @@ def write_ct_model(folder: Path) -> Path:
         "n_conv_per_stage_decoder": [2] * (stages - 1),
     }
     configuration = nnunetmodel.configuration(arguments, spacing=CT_SPACING_MM, patch=CT_PATCH)
+    configuration["architecture"]["_kw_requires_import"] = ["conv_op", "norm_op", "nonlin"]
     configuration |= {"normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [False]}
     dataset = nnunetmodel.DATASET | {
         "channel_names": {"0": "CT"},
@@ -33,7 +34,7 @@ def write_ct_model(folder: Path) -> Path:
     torch.manual_seed(0)
     network = nnunetmodel.NnUNet(arguments, 1, 3)
     described = nnunetmodel.plans({"3d_fullres": configuration})
-    return nnunetmodel.write_model(folder, network, described, dataset=dataset)
+    return nnunetmodel.write_model(folder, network, described, dataset=dataset, mirror=None)
 
 
 if __name__ == "__main__":

@@ -244,7 +244,7 @@ PARTS = (
     ),
     Part(
         name="predict-ct",
-        what="prediction of a CT of 200×512×512, small network, mirrored",
+        what="prediction of a CT of 200×512×512, small network, not mirrored",
         unit="s/case",
         bar=2.0,
         rounds=1,

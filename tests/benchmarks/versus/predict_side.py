@@ -31,8 +31,13 @@ def predict_selfseg(model: Path, images: Path, output: Path) -> float:
 
 def predict_nnunet(model: Path, images: Path, output: Path) -> float:
     """Predict as nnU-Net's command does; return the seconds after the model is loaded."""
+    from nnunetv2.inference import predict_from_raw_data
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+    # Of the trainer only its way from plan to network is wanted, which is that of all plain ones;
+    # a search by name imports every trainer there is, and packages that may not fit this torch.
+    predict_from_raw_data.recursive_find_trainer_class_by_name = lambda _: nnUNetTrainer
     predictor = nnUNetPredictor(
         tile_step_size=0.5,
         use_gaussian=True,

@@ -28,7 +28,7 @@ from selfseg.execution.resources import free_memory_gib
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-RELEASE_EVERY_S = 0.01  # at most some 20 MiB are read from a file in this time
+RELEASE_EVERY_S = 0.005  # at most some 20 MiB are read from a file in this time
 # Around each page that is read the system maps its neighbors too, 64 KiB in all; so many are
 # touched before they are released.
 REGIONS_AT_ONCE, REGION_BYTES = 256, 1 << 16

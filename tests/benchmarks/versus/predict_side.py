@@ -64,9 +64,9 @@ def predict_nnunet(model: Path, images: Path, output: Path) -> float:
 def summary(output: Path) -> str:
     """Return what both sides have in common: cases, voxels, and the share of each label."""
     arrays = [sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in output.glob("*.nii.gz")]
-    counts = sum(np.bincount(array.ravel(), minlength=3) for array in arrays)
-    shares = ", ".join(f"{share:.2f}" for share in counts / np.sum(counts))
-    return f"{len(arrays)} cases, {np.sum(counts)} voxels, labels {shares}"
+    counts = np.sum([np.bincount(array.ravel(), minlength=3) for array in arrays], axis=0)
+    shares = ", ".join(f"{share:.2f}" for share in counts / counts.sum())
+    return f"{len(arrays)} cases, {counts.sum()} voxels, labels {shares}"
 
 
 def main(side: str, model: str, images: str, output: str) -> None:

@@ -75,9 +75,9 @@ def _of_tiff(path: Path) -> tuple[Geometry, int, int]:
 
     with tifffile.TiffFile(path) as file:
         first = file.series[0]
-        sizes = dict(zip(first.axes, first.shape, strict=True))
+        sizes = {str(axis): int(n) for axis, n in zip(first.axes, first.shape, strict=True)}
         values, voxel_bytes = sum(prod(part.shape) for part in file.series), first.dtype.itemsize
-    channels, y, x = int(sizes.get("S", sizes.get("C", 1))), int(sizes["Y"]), int(sizes["X"])
+    channels, y, x = sizes.get("S", sizes.get("C", 1)), sizes["Y"], sizes["X"]
     z = max(1, values // (y * x * channels))
     geometry = Geometry(shape=(z, y, x), spacing_mm=(1.0, 1.0, 1.0), is_2d=z == 1)
     return geometry, channels, voxel_bytes

@@ -82,6 +82,7 @@ def predict_images(request: PredictRequest) -> PredictionReport:
     Raises:
         ModelError: No usable model, or several without a choice.
         DatasetError: The input folder holds nothing that fits the model's channels.
+        DeviceError: The limit of memory is too small; nothing has been computed then.
     """
     from selfseg.io.images import image_ending
 
@@ -92,6 +93,7 @@ def predict_images(request: PredictRequest) -> PredictionReport:
         )
 
     from selfseg.bundles import opened_model
+    from selfseg.inference.limit import room_gib
     from selfseg.inference.members import predict_ensemble
     from selfseg.inference.model import load_ensemble
     from selfseg.io.formats import list_cases
@@ -106,13 +108,17 @@ def predict_images(request: PredictRequest) -> PredictionReport:
         )
         log.info("Model: %s", model.description)
         cases = list_cases(request.source, len(model.members[0].plan.channels))
+        room = None
+        if request.max_memory is not None:
+            limit_gib = parse_gib(request.max_memory)
+            room = room_gib(limit_gib, model, cases, probabilities=request.probabilities)
         return predict_ensemble(
             model,
             cases,
             request.output,
             tta=True if request.tta is None else request.tta,
             step=request.step,
-            max_memory_gib=None if request.max_memory is None else parse_gib(request.max_memory),
+            max_memory_gib=room,
             probabilities=request.probabilities,
             workers=default_workers(request.workers),
         )

@@ -18,7 +18,7 @@ from selfseg.io.formats import list_cases
 from selfseg.records.dataset import Label
 
 SHAPE = (48, 128, 128)
-MAX_MEMORY_GIB = 0.1
+MAX_MEMORY_GIB = 0.2  # of which a window of 150 labels and the image take 0.1
 
 
 class Stripes(nn.Module):

@@ -32,7 +32,8 @@ def predict(
         bool, typer.Option("--probabilities", help="Write probabilities as well.")
     ] = False,
     max_memory: Annotated[
-        str | None, typer.Option("--max-memory", help="Memory limit, such as 4GB.")
+        str | None,
+        typer.Option("--max-memory", help="Most memory that the program may hold, such as 4GB."),
     ] = None,
     step: Annotated[
         float | None, typer.Option("--step", min=0.05, max=1.0, help="Window step in patches.")

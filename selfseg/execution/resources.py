@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
+# malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD (setting it ends its growth) and M_ARENA_MAX.
+ALLOCATOR_OPTIONS = ((-1, 1 << 20), (-3, 1 << 20), (-8, 2))
 
 
 def usable_cores(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
@@ -23,6 +27,25 @@ def free_memory_gib(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> f
 
     free = [float(psutil.virtual_memory().available), *_free_shares(cgroups, membership)]
     return max(min(free), 0.0) / 2**30
+
+
+def held_gib() -> float:
+    """Return the main memory that this process holds now."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 2**30
+
+
+def return_freed_memory() -> None:
+    """Let large arrays go back to the system as soon as they are freed (Linux with glibc).
+
+    Else the allocator keeps up to 32 MiB of each for what comes next, and pieces of it in every
+    thread's own arena; a process then holds more than it uses.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, value in ALLOCATOR_OPTIONS:
+            mallopt(option, value)
 
 
 def _quotas(cgroups: Path, membership: Path) -> Iterator[float]:

@@ -1,7 +1,8 @@
 """Where the logits of a whole image lie: on the device, in memory, or in a scratch file.
 
 Logits are the one array whose size grows with the number of labels. The first place with enough
-room is taken: device float32, device float16, memory float32, memory float16, file float16.
+room is taken: device float32, device float16, memory float32, memory float16, file float16. Within
+a limit that the user set, only float32 in memory or in a file, so that the limit changes no result.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import math
 import mmap
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,27 +28,33 @@ from selfseg.execution.resources import free_memory_gib
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-RELEASE_EVERY_S = 0.01  # at most some 20 MiB are read from a file in this time
+RELEASE_EVERY_S = 0.005  # at most some 20 MiB are read from a file in this time
 # Around each page that is read the system maps its neighbors too, 64 KiB in all; so many are
 # touched before they are released.
-REGIONS_AT_ONCE = 256
+REGIONS_AT_ONCE, REGION_BYTES = 256, 1 << 16
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
     """How much memory prediction may take, and what each part of it gets.
 
-    Of what the weights leave, two images that are on their way at once, one computed and one
+    Of what weights and work leave, two images that are on their way at once, one computed and one
     exported, may each have a quarter for its logits, and the exported one an eighth for its
-    conversion. Weights that are kept on a device may have an eighth; the rest is for images.
+    conversion. Weights that are kept on a device may have an eighth; the rest is a reserve.
 
     Attributes:
-        max_gib: Upper limit, weights included; None takes what is available.
+        max_gib: Upper limit, weights and work included; None takes what is available.
         weights_gib: What the weights of all networks take in main memory.
+        work_gib: What images and windows take there.
+        windows: Most windows in one call of a network; None: as many as are fast.
+        overlaps: The next image is read and the last one written while one is computed.
     """
 
     max_gib: float | None = None
     weights_gib: float = 0.0
+    work_gib: float = 0.0
+    windows: int | None = None
+    overlaps: bool = True
 
     def logits_bytes(self, device: torch.device) -> float:
         """Return room for the logits of one image on a device."""
@@ -61,13 +69,15 @@ class MemoryBudget:
         return self._bytes(torch.device("cpu")) / 8 / GIB
 
     def part(self, share: float) -> MemoryBudget:
-        """Return a budget of a share of what the weights leave."""
+        """Return a budget of a share of what weights and work leave."""
         left = self._left_gib()
         return MemoryBudget(None if left is None else left * share)
 
     def _left_gib(self) -> float | None:
-        """Return the limit without the weights; None without a limit."""
-        return None if self.max_gib is None else max(self.max_gib - self.weights_gib, 0.0)
+        """Return the limit without weights and work; None without a limit."""
+        if self.max_gib is None:
+            return None
+        return max(self.max_gib - self.weights_gib - self.work_gib, 0.0)
 
     def _bytes(self, device: torch.device) -> float:
         """Return what may be taken on a device; weights that lie there are no longer available."""
@@ -100,19 +110,30 @@ class LogitStore:
     def allocate(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Return zeros of a shape in the first place that has room for them."""
         count = math.prod(shape)
-        for place in dict.fromkeys((device, torch.device("cpu"))):
+        main = torch.device("cpu")
+        for place in dict.fromkeys((device, main)):
             room = self.budget.logits_bytes(place)
-            for dtype in (torch.float32, torch.float16):
+            exact = place == main and self.budget.max_gib is not None
+            for dtype in (torch.float32,) if exact else (torch.float32, torch.float16):
                 if count * dtype.itemsize <= room:
                     return torch.zeros(tuple(shape), dtype=dtype, device=place)
-        log.info("logits of %.1f GiB go to a scratch file", count * 2 / GIB)
+        return self._map_file(shape)
+
+    def _map_file(self, shape: Sequence[int]) -> Tensor:
+        """Return zeros in a scratch file; in half precision if only that fits on the disk."""
+        count, dtype = math.prod(shape), torch.float16
         with tempfile.TemporaryFile(dir=self.folder, prefix=".selfseg-logits-") as file:
+            free = shutil.disk_usage(self.folder or tempfile.gettempdir()).free
+            if self.budget.max_gib is not None and count * torch.float32.itemsize < free:
+                dtype = torch.float32
+            size = count * dtype.itemsize
+            log.info("logits of %.1f GiB go to a scratch file", size / GIB)
             if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
-                os.posix_fallocate(file.fileno(), 0, count * 2)
+                os.posix_fallocate(file.fileno(), 0, size)
             else:
-                file.truncate(count * 2)
-            mapped = mmap.mmap(file.fileno(), count * 2)
-        logits = torch.frombuffer(mapped, dtype=torch.float16).view(tuple(shape))
+                file.truncate(size)
+            mapped = mmap.mmap(file.fileno(), size)
+        logits = torch.frombuffer(mapped, dtype=dtype).view(tuple(shape))
         self._mapped[logits.untyped_storage().data_ptr()] = mapped
         return logits
 
@@ -120,7 +141,9 @@ class LogitStore:
         """Add a part (k, z, y, x) to logits; in a scratch file some channels at a time."""
         size = len(part)
         if self._is_mapped(logits):
-            size = max(1, REGIONS_AT_ONCE // part.shape[1])
+            rows = part.shape[2] * logits.shape[3] * logits.element_size()  # of one slice
+            regions = part.shape[1] * (1 + rows // REGION_BYTES)
+            size = max(1, REGIONS_AT_ONCE // regions)
         for first in range(0, len(part), size):
             values = part[first : first + size]
             target = logits[(slice(first, first + size), *place)]

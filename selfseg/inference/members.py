@@ -15,11 +15,12 @@ from torch import Tensor
 
 from selfseg.inference.cascade import StageMaps, previous_stages
 from selfseg.inference.export import Export
-from selfseg.inference.logit_store import LogitStore, MemoryBudget
+from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.model import Ensemble, Model
 from selfseg.inference.predictor import (
     IN_FLIGHT,
     PredictionReport,
+    divide,
     inference_options,
     member_logits,
     predict_cases,
@@ -94,7 +95,7 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
                 quality=meter,
             )
         else:
-            budget = MemoryBudget(max_memory_gib, ensemble.weights_gib)
+            budget = divide(ensemble.members, left, max_memory_gib, probabilities=probabilities)
             store = LogitStore(budget, folder=output)
             export = Export(
                 ensemble.members[0],
@@ -139,7 +140,9 @@ def _predict_several(
     turns = _turns(cases, ensemble.members)
     with ProgressBar("predicting", len(turns)) as bar:
         threads = max(1, min(workers, IN_FLIGHT))
-        for outcome in run_pipeline(turns, prepare, compute, adder.write, threads):
+        for outcome in run_pipeline(
+            turns, prepare, compute, adder.write, threads, overlap=export.store.budget.overlaps
+        ):
             turn = outcome.item
             bar.advance(note=f"{turn.case.id} {turn.member.configuration.name}")
             if outcome.problem is not None and turn.case.id not in problems:

@@ -22,6 +22,7 @@ from selfseg.inference.logit_store import LogitStore, MemoryBudget
 from selfseg.inference.model import Model, load_model
 from selfseg.inference.quality import QualityMeter
 from selfseg.inference.sliding_window import is_out_of_memory, predict_logits
+from selfseg.inference.work import find_needs
 from selfseg.io.images import read_image
 from selfseg.preprocessing.case import PreparedCase, prepare_case
 from selfseg.preprocessing.crops import Cropper
@@ -92,7 +93,8 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
         output: Folder of the label maps, named `CASE` with the ending of the image.
         tta: Average over mirror images along the planned axes.
         step: Distance of windows in patches; default: as planned.
-        max_memory_gib: Memory for weights, logits and export; default: what is available.
+        max_memory_gib: Memory for weights, images, windows, logits and export, but not for the
+            program itself (see `selfseg.inference.limit`); default: what is available.
         probabilities: Also write `CASE_probabilities.npz`.
         workers: Threads that read and preprocess; two are enough, more are not used.
         previous: In a cascade, for each case its label map of the previous stage; see
@@ -106,7 +108,8 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
         raise ValueError("label maps of a previous stage belong to a cascade, and to it alone")
     output.mkdir(parents=True, exist_ok=True)
     options = inference_options(model, tta=tta, step=step)
-    store = LogitStore(MemoryBudget(max_memory_gib, model.weights_gib), folder=output)
+    budget = divide([model], cases, max_memory_gib, probabilities=probabilities)
+    store = LogitStore(budget, folder=output)
     export = Export(model, output, store, probabilities, crf, tuple(steps), compact, quality)
 
     def prepare(case: Case) -> PreparedCase:
@@ -119,7 +122,9 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
     done, failed = [], []
     with ProgressBar("predicting", len(cases)) as bar:
         threads = max(1, min(workers, IN_FLIGHT))
-        for outcome in run_pipeline(cases, prepare, compute, export.write, threads):
+        for outcome in run_pipeline(
+            cases, prepare, compute, export.write, threads, overlap=budget.overlaps
+        ):
             bar.advance(note=outcome.item.id)
             if outcome.problem is None:
                 done.append(outcome.item.id)
@@ -127,6 +132,24 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
                 log.warning("%s: %s", outcome.item.id, outcome.problem)
                 failed.append((outcome.item.id, str(outcome.problem)))
     return PredictionReport(tuple(done), tuple(failed))
+
+
+def divide(
+    models: Sequence[Model],
+    cases: Sequence[Case],
+    max_memory_gib: float | None,
+    *,
+    probabilities: bool = False,
+) -> MemoryBudget:
+    """Divide the memory of a prediction between what some cases and models need."""
+    weights_gib = sum(model.weights_gib for model in models)
+    if max_memory_gib is None:
+        return MemoryBudget(None, weights_gib)
+    needs = find_needs(models, cases, probabilities=probabilities)
+    work = needs.work(max(max_memory_gib - weights_gib, 0.0))
+    if not work.overlaps:
+        log.info("Memory: one image at a time, %d windows in a call at most", work.windows)
+    return MemoryBudget(max_memory_gib, weights_gib, work.gib, work.windows, work.overlaps)
 
 
 def member_logits(
@@ -215,20 +238,24 @@ def run_pipeline(
     compute: Callable[[Item, PreparedCase], Tensor],
     write: Callable[[Item, PreprocessedCase, Tensor], None],
     threads: int,
+    *,
+    overlap: bool = True,
 ) -> Iterator[Outcome[Item]]:
     """Yield items as they finish: the next ones are read while one is computed, one written.
 
-    Items are computed and written in their order, one at a time.
+    Items are computed and written in their order, one at a time. Without `overlap` each is read,
+    computed and written before the next one is read.
     """
+    in_flight = IN_FLIGHT if overlap else 1
     upcoming = deque(items)
     reading: deque[tuple[Item, Future[PreparedCase]]] = deque()
     writing: deque[tuple[Item, Future[None]]] = deque()
     with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(1) as writers:
         while upcoming or reading:
-            while upcoming and len(reading) < IN_FLIGHT:
+            while upcoming and len(reading) < in_flight:
                 item = upcoming.popleft()
                 reading.append((item, readers.submit(prepare, item)))
-            while len(writing) >= IN_FLIGHT:
+            while len(writing) >= in_flight:
                 yield _outcome(*writing.popleft())
             item, prepared = reading.popleft()
             try:
@@ -238,6 +265,8 @@ def run_pipeline(
                 continue
             writing.append((item, writers.submit(write, item, record, logits)))
             del prepared, logits
+            if not overlap:
+                yield _outcome(*writing.popleft())
         while writing:
             yield _outcome(*writing.popleft())
 

@@ -70,10 +70,12 @@ def predict_logits(  # noqa: PLR0913 (what a window is, and where things lie)
     padded, inner = _pad(image, window)
     make = make_grid if options.window_weight == "exact" else make_rounded_grid
     grid = make(padded.shape[1:], window, step=options.step, sigma=options.window_sigma)
+    store = store or LogitStore()
     limit = _batch_limit(math.prod(patch), outputs, device)
+    if device.type == "cpu" and store.budget.windows is not None:
+        limit = min(limit, store.budget.windows)
     is_fine = options.precision == "fine"
     runner = _Runner(network, options.mirror_axes, len(patch), context, device, limit, is_fine)
-    store = store or LogitStore()
     total = store.allocate((outputs, *padded.shape[1:]), device)
     if context:
         padded = nn.functional.pad(padded, (0, 0, 0, 0, context, context), mode="replicate")
@@ -182,6 +184,7 @@ def _pad(image: Tensor, window: tuple[int, int, int]) -> tuple[Tensor, Window]:
     missing = [max(p - size, 0) for p, size in zip(window, image.shape[1:], strict=True)]
     before = [count // 2 for count in missing]  # an odd voxel goes to the end
     pairs = [(low, count - low) for low, count in zip(before, missing, strict=True)]
-    padded = nn.functional.pad(image, [side for pair in reversed(pairs) for side in pair])
+    sides = [side for pair in reversed(pairs) for side in pair]
+    padded = nn.functional.pad(image, sides) if any(sides) else image  # it would copy it as well
     z, y, x = (slice(b, b + size) for b, size in zip(before, image.shape[1:], strict=True))
     return padded, (z, y, x)

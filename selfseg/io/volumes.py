@@ -57,6 +57,28 @@ def read_volume(path: Path, ending: str) -> tuple[NDArray[np.generic], Geometry]
     return array, _geometry(reader, array.shape[1:], path)
 
 
+def read_volume_header(path: Path, ending: str) -> tuple[Geometry, int, int]:
+    """Return the geometry of a file, its channels, and the bytes of a value.
+
+    Raises:
+        ImageError: The header is damaged or not supported.
+    """
+    itk = _itk()
+    reader = itk.ImageFileReader()
+    reader.SetImageIO(_READERS[ending])
+    reader.SetFileName(str(path))
+    try:
+        with _no_stderr() if _READERS[ending] == "MetaImageIO" else nullcontext():
+            reader.ReadImageInformation()
+        pixel = itk.Image([1, 1], reader.GetPixelID(), reader.GetNumberOfComponents())
+    except RuntimeError as error:
+        raise _unreadable(path, _reason(error)) from error
+    sizes = (*reader.GetSize(), 1, 1)
+    voxel_bytes = itk.GetArrayViewFromImage(pixel).dtype.itemsize
+    channels = reader.GetNumberOfComponents() * (sizes[3] if reader.GetDimension() == 4 else 1)
+    return _geometry(reader, sizes[2::-1], path), channels, voxel_bytes
+
+
 def write_volume_file(array: NDArray[np.generic], geometry: Geometry, path: Path) -> None:
     """Write a native (z, y, x) array with exactly this geometry; 2D where the geometry is.
 

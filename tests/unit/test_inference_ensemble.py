@@ -146,6 +146,8 @@ def test_weights_count_in_the_memory_limit() -> None:
     assert part.export_gib() == pytest.approx(0.25e-3 / 8)
     assert part.device_weights_bytes(CPU) == pytest.approx(0.25e-3 * GIB / 8)
     assert part.part(0.5).logits_bytes(CPU) == pytest.approx(0.125e-3 * GIB / 4)
+    work = MemoryBudget(1e-3, 0.5e-3, 0.25e-3)
+    assert work.logits_bytes(CPU) == pytest.approx(part.logits_bytes(CPU))
     assert MemoryBudget(1e-3, 2e-3).logits_bytes(CPU) == 0
     assert MemoryBudget(1e-3, 2e-3).export_gib() == 0
     assert MemoryBudget(None, 2e-3).part(0.5).max_gib is None
@@ -172,7 +174,8 @@ def test_every_member_counts(tmp_path: Path, budgets: list[MemoryBudget]) -> Non
     predict_ensemble(Ensemble((one, two)), [], tmp_path, max_memory_gib=2.0)
     network = weights_bytes(one.network) / GIB
     assert network > 0
-    assert budgets == [MemoryBudget(2.0, network), MemoryBudget(2.0, 3 * network)]
+    assert [budget.weights_gib for budget in budgets] == [network, 3 * network]
+    assert [budget.max_gib for budget in budgets] == [2.0, 2.0]
 
 
 def test_a_cascade_that_waits_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

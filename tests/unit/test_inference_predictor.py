@@ -247,7 +247,6 @@ def test_scratch_files_leave_nothing_behind(tmp_path: Path) -> None:
     logits += 1.5
     with store.releasing(logits[:, 1:]):
         threading.Event().wait(0.12)
-    assert logits.dtype == torch.float16
     assert bool((logits == 1.5).all())
     assert list(tmp_path.iterdir()) == []
 

@@ -1,5 +1,6 @@
 import itertools
 import math
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from selfseg.errors import DeviceError
-from selfseg.inference import sliding_window
+from selfseg.inference import logit_store, sliding_window
 from selfseg.inference.logit_store import LogitStore, MemoryBudget
 from selfseg.inference.mirroring import mirror_combinations, mirrored_mean
 from selfseg.inference.sliding_window import predict_logits
@@ -325,19 +326,45 @@ def test_a_scratch_file_or_half_precision_changes_next_to_nothing(
 ) -> None:
     network, x = Voxelwise(3), image(2, 12, 13, 14)
     voxels = 3 * 12 * 13 * 14
-    store = LogitStore(MemoryBudget(voxels * dtype.itemsize * 4 / 2**30))
+    available = voxels * dtype.itemsize * 4
+    monkeypatch.setattr(logit_store, "_available_bytes", lambda _: available)
+    store = LogitStore()
     logits = predict_logits(
         network, x, patch=(6, 6, 6), options=Inference(), outputs=3, device=CPU, store=store
     )
     assert logits.dtype == dtype
     torch.testing.assert_close(logits.float(), network.whole(x), rtol=5e-3, atol=5e-3)
 
-    store = LogitStore(MemoryBudget(0.0))
+    monkeypatch.setattr(logit_store, "_available_bytes", lambda _: 0)
     mapped = predict_logits(
         network, x, patch=(6, 6, 6), options=Inference(), outputs=3, device=CPU, store=store
     )
     assert mapped.dtype == torch.float16
     torch.testing.assert_close(mapped.float(), network.whole(x), rtol=5e-3, atol=5e-3)
+
+
+def test_a_limit_changes_no_bit_and_a_full_disk_next_to_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, x = Voxelwise(3), image(2, 12, 13, 14)
+
+    def predict(budget: MemoryBudget) -> Tensor:
+        return predict_logits(
+            network, x, patch=(6, 6, 6), options=Inference(), outputs=3, device=CPU,
+            store=LogitStore(budget),
+        )  # fmt: skip
+
+    free = predict(MemoryBudget())
+    assert torch.equal(predict(MemoryBudget(0.0)), free)
+    assert network.largest_batch > 8
+    network.largest_batch = 0
+    torch.testing.assert_close(predict(MemoryBudget(0.0, windows=1)), free)
+    assert network.largest_batch == 1
+    usage = shutil.disk_usage("/")._replace(free=3 * 12 * 13 * 14 * 3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    half = predict(MemoryBudget(0.0))
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), free, rtol=5e-3, atol=5e-3)
 
 
 def test_batches_shrink_when_memory_runs_out() -> None:
@@ -389,7 +416,7 @@ def test_logits_leave_the_device_as_the_last_resort(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.Tensor, "copy_", lambda self, other: self)
     store = LogitStore(MemoryBudget(1e-9))  # nothing fits into memory: a file takes them
     moved = sliding_window._make_room(runner, total, store, torch.OutOfMemoryError("full"))
-    assert moved.dtype == torch.float16
+    assert moved.dtype == torch.float32
     assert moved.device.type == "cpu"
 
 

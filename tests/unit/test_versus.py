@@ -45,6 +45,7 @@ def test_sides_alternate_and_ratios_say_how_much_better_selfseg_is(tmp_path: Pat
     assert (tmp_path / "log").read_text().split() == ["selfseg", "nnunet", "nnunet", "selfseg"]
     more = compare(part(tmp_path, "steps/s"), place)
     assert more.ratio == pytest.approx(1 / 3)
+    assert compare(part(tmp_path, "s/case"), place).ratio == 3.0
     assert "**3.0 ×**" in table([found])
 
 
@@ -60,10 +61,11 @@ def test_sides_that_did_not_do_the_same_or_failed_give_no_ratio(tmp_path: Path) 
         compare(broken, place)
 
 
-def test_parts_without_their_data_are_told(tmp_path: Path) -> None:
-    (plan,) = (item for item in PARTS if item.name == "plan")
-    with pytest.raises(UnavailableError, match="hippocampus"):
-        plan.prepare(Place(tmp_path, tmp_path))
+@pytest.mark.parametrize(("name", "data"), [("plan", "hippocampus"), ("predict", "nnunet_model")])
+def test_parts_without_their_data_are_told(tmp_path: Path, name: str, data: str) -> None:
+    (found,) = (item for item in PARTS if item.name == name)
+    with pytest.raises(UnavailableError, match=data):
+        found.prepare(Place(tmp_path, tmp_path))
 
 
 def test_a_step_of_ours_trains_the_network_of_the_setting() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from versus.measure import Measured, measure
 from versus.parts import PARTS, SIDES, Part, Place, UnavailableError
 
+LESS_IS_BETTER = ("s", "s/case")
 PACKAGES = ("selfseg", "nnunetv2", "torch", "batchgeneratorsv2", "numpy", "scipy")
 
 
@@ -68,7 +69,7 @@ def compare(part: Part, place: Place) -> Result:
         rounds=part.rounds,
         selfseg=ours,
         nnunet=theirs,
-        ratio=theirs / ours if part.unit == "s" else ours / theirs,
+        ratio=theirs / ours if part.unit in LESS_IS_BETTER else ours / theirs,
         bar=part.bar,
         selfseg_mib=held,
         nnunet_mib=held_theirs,

@@ -48,6 +48,15 @@ def take_cases(source: Path, names: list[str], target: Path) -> Path:
     return target
 
 
+def take_images(source: Path, names: list[str], target: Path) -> Path:
+    """Copy images of some cases of the nnU-Net layout into an empty folder; return it."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name in names:
+        shutil.copyfile(source / f"{name}_0000.nii.gz", target / f"{name}_0000.nii.gz")
+    return target
+
+
 def write_ct(
     root: Path,
     *,

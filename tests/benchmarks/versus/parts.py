@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from versus.data import link_for_nnunet, nnunet_environment, take_cases, write_ct
+from versus.data import link_for_nnunet, nnunet_environment, take_cases, take_images, write_ct
 from versus.measure import measure
 
 Side = Literal["selfseg", "nnunet"]
 SIDES: tuple[Side, ...] = ("selfseg", "nnunet")
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
+PREDICTED_CASES = 8
 
 
 class UnavailableError(Exception):
@@ -55,7 +56,7 @@ class Part:
     Attributes:
         name: For the command line.
         what: What is compared.
-        unit: Of the figure: `s`, or something a second, of which more is better.
+        unit: Of the figure: `s`, `s/case`, or something a second, of which more is better.
         bar: Least ratio that is promised.
         rounds: How often both sides run, in turn.
         prepare: Make the data; once.
@@ -140,6 +141,37 @@ def _steps(setting: str) -> Callable[[Place, Side], Command]:
     return lambda place, side: _script(place, "steps_side", side, setting)
 
 
+def _prepare_prediction(place: Place) -> None:
+    """Take the first unseen cases, and import the model that nnU-Net trained."""
+    source, images = place.real("nnunet_model") / "model", place.real("hippocampus") / "imagesTs"
+    names = sorted(path.name.removesuffix("_0000.nii.gz") for path in images.glob("*_0000.nii.gz"))
+    take_images(images, names[:PREDICTED_CASES], place.folder / "images")
+    (place.folder / "nnunet").unlink(missing_ok=True)
+    (place.folder / "nnunet").symlink_to(source)
+    _import(place)
+
+
+def _prepare_prediction_ct(place: Place) -> None:
+    dataset = write_ct(place.folder / "ct", cases=1)
+    take_images(dataset / "imagesTr", ["ct_0"], place.folder / "images")
+    command = _script(place, "ct_model", place.folder / "nnunet")
+    measure(command.words, command.env)
+    _import(place)
+
+
+def _import(place: Place) -> None:
+    shutil.rmtree(place.folder / "selfseg", ignore_errors=True)
+    command = _selfseg("import", place.folder / "nnunet", "-o", place.folder / "selfseg")
+    measure(command.words, command.env)
+
+
+def _predict(place: Place, side: Side) -> Command:
+    output = place.folder / "out" / side
+    shutil.rmtree(output, ignore_errors=True)
+    model, images = place.folder / side, place.folder / "images"
+    return _script(place, "predict_side", side, model, images, output)
+
+
 def _nothing(_: Place) -> None:
     pass
 
@@ -199,5 +231,25 @@ PARTS = (
         prepare=_nothing,
         command=lambda place, side: _script(place, "export_side", side),
         memory_bar=5.0,
+    ),
+    Part(
+        name="predict",
+        what=f"prediction of {PREDICTED_CASES} hippocampus MR, nnU-Net's model, mirrored",
+        unit="s/case",
+        bar=2.0,
+        rounds=3,
+        prepare=_prepare_prediction,
+        command=_predict,
+        memory_bar=2.0,
+    ),
+    Part(
+        name="predict-ct",
+        what="prediction of a CT of 200×512×512, small network, not mirrored",
+        unit="s/case",
+        bar=2.0,
+        rounds=1,
+        prepare=_prepare_prediction_ct,
+        command=_predict,
+        memory_bar=2.0,
     ),
 )

@@ -15,20 +15,18 @@ from selfseg.records.serial import Shape3, Triple
 
 ORGAN = 1
 LABELS = (Label(name="organ", value=ORGAN),)
-SHAPE: Shape3 = (32, 48, 48)
-SPACING_MM: Triple = (2.0, 2.0, 2.0)
+SHAPE: Shape3 = (20, 28, 28)
+SPACING_MM: Triple = (3.5, 3.5, 3.5)
 
-BACKGROUND, ORGAN_VALUE, NOISE = 40.0, 100.0, 12.0
+BACKGROUND, ORGAN_VALUE, NOISE = 40.0, 100.0, 6.0
 # The organ: an ellipsoid that is bent and sheared; all of it varies a little.
-RADII_PX = (8.0, 13.0, 11.0)
-RADII_SPREAD, PLACE_PX = 0.1, 3.0
-BEND, BEND_SPREAD, SHEAR_SPREAD = 0.3, 0.1, 0.12
-# The veil: a slab across the organ in which it looks like its surroundings, and so do impostors,
-# balls as bright as the organ that touch its surface.
+RADII_PX = (4.8, 7.6, 6.4)
+RADII_SPREAD, PLACE_PX = 0.05, 2.5
+BEND, BEND_SPREAD, SHEAR_SPREAD = 0.3, 0.05, 0.06
+# The veil: a slab across the organ in which it looks like its surroundings.
 VEIL_SHARE = (0.4, 0.6)  # of the organ's diameter
-IMPOSTORS, IMPOSTOR_PX = (3, 5), (2.5, 4.5)
 # Blobs: smooth noise above a threshold.
-BLOB_WIDTH_PX, BLOB_SHARE = (2.0, 5.0), (0.02, 0.12)
+BLOB_WIDTH_PX, BLOB_SHARE = (1.2, 3.0), (0.02, 0.12)
 
 Bools = npt.NDArray[np.bool_]
 
@@ -55,7 +53,7 @@ def write_blobs_dataset(root: Path, *, name: str, train: int, test: int, seed: i
 
 
 def make_occluded(rng: np.random.Generator) -> Phantom:
-    """Return an organ of which a slab is hidden, and impostors beside it, in strong noise.
+    """Return an organ of which a slab is hidden, in noise.
 
     Within the slab nothing in the image tells where the organ ends; its shape elsewhere, and that
     of other organs, do.
@@ -63,11 +61,6 @@ def make_occluded(rng: np.random.Generator) -> Phantom:
     organ, middle = _organ(rng)
     image = np.where(organ, ORGAN_VALUE, BACKGROUND).astype(np.float32)
     grid = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]].astype(np.float32)
-    surface = np.argwhere(organ & ~ndimage.binary_erosion(organ))
-    for _ in range(rng.integers(*IMPOSTORS, endpoint=True)):
-        center = surface[rng.integers(len(surface))] + rng.normal(0, 1.5, 3)
-        squared = ((grid - center.reshape(3, 1, 1, 1)) ** 2).sum(axis=0)
-        image[squared <= rng.uniform(*IMPOSTOR_PX) ** 2] = ORGAN_VALUE
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
     along = np.tensordot(direction, grid - middle.reshape(3, 1, 1, 1), axes=1)

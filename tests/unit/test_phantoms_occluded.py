@@ -24,7 +24,7 @@ def test_a_slab_of_the_organ_looks_like_its_surroundings() -> None:
     shares = []
     for seed in range(20):
         phantom = make_occluded(np.random.default_rng(seed))
-        smooth = ndimage.gaussian_filter(phantom.image, 1.5)
+        smooth = ndimage.gaussian_filter(phantom.image, 0.7)
         bright = smooth > (BACKGROUND + ORGAN_VALUE) / 2
         shares.append(1 - bright[phantom.label == 1].mean())
         _, count = ndimage.label(phantom.label)

@@ -89,7 +89,12 @@ def test_tubes_are_judged_by_topology() -> None:
     tube = an_idea("tube", SmoothnessTerm(axis_weights=(1.0,) * 3), ClDiceTerm(iterations=3))
     assert racer.race_metrics(tube) == ("cldice", "betti0")
     assert racer.race_metrics(an_idea()) == ("dice", "nsd")
-    for term in (CbDiceTerm(iterations=3), SegmentTerm(), SegmentWeightsTerm(), SkeletonRecallTerm()):
+    for term in (
+        CbDiceTerm(iterations=3),
+        SegmentTerm(),
+        SegmentWeightsTerm(),
+        SkeletonRecallTerm(),
+    ):
         assert racer.race_metrics(an_idea("tube", term)) == ("cldice", "betti0"), term.kind
 
 

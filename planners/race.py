@@ -11,7 +11,7 @@ from selfseg.records.race import Arm, RaceEvidence, RaceLength, RaceMetric, Race
 from selfseg.records.run import FORWARD_SHARE
 
 # Ideas for tubes are judged by what tubes are for: whether they hang together.
-TUBE_TERMS = frozenset({"cb_dice", "cl_dice", "segments", "skeleton_recall"})
+TUBE_TERMS = frozenset({"cb_dice", "cl_dice", "segment_weights", "segments", "skeleton_recall"})
 # Without a time limit a race trains for this share of the plan's epochs.
 EPOCHS_SHARE = 0.25
 EPOCHS = 25  # of a race in limited time: so often there is a checkpoint and a line of history

@@ -10,6 +10,7 @@ SelfSegError
 ├── ModelError       a model that is missing, incomplete or ambiguous
 ├── ImageError       an image file that cannot be read or written
 ├── DivergenceError  a training whose loss is no longer a number
+├── RefusedShapeError  a loss term whose shape models are all too bad
 └── DeviceError      a device or a worker process that failed
 """
 
@@ -98,6 +99,10 @@ class DivergenceError(SelfSegError):
     def __init__(self, message: str, *, step: int, remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
         self.step = step
+
+
+class RefusedShapeError(SelfSegError):
+    """None of the shape models that a term of the loss needs is good enough to be used."""
 
 
 class DeviceError(SelfSegError):

@@ -95,7 +95,7 @@ def with_configuration(plan: Plan, changed: Configuration) -> Plan:
 
 
 def arm_plan(plan: Plan, name: str, ideas: Sequence[Idea]) -> Plan:
-    """Return the plan of an arm.
+    """Return the plan of an arm, in which no shape models are made but those its loss needs.
 
     Raises:
         PlanError: An idea does not fit the data, changes nothing, or would take away what is not
@@ -114,7 +114,10 @@ def arm_plan(plan: Plan, name: str, ideas: Sequence[Idea]) -> Plan:
         raise PlanError(f"nominated: {told} changes nothing in {name}", remedy=remedy)
     if not changed.loss.terms:
         raise PlanError(f"nominated: {told} leaves no term in the loss of {name}", remedy=remedy)
-    made = with_configuration(plan, changed).model_copy(update={"nominated": (), "init": None})
+    unscored = plan.shapes.model_copy(update={"labels": ()})  # quality scores are no part of a race
+    made = with_configuration(plan, changed).model_copy(
+        update={"nominated": (), "init": None, "shapes": unscored}
+    )
     check_plan(made, remedy=remedy)
     return made
 

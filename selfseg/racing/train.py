@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfseg.errors import DivergenceError, RecordError, SelfSegError
+from selfseg.errors import DivergenceError, RecordError, RefusedShapeError, SelfSegError
 from selfseg.execution.processes import default_workers, map_parallel
 from selfseg.folds import find_configuration, training_job
 from selfseg.inference.trained import PlannedDataset
 from selfseg.racing.arms import arm_plan
 from selfseg.records import serial
 from selfseg.records.ideas import Idea
+from selfseg.records.loss import ShapeCodeTerm
 from selfseg.records.metrics import CaseScores, MetricsTable
 from selfseg.records.model import TrainedFold
+from selfseg.records.plan import Configuration
 from selfseg.records.race import Arm, ArmResult, RaceLength
 from selfseg.requests import RaceRequest, TrainRequest
 from selfseg.workspace import RaceFolder
@@ -76,7 +78,8 @@ def train_arms(
 ) -> list[ArmResult]:
     """Train arms fold by fold, from where they are; return their scores.
 
-    An arm with ideas whose loss is no longer a number is stopped for good; the others go on.
+    An arm with ideas whose loss is no longer a number, or whose shape models are all refused, is
+    stopped for good; the others go on.
 
     Raises:
         SelfSegError: As `train`.
@@ -94,6 +97,9 @@ def train_arms(
             if not arm.ideas:
                 raise
             stopped[arm.name] = f"diverged at step {error.step} of fold {fold}"
+        except RefusedShapeError as error:
+            stopped[arm.name] = f"no shape model can be used in fold {fold}: {error.message}"
+        if arm.name in stopped:
             log.warning("%s: %s", arm.name, stopped[arm.name])
     return [
         ArmResult(arm=name, cases=(), stopped=stopped[name])
@@ -156,16 +162,31 @@ def _must_restart(track: Track, planned: PlannedDataset, fold: str, length: Race
 
 
 def _train(track: Track, planned: PlannedDataset, fold: str, length: RaceLength) -> MetricsTable:
+    from selfseg.training.shapes import shape_refusal
     from selfseg.training.train import train
     from selfseg.training.validate import validate
 
     serial.save(planned.plan, planned.folder.plan)  # a model folder has its plan beside it
     restart = _must_restart(track, planned, fold, length)
     job = training_job(planned, track.train_request(fold, length, restart=restart))
+    if _brings_shapes(track, planned) and (refusal := shape_refusal(job)):
+        raise RefusedShapeError(refusal)  # without models it would be the arm without the idea
     train(job)
     table = validate(job, planned)
     assert table is not None  # folds without held-out cases are not raced
     return table
+
+
+def _brings_shapes(track: Track, planned: PlannedDataset) -> bool:
+    """Tell whether an arm has the shape constraint, and the plain one has not."""
+    plain, own = (
+        find_configuration(plan, track.configuration) for plan in (track.known.plan, planned.plan)
+    )
+    return not _constrains_shapes(plain) and _constrains_shapes(own)
+
+
+def _constrains_shapes(configuration: Configuration) -> bool:
+    return any(isinstance(term, ShapeCodeTerm) for term in configuration.loss.terms)
 
 
 def _with_topology(

@@ -40,13 +40,9 @@ def prepare_shapes(job: TrainingJob) -> Mapping[str, ShapeModel]:
     Raises:
         DatasetError: Cases are missing or damaged.
     """
-    names = job.plan.shape_labels(job.configuration)
-    if not names:
-        return {}
-    files, source = job.output, _source(job, names)
-    record = _stored(files, source)
+    record = _made(job)
     if record is None:
-        record = _make(job, names, source)
+        return {}
     for item in record.models:
         if not item.accepted:
             log.warning(
@@ -54,8 +50,22 @@ def prepare_shapes(job: TrainingJob) -> Mapping[str, ShapeModel]:
                 item.name,
                 item.because,
             )
-    accepted = load_accepted(record, files.shape_tensors, job.device)
+    accepted = load_accepted(record, job.output.shape_tensors, job.device)
     return {item.name: model for item, model in accepted}
+
+
+def shape_refusal(job: TrainingJob) -> str:
+    """Return why no shape model of a fold can be used; '' if one can, or none is asked for.
+
+    Makes those that are missing.
+
+    Raises:
+        DatasetError: Cases are missing or damaged.
+    """
+    record = _made(job)
+    if record is None or any(item.accepted for item in record.models):
+        return ""
+    return "; ".join(f"that of {item.name} {item.because}" for item in record.models)
 
 
 def read_shapes(cases: CaseFolder, name: str, targets: Targets, options: ShapeOptions) -> Shapes:
@@ -81,6 +91,15 @@ def read_shapes(cases: CaseFolder, name: str, targets: Targets, options: ShapeOp
         torch.stack(maps) if maps else empty,
         torch.stack(fine) if fine else empty,
     )
+
+
+def _made(job: TrainingJob) -> ShapeModels | None:
+    """Return what became of the shape models of a fold, made where missing; None without any."""
+    names = job.plan.shape_labels(job.configuration)
+    if not names:
+        return None
+    source = _source(job, names)
+    return _stored(job.output, source) or _make(job, names, source)
 
 
 def _make(job: TrainingJob, names: Sequence[str], source: str) -> ShapeModels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,8 @@ from trainingdata import make_configuration
 
 from selfseg.loading.batches import Batch
 from selfseg.losses.build import build_loss
+from selfseg.losses.shape_code import NO_SHAPES
+from selfseg.networks.shape_autoencoder import ShapeAutoencoder, ShapeModel
 from selfseg.networks.training_heads import needed_heads
 from selfseg.preprocessing.loss_maps import make_map
 from selfseg.records.loss import (
@@ -35,6 +37,7 @@ from selfseg.records.loss import (
     LossTerm,
     SegmentTerm,
     SegmentWeightsTerm,
+    ShapeCodeTerm,
     SignedDistanceTerm,
     SkeletonRecallTerm,
     SmoothnessTerm,
@@ -92,6 +95,18 @@ def tubes(shape: tuple[int, ...]) -> np.ndarray:
     return label.astype(np.int16)
 
 
+def ball(shape: tuple[int, ...]) -> np.ndarray:
+    """Return a label map with a whole organ: what the shape constraint is for."""
+    places = np.indices(shape) - np.reshape(shape, (-1, *(1,) * len(shape))) / 2
+    return ((places**2).sum(axis=0) <= (min(shape) / 3) ** 2).astype(np.int16)
+
+
+def shape_models() -> dict[str, ShapeModel]:
+    """Return an autoencoder as the plan has it on a CPU; what it costs does not need training."""
+    model = ShapeAutoencoder(32, 64, 0.15).to(DEVICE).eval().requires_grad_(False)
+    return dict.fromkeys(TARGETS.names, model)
+
+
 def maps_of(loss: Loss, label: np.ndarray) -> Tensor | None:
     """Return the maps that a loss needs, (2, maps, *D)."""
     volume, flat = (label[None], True) if label.ndim == 2 else (label, False)
@@ -135,9 +150,11 @@ def peak_bytes(work: Callable[[], None]) -> int:
     return most
 
 
-def loss_alone(loss: Loss, label: np.ndarray) -> Callable[[], None]:
+def loss_alone(
+    loss: Loss, label: np.ndarray, shapes: Mapping[str, ShapeModel] = NO_SHAPES
+) -> Callable[[], None]:
     """Return the forward and backward pass of a loss on noisy logits of one label map."""
-    module = build_loss(loss, TARGETS).to(DEVICE)
+    module = build_loss(loss, TARGETS, shapes).to(DEVICE)
     target = torch.from_numpy(label.astype(np.int64))[None].repeat(2, *(1,) * label.ndim)
     rng = np.random.default_rng(1)
     channels = 2 + needed_heads(loss, TARGETS).distances
@@ -178,6 +195,9 @@ def measure(shape: tuple[int, ...], label: np.ndarray) -> tuple[dict[str, Cost],
     losses = {"dice + cross_entropy": Loss(terms=PLAIN_TERMS)}
     losses |= {name: Loss(terms=(term,)) for name, term in terms(len(shape)).items()}
     works = {name: loss_alone(loss, label) for name, loss in losses.items()}
+    if len(shape) == 3:
+        term = ShapeCodeTerm(labels=TARGETS.names, start=0.0, ramp=0.0)
+        works[term.kind] = loss_alone(Loss(terms=(term,)), ball(shape), shape_models())
     peaks = {name: peak_bytes(work) for name, work in works.items()}  # which warms up as well
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(ROUNDS):  # in turn, so that all meet the same noise

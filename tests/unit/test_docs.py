@@ -49,6 +49,30 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def anchor_of(heading: str) -> str:
+    """Return the anchor that a heading gets where pages are shown."""
+    shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading.strip().lower())
+    return re.sub(r"[^\w\- ]", "", shown).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_to_headings_lead_to_one(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+        there = (page.parent / target if target else page).read_text(encoding="utf-8")
+        anchors = {anchor_of(heading) for heading in re.findall(r"^#+ (.*)$", there, re.MULTILINE)}
+        assert anchor in anchors, f"{page.name}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_tests_that_a_page_names_are_there(page: Path) -> None:
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    texts = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    there = {*re.findall(r"def (test_\w+)\(", texts), *(file.stem for file in files)}
+    named = set(re.findall(r"\b(test_\w+)", page.read_text(encoding="utf-8")))
+    assert named <= there, f"{page.name}: {named - there}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_options_in_code_blocks_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ from torch import Tensor
 from selfseg.losses.build import DeeplySupervisedSum, build_loss
 from selfseg.losses.view import View
 from selfseg.networks.shape_autoencoder import ShapeModel
+from selfseg.networks.shape_grid import ShapeBox, bounds, sample_box
 from selfseg.records.dataset import Targets
 from selfseg.records.loss import (
     BinaryCrossEntropyTerm,
@@ -55,6 +56,25 @@ def cost(
     targets = targets or plain(1)
     value: Tensor = term_of(model, targets=targets)(View(logits, target, targets))
     return value
+
+
+@every_model
+def test_shape_code_equals_its_formula(model: ShapeModel) -> None:
+    """Mean squared difference of the codes, and a quarter of that of every feature map."""
+    target, logits = organ(), certain(organ(shift=(1, 0, 2)), 3.0)
+    low, high = bounds(target[0] == 1).tolist()
+    box = ShapeBox(tuple(map(float, low)), tuple(map(float, high))).grown(model.margin)
+    found, true = (
+        model.encode(sample_box(mask[None].float(), box, model.grid)[None])
+        for mask in (logits.softmax(1)[0, 1], target[0])
+    )
+    assert found.code.shape[1] > 1
+    code = float(((found.code - true.code) ** 2).sum()) / found.code.shape[1]
+    pairs = zip(found.features, true.features, strict=True)
+    maps = sum(float(((a - b) ** 2).sum()) / a.numel() for a, b in pairs)
+    assert code > 0
+    assert (maps > 0) == (len(found.features) > 0)
+    assert float(cost(model, logits, target)) == pytest.approx(code + 0.25 * maps, rel=1e-4)
 
 
 @every_model

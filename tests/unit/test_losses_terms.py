@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from targets import nested, plain
 
 from selfseg.losses.build import build_loss, scheduled_weight
@@ -238,6 +239,43 @@ def test_soft_skeleton_of_a_bar_is_its_center_line(shape: tuple[int, ...]) -> No
     assert bool((line[8:32] == 1).all())
     assert float(skeleton.sum()) < 0.3 * float(mask.sum())
     assert bool((skeleton <= mask[0, 0]).all())
+
+
+def published_skeleton(mask: np.ndarray, iterations: int) -> np.ndarray:
+    """Return the soft skeleton of one mask (*D), by SciPy's gray morphology."""
+    cross, block = ndimage.generate_binary_structure(mask.ndim, 1), np.ones((3,) * mask.ndim)
+
+    def rest(soft: np.ndarray) -> np.ndarray:
+        eroded = ndimage.grey_erosion(soft, footprint=cross, mode="constant", cval=1.0)
+        opened = ndimage.grey_dilation(eroded, footprint=block, mode="constant", cval=0.0)
+        return np.asarray(np.maximum(soft - opened, 0))
+
+    skeleton = rest(mask)
+    for _ in range(iterations):
+        mask = ndimage.grey_erosion(mask, footprint=cross, mode="constant", cval=1.0)
+        found = rest(mask)
+        skeleton = skeleton + np.maximum(found - skeleton * found, 0)
+    return skeleton
+
+
+@pytest.mark.parametrize("shape", [(2, 14, 15), (2, 9, 10, 8)])
+def test_soft_cl_dice_equals_its_formula(shape: tuple[int, ...]) -> None:
+    """Two samples, two labels: sums over space and batch, a mean over labels."""
+    rng = np.random.default_rng(0)
+    logits, target = rng.normal(size=(shape[0], 3, *shape[1:])), np.zeros(shape, int)
+    target[:, 2:7, 1:13], target[1, 8:, 3:6] = 1, 2
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    costs = []
+    for label in (1, 2):
+        precision, recall, lines, true_lines = 0.0, 0.0, 0.0, 0.0
+        for soft, true in zip(p[:, label], (target == label).astype(float), strict=True):
+            line, true_line = published_skeleton(soft, 3), published_skeleton(true, 3)
+            precision, lines = precision + (line * true).sum(), lines + line.sum()
+            recall, true_lines = recall + (true_line * soft).sum(), true_lines + true_line.sum()
+        shares = (precision + 1) / (lines + 1), (recall + 1) / (true_lines + 1)
+        costs.append(1 - 2 * shares[0] * shares[1] / sum(shares))
+    found = value(ClDiceTerm(iterations=3), torch.tensor(logits), torch.tensor(target), plain(2))
+    assert float(found) == pytest.approx(np.mean(costs), rel=1e-6)
 
 
 def test_a_gap_costs_more_in_cl_dice_than_as_many_voxels_at_the_rim() -> None:

@@ -10,7 +10,14 @@ from selfseg.planning import find_planner
 from selfseg.racing.rules import Racer, Racing, find_racer
 from selfseg.records.estimate import Estimate
 from selfseg.records.ideas import RaceGain
-from selfseg.records.loss import ClDiceTerm, SmoothnessTerm
+from selfseg.records.loss import (
+    CbDiceTerm,
+    ClDiceTerm,
+    SegmentTerm,
+    SegmentWeightsTerm,
+    SkeletonRecallTerm,
+    SmoothnessTerm,
+)
 from selfseg.records.optimization import SGD, Optimization, Poly, Recipe
 from selfseg.records.race import Arm, RaceEvidence, RaceLength, RaceTrial
 
@@ -82,6 +89,13 @@ def test_tubes_are_judged_by_topology() -> None:
     tube = an_idea("tube", SmoothnessTerm(axis_weights=(1.0,) * 3), ClDiceTerm(iterations=3))
     assert racer.race_metrics(tube) == ("cldice", "betti0")
     assert racer.race_metrics(an_idea()) == ("dice", "nsd")
+    for term in (
+        CbDiceTerm(iterations=3),
+        SegmentTerm(),
+        SegmentWeightsTerm(),
+        SkeletonRecallTerm(),
+    ):
+        assert racer.race_metrics(an_idea("tube", term)) == ("cldice", "betti0"), term.kind
 
 
 def won(name: str, value: float, half: float) -> RaceTrial:

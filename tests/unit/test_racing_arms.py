@@ -23,11 +23,13 @@ from selfseg.records.loss import (
     DiceTerm,
     FocalTerm,
     Loss,
+    ShapeCodeTerm,
     TopKTerm,
     TverskyTerm,
 )
 from selfseg.records.plan import Plan
 from selfseg.records.race import RaceRecord, RaceTrial
+from selfseg.records.shape_model import ShapeOptions
 from selfseg.workspace import DatasetFolder
 
 CONFIGURATION = tiny_configuration()
@@ -44,6 +46,16 @@ def test_terms_join_and_those_replaced_leave() -> None:
     both = apply_ideas(item, [TOP_K, FOCAL]).loss
     assert both.terms == (DiceTerm(), TopKTerm(), FocalTerm(weight=0.5))
     assert apply_ideas(item, []) == item
+
+
+def test_an_arm_makes_only_the_shape_models_that_its_loss_needs() -> None:
+    shape = an_idea("shape", ShapeCodeTerm(labels=("core",)))
+    plan = with_loss(a_plan(TOP_K, shape), "3d_fullres", PLAIN)
+    plan = plan.model_copy(update={"shapes": ShapeOptions(labels=("rim",), grid=16)})
+    for ideas, wanted in (([], ()), ([TOP_K], ()), ([shape], ("core",))):
+        made = arm_plan(plan, "3d_fullres", ideas)
+        assert made.shape_labels(made.configurations[0]) == wanted
+        assert made.shapes.grid == 16
 
 
 def test_weights_of_the_plain_loss_stay_usable() -> None:

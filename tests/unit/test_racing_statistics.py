@@ -85,6 +85,15 @@ def test_ideas_that_change_nothing_are_seldom_accepted(folds: int) -> None:
     assert 0 < accepted <= 0.1 * tried
 
 
+@pytest.mark.parametrize("folds", [5, 2])
+def test_an_idea_that_loses_two_points_is_never_accepted_and_mostly_told(folds: int) -> None:
+    rng = np.random.default_rng(folds)
+    trials = [verdicts(rng, cases_of(40, folds), (-0.02,))[0].trial for _ in range(100)]
+    assert not any(trial.accepted for trial in trials)
+    told = sum("it does harm: the interval lies below zero" in trial.because for trial in trials)
+    assert told >= (70 if folds == 5 else 40)
+
+
 @pytest.mark.parametrize("count", [20, 40])
 def test_an_idea_that_gains_two_points_is_mostly_accepted(count: int) -> None:
     rng = np.random.default_rng(count)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from racedata import DECISION, IDEAS, label_scores, scores_of, write_unraced
+from racedata import DECISION, IDEAS, an_idea, label_scores, scores_of, write_unraced
 
 from selfseg.cli.race_tables import print_race
 from selfseg.errors import DivergenceError
@@ -18,6 +18,7 @@ from selfseg.racing.race import RaceResult, race_dataset
 from selfseg.racing.train import Track
 from selfseg.records import serial
 from selfseg.records.dataset import Splits
+from selfseg.records.loss import ShapeCodeTerm
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Plan
@@ -179,3 +180,24 @@ def test_a_training_goes_on_only_with_its_length(
     monkeypatch.setattr("selfseg.training.checkpoints.peek", lambda _: position)
     trainings.train_arms(simulated.track, [Arm()], ["0"], length_of(5, 10))
     assert [request.restart for request in simulated.requests] == [restart]
+
+
+@pytest.mark.parametrize("refused", ["that of core renders 4 shapes badly", ""])
+def test_an_idea_whose_shape_models_are_refused_is_not_trained(
+    simulated: Trainings, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    shape = an_idea("shape", ShapeCodeTerm(labels=("core",)))
+    track = replace(simulated.track, ideas=(shape,))
+    asked = []
+
+    def refusal(request: TrainRequest) -> str:
+        asked.append(request.fold)
+        return refused if request.fold == "1" else ""
+
+    monkeypatch.setattr("selfseg.training.shapes.shape_refusal", refusal)
+    arms = [Arm(), Arm(ideas=("shape",))]
+    plain, shaped = trainings.train_arms(track, arms, ["0", "1", "2"], length_of(5, 10))
+    assert len(plain.cases) > 0
+    assert asked == (["0", "1"] if refused else ["0", "1", "2"])  # never of the plain arm
+    assert shaped.stopped == (f"no shape model can be used in fold 1: {refused}" if refused else "")
+    assert len(shaped.cases) == (0 if refused else len(plain.cases))

@@ -27,7 +27,7 @@ from selfseg.training import shapes as shape_models
 from selfseg.training import train as training
 from selfseg.training.job import TrainingJob
 from selfseg.training.shape_fit import fit_shape
-from selfseg.training.shapes import prepare_shapes, read_shapes
+from selfseg.training.shapes import prepare_shapes, read_shapes, shape_refusal
 from selfseg.training.train import train
 from selfseg.workspace import FoldFolder
 
@@ -123,6 +123,17 @@ def test_a_model_that_renders_badly_is_refused_with_its_number_and_training_goes
     assert "core is refused" in caplog.text
     assert not job.output.shape_tensors.exists()
     assert job.output.weights.is_file()
+
+
+def test_a_refusal_is_told_where_no_model_can_be_used(tmp_path: Path) -> None:
+    assert shape_refusal(organ_job(tmp_path)) == ""
+    strict = OPTIONS.model_copy(update={"least_dice": 1.0})
+    refused = shape_refusal(organ_job(tmp_path, "strict", options=strict))
+    assert refused.startswith("that of core renders 5 shapes")
+    assert "asked: at least 1" in refused
+    job = organ_job(tmp_path, "none", options=strict)
+    plain = job.configuration.model_copy(update={"loss": Loss(terms=(DiceTerm(),))})
+    assert shape_refusal(replace(job, configuration=plain)) == ""
 
 
 def test_with_two_cases_nothing_is_made(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ $(BENCH_STAMP): pyproject.toml constraints.txt
 	$(BENCH_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable . "$(NNUNET)"
 	touch $(BENCH_STAMP)
 
-ratios: $(STAMP)  ## selfseg against plain ways of doing the same, and what ideas gain; about an hour and a half
+ratios: $(STAMP)  ## selfseg against plain ways of doing the same, and what ideas gain; about three hours
 	$(BIN)/python -m pytest -m bench -s tests/benchmarks
 
 build: $(STAMP)  ## wheel and sdist (a stale build/ would leak deleted modules)

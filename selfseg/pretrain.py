@@ -22,7 +22,8 @@ from selfseg.records.pretraining import MaskedReconstruction, Pretrained
 from selfseg.records.transfer import Start
 from selfseg.requests import StartRequest
 from selfseg.starting import planned_as
-from selfseg.workspace import DatasetFolder, keep_former, planned_folder
+from selfseg.workspace.dataset import DatasetFolder
+from selfseg.workspace.lookup import planned_folder
 
 if TYPE_CHECKING:
     from selfseg.inference.trained import PlannedDataset
@@ -119,8 +120,7 @@ def _nominate(folder: DatasetFolder, idea: Idea) -> None:
         plan = serial.load(Plan, folder.plan)
         nominated = with_idea(plan, idea)
         if nominated != plan:
-            keep_former(folder.plan, serial.text(nominated))
-            serial.save(nominated, folder.plan)
+            serial.save_keeping_former(nominated, folder.plan)
 
 
 def with_idea(plan: Plan, idea: Idea) -> Plan:
@@ -169,7 +169,7 @@ def _prepare(
 ) -> tuple[tuple[Case, ...], tuple[Path, ...]]:
     """Make the arrays of the images where they are missing; return cases and arrays."""
     from selfseg.io.checks import digest_file
-    from selfseg.io.formats import list_cases
+    from selfseg.io.unlabeled import list_cases
     from selfseg.preprocessing.dataset import CaseFiles, preprocess
 
     plan = known.plan

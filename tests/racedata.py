@@ -18,7 +18,8 @@ from selfseg.racing.rules import find_racer
 from selfseg.records import serial
 from selfseg.records.dataset import Fold, Splits
 from selfseg.records.ideas import Idea, IdeaTrial, RaceGain
-from selfseg.records.loss import FocalTerm, Loss, LossTerm, TopKTerm, TverskyTerm
+from selfseg.records.loss import Loss, LossTerm
+from selfseg.records.loss_terms import FocalTerm, TopKTerm, TverskyTerm
 from selfseg.records.metrics import CaseScores, LabelScores, TopologyScores
 from selfseg.records.plan import Decision, Plan
 from selfseg.records.race import (

@@ -13,7 +13,7 @@ from selfseg.records import serial
 from selfseg.records.ideas import Idea, IdeaTrial
 from selfseg.records.plan import Decision, Plan
 from selfseg.records.race import RaceRecord
-from selfseg.workspace import DatasetFolder, keep_former
+from selfseg.workspace.dataset import DatasetFolder
 
 
 def write_outcome(folder: DatasetFolder, record: RaceRecord) -> None:
@@ -27,8 +27,7 @@ def write_outcome(folder: DatasetFolder, record: RaceRecord) -> None:
     with waited_for(folder.plan_lock):  # another configuration's race may end now as well
         updated = with_outcome(serial.load(Plan, folder.plan), record)
         check_plan(updated)
-        keep_former(folder.plan, serial.text(updated))
-        serial.save(updated, folder.plan)
+        serial.save_keeping_former(updated, folder.plan)
 
 
 def with_outcome(plan: Plan, record: RaceRecord) -> Plan:

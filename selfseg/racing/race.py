@@ -34,7 +34,8 @@ from selfseg.records.run import MEASURING_SHARE
 from selfseg.requests import RaceRequest
 from selfseg.speeds import case_seconds, loss_step_seconds
 from selfseg.starting import start_of_fold
-from selfseg.workspace import RaceFolder, planned_folder
+from selfseg.workspace.dataset import RaceFolder
+from selfseg.workspace.lookup import planned_folder
 
 log = logging.getLogger(__name__)
 

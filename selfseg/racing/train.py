@@ -18,7 +18,7 @@ from selfseg.records.metrics import CaseScores, MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.race import Arm, ArmResult, RaceLength
 from selfseg.requests import RaceRequest, TrainRequest
-from selfseg.workspace import RaceFolder
+from selfseg.workspace.dataset import RaceFolder
 
 log = logging.getLogger(__name__)
 

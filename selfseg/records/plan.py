@@ -10,7 +10,8 @@ from selfseg.records.crf import CrfGrid
 from selfseg.records.crop import Crop
 from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import Loss, ShapeCodeTerm
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import ShapeCodeTerm
 from selfseg.records.names import ConfigurationName
 from selfseg.records.network import ContextUNet, Network
 from selfseg.records.optimization import Optimization

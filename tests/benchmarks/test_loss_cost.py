@@ -21,7 +21,9 @@ from selfseg.loading.batches import Batch
 from selfseg.losses.build import build_loss
 from selfseg.networks.training_heads import needed_heads
 from selfseg.preprocessing.loss_maps import make_map
-from selfseg.records.loss import (
+from selfseg.records.loss import Loss, LossTerm
+from selfseg.records.loss_maps import needed_maps
+from selfseg.records.loss_terms import (
     AdaptiveCrossEntropyTerm,
     BlobDiceTerm,
     BoundaryTerm,
@@ -31,8 +33,6 @@ from selfseg.records.loss import (
     DiceTerm,
     FocalTerm,
     GeneralizedDiceTerm,
-    Loss,
-    LossTerm,
     SegmentTerm,
     SegmentWeightsTerm,
     SignedDistanceTerm,
@@ -41,7 +41,6 @@ from selfseg.records.loss import (
     TopKTerm,
     TverskyTerm,
 )
-from selfseg.records.loss_maps import needed_maps
 from selfseg.records.optimization import SGD, Poly, Recipe
 from selfseg.training.state import create_state
 from selfseg.training.step import train_step

@@ -22,7 +22,7 @@ from selfseg.records.plan import Decision, Plan
 from selfseg.records.race import RaceEvidence, RaceRecord
 from selfseg.records.transfer import Start
 from selfseg.requests import PlanRequest, RaceRequest, StartRequest, TrainRequest
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 pytestmark = pytest.mark.slow
 MODEL = Start(folder="other", configuration="3d_fullres")

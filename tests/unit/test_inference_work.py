@@ -25,8 +25,8 @@ from selfseg.inference.model import load_ensemble
 from selfseg.inference.predictor import divide, predict_cases
 from selfseg.inference.window_memory import UNSEEN_BYTES, UNSEEN_SHARE, LiveBytes, window_bytes
 from selfseg.inference.work import LEAST_BYTES, Needs, find_needs
-from selfseg.io.formats import list_cases
 from selfseg.io.headers import read_size
+from selfseg.io.unlabeled import list_cases
 from selfseg.networks.build import build_network
 from selfseg.records.network import DSN3D, ContextUNet, Network, ResidualUNet, UNet
 from selfseg.requests import PredictRequest

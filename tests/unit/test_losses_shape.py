@@ -15,11 +15,11 @@ from selfseg.losses.build import DeeplySupervisedSum, build_loss
 from selfseg.losses.view import View
 from selfseg.networks.shape_autoencoder import ShapeModel
 from selfseg.records.dataset import Targets
-from selfseg.records.loss import (
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import (
     BinaryCrossEntropyTerm,
     CrossEntropyTerm,
     DiceTerm,
-    Loss,
     ShapeCodeTerm,
 )
 

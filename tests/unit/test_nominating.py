@@ -22,7 +22,7 @@ from selfseg.records.source import LabelOverlap, SourceFacts, TransferFacts
 from selfseg.records.transfer import Start, StartModel
 from selfseg.requests import StartRequest
 from selfseg.starting import is_planned, planned_as
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 PRETRAINED = Start(folder="phantom/pretrained/3d_fullres", configuration="3d_fullres")
 

@@ -10,7 +10,7 @@ from selfseg.planning import find_planner
 from selfseg.racing.rules import Racer, Racing, find_racer
 from selfseg.records.estimate import Estimate
 from selfseg.records.ideas import RaceGain
-from selfseg.records.loss import ClDiceTerm, SmoothnessTerm
+from selfseg.records.loss_terms import ClDiceTerm, SmoothnessTerm
 from selfseg.records.optimization import SGD, Optimization, Poly, Recipe
 from selfseg.records.race import Arm, RaceEvidence, RaceLength, RaceTrial
 

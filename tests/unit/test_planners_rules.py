@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plannerfacts import make_dataset, make_fingerprint
+from selfseg.planners.counts import count_extra_features, count_parameters
 from selfseg.planners.default import DefaultPlanner
 from selfseg.planners.families import (
     PLAIN,
@@ -19,7 +20,7 @@ from selfseg.planners.families import (
     Family,
     choose_family,
 )
-from selfseg.planners.memory import count_extra_features, count_parameters, estimate_gib
+from selfseg.planners.memory import estimate_gib
 from selfseg.planners.patch import Request, Sizes, decide_sizes
 from selfseg.planners.spacing import decide_grid
 from selfseg.planners.splits import decide_splits
@@ -29,7 +30,7 @@ from selfseg.planners.width import decide_batch
 from selfseg.plan_checks import check_plan
 from selfseg.records.dataset import Case, Fold
 from selfseg.records.fingerprint import Fingerprint
-from selfseg.records.loss import DiceTerm
+from selfseg.records.loss_terms import DiceTerm
 from selfseg.records.network import DSN3D
 from selfseg.records.plan import Budget, Configuration, Plan
 from selfseg.records.serial import Shape3, Triple

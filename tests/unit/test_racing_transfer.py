@@ -21,7 +21,7 @@ from selfseg.racing.race import RaceResult
 from selfseg.records import serial
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import TopKTerm
+from selfseg.records.loss_terms import TopKTerm
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.transfer import Start
 from selfseg.requests import StartRequest

@@ -12,7 +12,6 @@ from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import default_workers
 from selfseg.folds import find_configuration, open_planned
 from selfseg.planning import find_planner
-from selfseg.racing.arms import with_configuration
 from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset
 from selfseg.records.ideas import Idea
@@ -141,7 +140,7 @@ def with_idea(plan: Plan, idea: Idea) -> Plan:
     log.warning(
         "%s starts from random weights again: no race has tried what is pretrained now", item.name
     )
-    return with_configuration(plan, item.model_copy(update={"start": None}))
+    return plan.with_configuration(item.model_copy(update={"start": None}))
 
 
 def _configuration(plan: Plan, name: str | None) -> Configuration:

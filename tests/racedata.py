@@ -12,7 +12,6 @@ from tinymodel import tiny_configuration, tiny_plan
 
 from selfseg.folds import find_configuration
 from selfseg.inference.trained import PlannedDataset
-from selfseg.racing.arms import with_configuration
 from selfseg.racing.judge import Ground, judge
 from selfseg.racing.rules import find_racer
 from selfseg.records import serial
@@ -140,7 +139,7 @@ def verdicts(
 def with_loss(plan: Plan, name: str, loss: Loss) -> Plan:
     """Return a plan with another loss of one configuration."""
     item = find_configuration(plan, name)
-    return with_configuration(plan, item.model_copy(update={"loss": loss}))
+    return plan.with_configuration(item.model_copy(update={"loss": loss}))
 
 
 def a_plan(*ideas: Idea) -> Plan:

@@ -17,7 +17,6 @@ from selfseg.racing.arms import (
     apply_ideas,
     describe_rest,
     entrants,
-    with_configuration,
     without_ideas,
 )
 from selfseg.racing.combine import combine
@@ -73,7 +72,7 @@ def race_dataset(dataset: str, workspace: Path, request: RaceRequest) -> RaceRes
     if not ideas:
         return RaceResult(None, None, describe_rest(known.plan, configuration))
     configuration = without_ideas(configuration, ideas)
-    plan = with_configuration(known.plan, configuration)
+    plan = known.plan.with_configuration(configuration)
     known = PlannedDataset(known.folder, plan, known.dataset)
     basis = _basis(known, configuration, ideas, request)
     cases = raced_cases(known, basis)

@@ -59,12 +59,17 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 def save(record: Record, path: Path) -> None:
     """Write a record as JSON through a temporary name and a rename."""
-    write_text(_text(record), path)
+    write_text(text(record), path)
+
+
+def text(record: Record) -> str:
+    """Return a record as it stands in a file."""
+    return record.model_dump_json(indent=1) + "\n"
 
 
 def save_keeping_former(record: Record, path: Path) -> None:
     """Write a record; a different file that stands there is kept: it may hold edits by hand."""
-    content = _text(record)
+    content = text(record)
     if path.is_file() and (former := path.read_text(encoding="utf-8")) != content:
         names = (path.with_name(f"{path.stem}.former-{n}{path.suffix}") for n in count(1))
         kept = next(name for name in names if not name.exists())
@@ -113,10 +118,6 @@ def write_text(content: str, path: Path) -> None:
     """Write text so that the file is either the old one or the whole new one."""
     with arriving(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
-
-
-def _text(record: Record) -> str:
-    return record.model_dump_json(indent=1) + "\n"
 
 
 def _place(location: tuple[int | str, ...]) -> str:

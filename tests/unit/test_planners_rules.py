@@ -384,6 +384,8 @@ def test_loss_and_its_decision_agree(cases: list[tuple[Triple, Shape3]], pooled:
 
 # No choices, or none where it is empty.
 MEASURED = {"name", "median_shape", "memory_gib", "previous_stage"}
+# Decided where --init or --auxiliary ask for it, or by a race; else they stay like this.
+ASKED_FOR = {"start": None, "borrows": True}
 COMMON = {
     "spacing_mm", "axes", "resampling", "network family", "normalization of channel 0 (MRI)",
     "mirroring",
@@ -400,8 +402,10 @@ def test_every_value_has_a_decision(budget: Budget, case: tuple[Triple, Shape3])
     for item in plan.configurations:
         # Only a second stage may be told to look around what the first has found.
         first = {"crop"} if item.previous_stage is None else set()
-        for field in set(Configuration.model_fields) - MEASURED - {"preprocessing"} - first:
+        known = MEASURED | set(ASKED_FOR) | first | {"preprocessing"}
+        for field in set(Configuration.model_fields) - known:
             assert f"configurations.{item.name}.{field}" in subjects
+        assert {field: getattr(item, field) for field in ASKED_FOR} == ASKED_FOR
     preprocessing = set(type(plan.configurations[0].preprocessing).model_fields)
     # The orientation is canonical, always; others come with imported models.
     assert preprocessing - {"orientation"} == {"axes", "spacing_mm", "normalization", "resampling"}

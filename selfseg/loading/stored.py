@@ -68,7 +68,7 @@ def read_case(
     Raises:
         DatasetError: A file is missing, damaged, or of another shape than the others.
     """
-    record, locations = read_record(folder, case), _read_locations(folder, case)
+    record, locations = read_record(folder, case), read_locations(folder, case)
     stored = StoredCase(
         id=case,
         image=open_array(folder / f"{case}.b2nd"),
@@ -96,8 +96,12 @@ def damaged_case(folder: Path, case: str, finding: str) -> DatasetError:
     )
 
 
-def _read_locations(folder: Path, case: str) -> Locations:
-    """Read all locations, some hundred KiB: mapped, they would keep a file handle."""
+def read_locations(folder: Path, case: str) -> Locations:
+    """Read a case's locations (n, 3), some hundred KiB: mapped, they would keep a file handle.
+
+    Raises:
+        DatasetError: The file is missing, damaged, or may not be opened.
+    """
     path = folder / f"{case}_locations.npy"
     try:
         locations: Locations = np.load(path, allow_pickle=False)

@@ -9,7 +9,8 @@ import numpy as np
 
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.fingerprint import Fingerprint
-from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm, Loss
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm
 from selfseg.records.plan import Decision
 
 from .families import context_family

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import (
+from selfseg.records.loss import LossTerm
+from selfseg.records.loss_terms import (
     AdaptiveCrossEntropyTerm,
     BlobDiceTerm,
     BoundaryTerm,
     CrossEntropyTerm,
-    LossTerm,
     SignedDistanceTerm,
     SmoothnessTerm,
 )

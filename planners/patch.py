@@ -12,8 +12,8 @@ import numpy as np
 from selfseg.records.network import Network
 from selfseg.records.plan import Decision
 
+from .counts import count_extra_features, count_features
 from .families import REFERENCE_BATCH_2D, REFERENCE_BATCH_3D, Family, build_options
-from .memory import count_extra_features, count_features
 from .topology import LONE_AXIS_EDGE, Topology, decide_topology
 
 START_VOXELS = {2: 2048**2, 3: 256**3}

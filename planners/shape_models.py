@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import ShapeCodeTerm
+from selfseg.records.loss_terms import ShapeCodeTerm
 from selfseg.records.plan import Configuration, Decision
 from selfseg.records.shape_model import ShapeOptions
 

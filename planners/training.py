@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfseg.records.augmentation import Augmentation
-from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm, Loss
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm
 from selfseg.records.optimization import SGD, AdamW, Optimization, Poly, Recipe, WarmupCosine
 from selfseg.records.plan import Decision, Inference
 

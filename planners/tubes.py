@@ -6,14 +6,8 @@ from collections.abc import Sequence
 from math import ceil
 
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import (
-    CbDiceTerm,
-    ClDiceTerm,
-    Loss,
-    LossTerm,
-    SegmentTerm,
-    SkeletonRecallTerm,
-)
+from selfseg.records.loss import Loss, LossTerm
+from selfseg.records.loss_terms import CbDiceTerm, ClDiceTerm, SegmentTerm, SkeletonRecallTerm
 from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Configuration, Decision
 

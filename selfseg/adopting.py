@@ -65,14 +65,12 @@ def adopt_model(plan: Plan, model: SourceFacts, *, planner: str = "default") -> 
             remedy="Choose another model or configuration of it (--init-config), or plan without "
             "--init; 'selfseg train --init' then takes what fits.",
         )
-    configurations = tuple(made if item.name == made.name else item for item in plan.configurations)
     rest = (name for name in plan.proposed if name != made.name)
     changes = {
-        "configurations": configurations,
         "proposed": (made.name, *rest),
         "decisions": (*plan.decisions, *adoption.decisions),
     }
-    return plan.model_copy(update=changes)
+    return plan.with_configuration(made).model_copy(update=changes)
 
 
 def with_verdict(plan: Plan, start: Start, verdict: StartVerdict) -> Plan:

@@ -1,4 +1,4 @@
-"""Array operations that several packages share. Axes: channels first, then Z, Y, X."""
+"""Array types and operations that several packages share. Axes: channels first, then Z, Y, X."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from selfseg.records.geometry import Box
+
+Indices = npt.NDArray[np.unsignedinteger]
+MOST_OF_UINT8 = 254
+
+
+def index_type(largest: int) -> type[np.unsignedinteger]:
+    """Return the type of label indices up to `largest`: uint8 below 255, else uint16."""
+    return np.uint8 if largest <= MOST_OF_UINT8 else np.uint16
 
 
 def bounding_box(mask: npt.NDArray[np.bool_]) -> Box:

@@ -23,7 +23,8 @@ from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Plan
 from selfseg.records.selection import Selection
 from selfseg.records.shape_model import ShapeModels
-from selfseg.workspace import DatasetFolder, FoldFolder
+from selfseg.workspace.dataset import DatasetFolder
+from selfseg.workspace.network import FoldFolder
 
 FOREIGN = "Give a file that 'selfseg export MODEL -o FILE' has written."
 _ALLOWED = re.compile(

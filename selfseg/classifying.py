@@ -113,7 +113,7 @@ def train_classifier(request: ClassifyRequest) -> Training:
     """
     from selfseg.classification import files
     from selfseg.classification.labels import patients_of, read_labels
-    from selfseg.classification.regions import region_of_interest
+    from selfseg.classification.region_files import region_of_interest
     from selfseg.classification.train import Source, train_classifier
     from selfseg.reporting.classification_plot import save_calibration, save_roc
 

@@ -10,7 +10,7 @@ from selfseg.io.formats import read_dataset
 from selfseg.io.nnunet.raw import write_raw
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
-from selfseg.workspace import planned_folder
+from selfseg.workspace.lookup import planned_folder
 
 
 def export_dataset(source: str, output: Path, *, workspace: Path) -> Dataset:

@@ -1,29 +1,27 @@
-"""A fold as a job: its cases, its arrays, in a cascade its previous stage, its predictions."""
+"""A fold as a job: its cases, in a cascade their previous stage, its predictions."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfseg.errors import PlanError, SelfSegError
 from selfseg.execution.processes import default_workers
-from selfseg.inference.trained import PlannedDataset, files_digest, previous_digest
+from selfseg.inference.trained import PlannedDataset, previous_digest
+from selfseg.preparing import prepare, prepare_auxiliary, prepare_loss_maps, prepare_previous
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
-from selfseg.records.geometry import Box
-from selfseg.records.loss_maps import needed_maps
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.requests import TrainRequest
 from selfseg.starting import start_of_fold, tell_of_random_weights
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 if TYPE_CHECKING:
-    from selfseg.loading.patches import PreviousStage
-    from selfseg.training.job import AuxiliaryData, TrainingJob
+    from selfseg.training.job import TrainingJob
 
 log = logging.getLogger(__name__)
 
@@ -46,43 +44,6 @@ def find_configuration(plan: Plan, name: str) -> Configuration:
     raise PlanError(
         f"plan of {plan.dataset}: no configuration {name!r}", remedy=f"Choose one of: {names}."
     )
-
-
-def prepare(
-    folder: DatasetFolder,
-    dataset: Dataset,
-    configuration: Configuration,
-    *,
-    planned: Sequence[Configuration],
-    workers: int,
-) -> Path:
-    """Make the training arrays of a configuration where they are missing; return their folder.
-
-    All `planned` configurations whose arrays would be the same share them. Their chunks suit 2D
-    patches if one of them has such: slices from chunks for volumes take 12 to 18 times as long,
-    volumes from chunks for slices 1.1 to 1.7 times.
-    """
-    from selfseg.preprocessing.dataset import preprocess
-
-    options = folder.spelled_out(configuration.preprocessing)
-    arrays = folder.preprocessed(options)
-    sharing = [item for item in planned if folder.spelled_out(item.preprocessing) == options]
-    patch = min((configuration.patch, *(item.patch for item in sharing)), key=len)
-    preprocess(dataset, options, arrays, patch=patch, workers=workers)
-    return arrays
-
-
-def prepare_all(
-    folder: DatasetFolder,
-    dataset: Dataset,
-    configurations: Sequence[Configuration],
-    *,
-    workers: int,
-) -> None:
-    """Make the training arrays of several configurations, once for those that share them."""
-    distinct = {folder.preprocessed(item.preprocessing): item for item in reversed(configurations)}
-    for configuration in reversed(distinct.values()):
-        prepare(folder, dataset, configuration, planned=configurations, workers=workers)
 
 
 def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
@@ -121,9 +82,9 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         previous=prepare_previous(known, configuration, maps, workers=workers),
         previous_digest=previous_digest(known.folder, configuration),
         previous_maps=maps,
-        loss_maps=_prepare_loss_maps(known, configuration, workers=workers),
+        loss_maps=prepare_loss_maps(known, configuration, workers=workers),
         start=start,
-        auxiliary=_auxiliary(known, configuration, workers=workers),
+        auxiliary=prepare_auxiliary(known, configuration, workers=workers),
         source=source_weights(known, configuration, request.fold, validation_cases),
         output=output,
         epochs=request.epochs,
@@ -175,101 +136,6 @@ def previous_maps(
     stage = find_configuration(known.plan, configuration.previous_stage)
     splits = serial.load(Splits, known.folder.splits)
     return out_of_fold_maps(known, stage, splits, cases)
-
-
-def prepare_previous(
-    known: PlannedDataset,
-    configuration: Configuration,
-    maps: Mapping[str, Path] | None,
-    *,
-    workers: int,
-) -> PreviousStage | None:
-    """Bring label maps of the previous stage to a configuration's grid where that is not done."""
-    if configuration.previous_stage is None or maps is None:
-        return None
-    from selfseg.execution.locks import waited_for
-    from selfseg.loading.patches import PreviousStage
-    from selfseg.preprocessing.previous import preprocess_previous
-
-    target = known.folder.previous_stage(configuration.preprocessing, configuration.previous_stage)
-    with waited_for(target.with_name(f".{target.name}.lock")):
-        preprocess_previous(
-            maps,
-            known.folder.preprocessed(configuration.preprocessing),
-            target,
-            options=configuration.preprocessing,
-            targets=known.plan.targets,
-            patch=configuration.patch,
-            workers=workers,
-        )
-        boxes = _crops(known, configuration, tuple(maps), target, workers=workers)
-    return PreviousStage(target, len(known.plan.labels), boxes)
-
-
-def _crops(
-    known: PlannedDataset,
-    configuration: Configuration,
-    cases: Sequence[str],
-    previous: Path,
-    *,
-    workers: int,
-) -> dict[str, tuple[Box, ...]] | None:
-    """Return the boxes that a fine stage looks at in each case; None for other stages."""
-    from selfseg.preprocessing.crops import Cropper, find_crops
-
-    if configuration.crop is None:
-        return None
-    return find_crops(
-        cases,
-        known.folder.preprocessed(configuration.preprocessing),
-        previous,
-        known.folder.crops(previous),
-        Cropper(configuration.crop, known.plan.targets, configuration.patch),
-        workers,
-    )
-
-
-def _auxiliary(
-    known: PlannedDataset, configuration: Configuration, *, workers: int
-) -> AuxiliaryData | None:
-    """Make the arrays of the auxiliary data set where they are missing; None without one."""
-    from selfseg.preprocessing.dataset import preprocess
-    from selfseg.training.job import AuxiliaryData
-
-    options = known.plan.borrowed(configuration)
-    if options is None:
-        return None
-    dataset = serial.load(Dataset, known.folder.auxiliary)
-    arrays = known.folder.auxiliary_arrays(configuration.preprocessing)
-    preprocess(
-        dataset, configuration.preprocessing, arrays, patch=configuration.patch, workers=workers
-    )
-    ids = tuple(case.id for case in dataset.cases)
-    return AuxiliaryData(options, dataset.targets, ids, arrays, files_digest(dataset, ids))
-
-
-def _prepare_loss_maps(
-    known: PlannedDataset, configuration: Configuration, *, workers: int
-) -> Path | None:
-    """Make what the terms of the loss need besides the labels, where that is not done."""
-    from selfseg.preprocessing.loss_maps import prepare_maps
-
-    maps = needed_maps(configuration.loss)
-    if not maps:
-        return None
-    flat = len(configuration.patch) == 2
-    target = known.folder.loss_maps(configuration.preprocessing, maps, flat=flat)
-    prepare_maps(
-        [case.id for case in known.dataset.cases],
-        known.folder.preprocessed(configuration.preprocessing),
-        target,
-        maps=maps,
-        targets=known.plan.targets,
-        flat=flat,
-        patch=configuration.patch,
-        workers=workers,
-    )
-    return target
 
 
 def _fold_cases(known: PlannedDataset, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -24,7 +24,8 @@ from selfseg.records import serial
 from selfseg.records.model import TrainedFold
 from selfseg.records.network import ResidualUNet, UNet
 from selfseg.records.plan import Configuration, Plan
-from selfseg.workspace import DatasetFolder, dataset_folder
+from selfseg.workspace.dataset import DatasetFolder
+from selfseg.workspace.lookup import dataset_folder
 
 log = logging.getLogger(__name__)
 

@@ -6,18 +6,17 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from selfseg.records.dataset import Targets
-from selfseg.records.loss import (
-    FULL_RESOLUTION,
+from selfseg.records.loss import FULL_RESOLUTION, Loss
+from selfseg.records.loss_maps import needed_maps
+from selfseg.records.loss_terms import (
     AdaptiveCrossEntropyTerm,
     BinaryCrossEntropyTerm,
     CrossEntropyTerm,
     LabelTerm,
-    Loss,
     ShapeCodeTerm,
     SignedDistanceTerm,
     SmoothnessTerm,
 )
-from selfseg.records.loss_maps import needed_maps
 from selfseg.records.network import (
     DSN3D,
     ContextUNet,

@@ -20,7 +20,7 @@ from selfseg.records.model import TrainedFold
 from selfseg.records.selection import Selection
 from selfseg.records.transfer import TransferReport
 from selfseg.requests import PredictRequest, SelectRequest, TrainRequest, parse_tolerances
-from selfseg.workspace import planned_folder
+from selfseg.workspace.lookup import planned_folder
 
 if TYPE_CHECKING:
     from selfseg.evaluation.further import Further
@@ -96,7 +96,7 @@ def predict_images(request: PredictRequest) -> PredictionReport:
     from selfseg.inference.limit import room_gib
     from selfseg.inference.members import predict_ensemble
     from selfseg.inference.model import load_ensemble
-    from selfseg.io.formats import list_cases
+    from selfseg.io.unlabeled import list_cases
     from selfseg.networks.device import select_device
 
     with opened_model(request.model) as folder:

@@ -15,8 +15,8 @@ from selfseg.auxiliary import borrow
 from selfseg.budget import detect_budget, parse_gib
 from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.processes import default_workers
-from selfseg.folds import prepare_all
 from selfseg.plan_checks import MEND_PLAN, check_plan
+from selfseg.preparing import prepare_all
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
@@ -24,7 +24,8 @@ from selfseg.records.plan import Plan
 from selfseg.records.transfer import Start
 from selfseg.requests import PlanRequest, RunRequest, read_case_list
 from selfseg.starting import is_planned, opened_start, planned_as
-from selfseg.workspace import DatasetFolder, dataset_folder, keep_former
+from selfseg.workspace.dataset import DatasetFolder
+from selfseg.workspace.lookup import dataset_folder, refuse_namesake
 
 if TYPE_CHECKING:
     from selfseg.training.transfer import SourceModel
@@ -123,7 +124,7 @@ def _decide(
     planning.find_planner(request.planner)
     described = read_dataset(root, only=read_case_list(request.cases))
     folder = dataset_folder(workspace, described.name)
-    folder.refuse_namesake(root)
+    refuse_namesake(folder, root)
     dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
     budget = detect_budget(request.memory, request.device)
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
@@ -147,15 +148,13 @@ def _decide(
 def _write(result: PlanResult, auxiliary: Dataset | None) -> None:
     """Write all records, the plan last; former plans and folds are kept."""
     folder = result.folder
-    keep_former(folder.plan, serial.text(result.plan))
-    keep_former(folder.splits, serial.text(result.splits))
     _forget_facts_of_others(folder, result.dataset)
     serial.save(result.dataset, folder.dataset)
     serial.save(result.fingerprint, folder.fingerprint)
-    serial.save(result.splits, folder.splits)
+    serial.save_keeping_former(result.splits, folder.splits)
     if auxiliary is not None:
         serial.save(auxiliary, folder.auxiliary)
-    serial.save(result.plan, folder.plan)
+    serial.save_keeping_former(result.plan, folder.plan)
 
 
 def _forget_facts_of_others(folder: DatasetFolder, dataset: Dataset) -> None:

@@ -12,7 +12,6 @@ from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import default_workers
 from selfseg.folds import find_configuration, open_planned
 from selfseg.planning import find_planner
-from selfseg.racing.arms import with_configuration
 from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset
 from selfseg.records.ideas import Idea
@@ -22,7 +21,8 @@ from selfseg.records.pretraining import MaskedReconstruction, Pretrained
 from selfseg.records.transfer import Start
 from selfseg.requests import StartRequest
 from selfseg.starting import planned_as
-from selfseg.workspace import DatasetFolder, keep_former, planned_folder
+from selfseg.workspace.dataset import DatasetFolder
+from selfseg.workspace.lookup import planned_folder
 
 if TYPE_CHECKING:
     from selfseg.inference.trained import PlannedDataset
@@ -119,8 +119,7 @@ def _nominate(folder: DatasetFolder, idea: Idea) -> None:
         plan = serial.load(Plan, folder.plan)
         nominated = with_idea(plan, idea)
         if nominated != plan:
-            keep_former(folder.plan, serial.text(nominated))
-            serial.save(nominated, folder.plan)
+            serial.save_keeping_former(nominated, folder.plan)
 
 
 def with_idea(plan: Plan, idea: Idea) -> Plan:
@@ -141,7 +140,7 @@ def with_idea(plan: Plan, idea: Idea) -> Plan:
     log.warning(
         "%s starts from random weights again: no race has tried what is pretrained now", item.name
     )
-    return with_configuration(plan, item.model_copy(update={"start": None}))
+    return plan.with_configuration(item.model_copy(update={"start": None}))
 
 
 def _configuration(plan: Plan, name: str | None) -> Configuration:
@@ -169,7 +168,7 @@ def _prepare(
 ) -> tuple[tuple[Case, ...], tuple[Path, ...]]:
     """Make the arrays of the images where they are missing; return cases and arrays."""
     from selfseg.io.checks import digest_file
-    from selfseg.io.formats import list_cases
+    from selfseg.io.unlabeled import list_cases
     from selfseg.preprocessing.dataset import CaseFiles, preprocess
 
     plan = known.plan

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 from selfseg.errors import SelfSegError
 from selfseg.records.metrics import MetricName
 from selfseg.records.selection import SelectionMetric
-from selfseg.workspace import model_folder
+from selfseg.workspace.lookup import model_folder
 
 if TYPE_CHECKING:
     from selfseg.evaluation.evaluate import Tolerances

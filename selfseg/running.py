@@ -28,7 +28,8 @@ from selfseg.requests import (
     TrainRequest,
 )
 from selfseg.speeds import case_seconds
-from selfseg.workspace import DatasetFolder, planned_folder
+from selfseg.workspace.dataset import DatasetFolder
+from selfseg.workspace.lookup import planned_folder
 
 log = logging.getLogger(__name__)
 

@@ -147,7 +147,7 @@ def _is_foreign(path: Path) -> bool:
     """Tell whether a model has to be unpacked or imported; False where there is none at all."""
     from selfseg.inference.find import find_models
     from selfseg.io.nnunet.folders import find_model_folders
-    from selfseg.workspace import PretrainedFolder
+    from selfseg.workspace.network import PretrainedFolder
 
     if path.is_file():
         return True

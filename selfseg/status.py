@@ -18,7 +18,8 @@ from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.run import RunRecord
 from selfseg.records.selection import Selection
-from selfseg.workspace import DatasetFolder, dataset_folder, planned_folder
+from selfseg.workspace.dataset import DatasetFolder
+from selfseg.workspace.lookup import dataset_folder, planned_folder
 
 State = Literal["done", "running", "interrupted", "outdated", "missing"]
 

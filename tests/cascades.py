@@ -12,7 +12,7 @@ from selfseg.records import serial
 from selfseg.records.dataset import Fold, Splits
 from selfseg.records.network import UNet
 from selfseg.records.plan import Plan
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 CASES = ("case_000", "case_001", "case_002", "case_003")
 FEW = {"epochs": 1, "steps_per_epoch": 3, "device": "cpu", "workers": 0}

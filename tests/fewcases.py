@@ -23,7 +23,7 @@ from selfseg.records.model import TrainedFold
 from selfseg.records.network import DualChannel, GatedEncoders, ResidualUNet, UNet
 from selfseg.records.plan import Configuration, Plan
 from selfseg.selection.statistics import Floats, difference, draw_weights, estimate
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 CONFIGURATION = "3d_fullres"
 CONTROL = "scratch"

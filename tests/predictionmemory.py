@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from selfseg.inference.members import predict_ensemble
 from selfseg.inference.model import Ensemble, Model
-from selfseg.io.formats import list_cases
+from selfseg.io.unlabeled import list_cases
 from selfseg.records.dataset import Label
 
 SHAPE = (48, 128, 128)

@@ -12,13 +12,13 @@ from tinymodel import tiny_configuration, tiny_plan
 
 from selfseg.folds import find_configuration
 from selfseg.inference.trained import PlannedDataset
-from selfseg.racing.arms import with_configuration
 from selfseg.racing.judge import Ground, judge
 from selfseg.racing.rules import find_racer
 from selfseg.records import serial
 from selfseg.records.dataset import Fold, Splits
 from selfseg.records.ideas import Idea, IdeaTrial, RaceGain
-from selfseg.records.loss import FocalTerm, Loss, LossTerm, TopKTerm, TverskyTerm
+from selfseg.records.loss import Loss, LossTerm
+from selfseg.records.loss_terms import FocalTerm, TopKTerm, TverskyTerm
 from selfseg.records.metrics import CaseScores, LabelScores, TopologyScores
 from selfseg.records.plan import Decision, Plan
 from selfseg.records.race import (
@@ -139,7 +139,7 @@ def verdicts(
 def with_loss(plan: Plan, name: str, loss: Loss) -> Plan:
     """Return a plan with another loss of one configuration."""
     item = find_configuration(plan, name)
-    return with_configuration(plan, item.model_copy(update={"loss": loss}))
+    return plan.with_configuration(item.model_copy(update={"loss": loss}))
 
 
 def a_plan(*ideas: Idea) -> Plan:

@@ -18,7 +18,7 @@ from selfseg.records.dataset import Case, Dataset, File, Region
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration
 from selfseg.records.selection import ValidationTiming
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 Indices = npt.NDArray[np.uint8]
 SHAPE = (8, 16, 20)

@@ -14,13 +14,14 @@ from selfseg.networks.weights import save_weights
 from selfseg.records import serial
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.dataset import Label
-from selfseg.records.loss import DiceTerm, Loss
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import DiceTerm
 from selfseg.records.model import TrainedFold
 from selfseg.records.network import UNet
 from selfseg.records.optimization import SGD, Optimization, Poly, Recipe
 from selfseg.records.plan import Budget, Configuration, Inference, Plan
 from selfseg.records.preprocessing import NoNormalization, Preprocessing
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 LABELS = (Label(name="core", value=1), Label(name="rim", value=4))
 

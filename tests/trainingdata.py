@@ -10,7 +10,8 @@ import numpy as np
 from selfseg.records import serial
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.geometry import Box, Geometry, Orientation, PreprocessedCase
-from selfseg.records.loss import DiceTerm, Loss
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import DiceTerm
 from selfseg.records.network import UNet
 from selfseg.records.optimization import SGD, Optimization, Poly, Recipe
 from selfseg.records.plan import Configuration, Inference

@@ -15,7 +15,7 @@ from selfseg.training import train as training
 from selfseg.training.job import TrainingJob
 from selfseg.training.state import TrainState
 from selfseg.training.step import train_step
-from selfseg.workspace import FoldFolder
+from selfseg.workspace.network import FoldFolder
 
 CPU = torch.device("cpu")
 LONG = Recipe(optimizer=SGD(), schedule=Poly())

@@ -11,7 +11,8 @@ from trainingdata import make_configuration
 from selfseg.loading.batches import Batch
 from selfseg.losses.build import build_loss
 from selfseg.records.dataset import Label, Targets
-from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import CrossEntropyTerm, DiceTerm
 from selfseg.records.network import UNet
 from selfseg.records.optimization import AdamW, Poly, Recipe
 from selfseg.training.memory_use import MemoryUse

@@ -11,7 +11,8 @@ import numpy as np
 from selfseg.classification.evaluator import needed_features, probabilities
 from selfseg.classification.files import Prediction
 from selfseg.classification.labels import Labels
-from selfseg.classification.regions import RegionFeatures, find_files
+from selfseg.classification.region_files import find_files
+from selfseg.classification.regions import RegionFeatures
 from selfseg.classification.statistics import classification_scores
 from selfseg.classification.train import measure_regions
 from selfseg.errors import DatasetError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfseg.classification.regions import RegionFeatures, RegionFiles, region_masks
+from selfseg.classification.region_files import RegionFiles
+from selfseg.classification.regions import RegionFeatures, region_masks
 from selfseg.classification.table import DEEP
 from selfseg.errors import ModelError
 from selfseg.inference.bottleneck import check_pooling, pooled_bottleneck
@@ -16,7 +17,7 @@ from selfseg.networks.device import select_device
 from selfseg.progress import ProgressBar
 from selfseg.records.classification import DeepSource
 from selfseg.records.dataset import Case, File
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 
 def load_network(

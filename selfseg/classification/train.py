@@ -13,12 +13,11 @@ import numpy as np
 from selfseg import planning
 from selfseg.classification.labels import LabelRow, Labels
 from selfseg.classification.nested import OutOfFold, cross_validate, fit_classifier
+from selfseg.classification.region_files import RegionFiles, find_files
 from selfseg.classification.regions import (
     FoundRegion,
     RegionFeatures,
-    RegionFiles,
     compute_features,
-    find_files,
     find_regions,
 )
 from selfseg.classification.statistics import bootstrap_area, classification_scores

@@ -28,7 +28,7 @@ def import_(
     """Read a trained model into a folder that `selfseg predict -m` takes."""
     from selfseg import importing
     from selfseg.cli import exchange_tables
-    from selfseg.workspace import workspace_root
+    from selfseg.workspace.lookup import workspace_root
 
     result = importing.import_model(source, output=output, workspace=workspace_root(workspace))
     exchange_tables.print_imported(result, as_json=json)
@@ -50,7 +50,7 @@ def export(
 ) -> None:
     """Write a trained model as one safe file, or a data set in nnU-Net's raw layout."""
     from selfseg.cli import exchange_tables
-    from selfseg.workspace import dataset_folder, workspace_root
+    from selfseg.workspace.lookup import dataset_folder, workspace_root
 
     root = workspace_root(workspace)
     if nnunet:

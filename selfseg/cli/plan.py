@@ -54,7 +54,7 @@ def plan(
     from selfseg import pipeline, requests
     from selfseg.cli import tables
     from selfseg.cli.explain import print_decisions
-    from selfseg.workspace import workspace_root
+    from selfseg.workspace.lookup import workspace_root
 
     root = workspace_root(workspace)
     result = pipeline.plan_dataset(

@@ -46,7 +46,7 @@ def predict(
     """Segment images with a trained model; results have exactly the geometry of the input."""
     from selfseg import pipeline, requests
     from selfseg.cli import tables
-    from selfseg.workspace import model_folder, workspace_root
+    from selfseg.workspace.lookup import model_folder, workspace_root
 
     root = workspace_root(workspace)
     result = pipeline.predict_images(

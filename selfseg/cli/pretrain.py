@@ -34,7 +34,7 @@ def pretrain(
     from selfseg import requests
     from selfseg.cli import tables
     from selfseg.pretrain import PretrainRequest, pretrain_network
-    from selfseg.workspace import workspace_root
+    from selfseg.workspace.lookup import workspace_root
 
     root = workspace_root(workspace)
     made, idea = pretrain_network(

@@ -45,7 +45,7 @@ def race(
     from selfseg import requests
     from selfseg.cli import race_tables
     from selfseg.racing.race import race_dataset
-    from selfseg.workspace import workspace_root
+    from selfseg.workspace.lookup import workspace_root
 
     result = race_dataset(
         dataset,

@@ -42,7 +42,7 @@ def run(
     """
     from selfseg import requests, running
     from selfseg.cli import tables
-    from selfseg.workspace import workspace_root
+    from selfseg.workspace.lookup import workspace_root
 
     root = workspace_root(workspace)
     result = running.run_dataset(

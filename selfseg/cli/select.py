@@ -37,7 +37,7 @@ def select(
     """
     from selfseg import pipeline, requests
     from selfseg.cli import tables
-    from selfseg.workspace import planned_folder, workspace_root
+    from selfseg.workspace.lookup import planned_folder, workspace_root
 
     root = workspace_root(workspace)
     result = pipeline.select_models(

@@ -22,7 +22,7 @@ def status(
     """Show how far every configuration and fold is."""
     from selfseg import status as stage
     from selfseg.cli import tables
-    from selfseg.workspace import workspace_root
+    from selfseg.workspace.lookup import workspace_root
 
     root = workspace_root(workspace)
     found = stage.read_status(dataset, root)

@@ -19,7 +19,7 @@ from selfseg.records.metrics import LabelScores, MetricsTable
 from selfseg.records.pretraining import Pretrained
 from selfseg.records.selection import Selection
 from selfseg.records.transfer import TransferReport
-from selfseg.workspace import workspace_root
+from selfseg.workspace.lookup import workspace_root
 
 if TYPE_CHECKING:
     from selfseg.inference.predictor import PredictionReport

@@ -36,7 +36,7 @@ def train(
     """Train a fold, or go on with it; then predict and score its validation cases."""
     from selfseg import pipeline, requests
     from selfseg.cli import tables
-    from selfseg.workspace import workspace_root
+    from selfseg.workspace.lookup import workspace_root
 
     root = workspace_root(workspace)
     result = pipeline.train_fold(

@@ -16,7 +16,7 @@ from selfseg.inference.find import find_models
 from selfseg.inference.model import Model, load_model
 from selfseg.inference.predictor import PredictionReport, predict_cases
 from selfseg.records.dataset import Case
-from selfseg.workspace import race_home
+from selfseg.workspace.lookup import race_home
 
 log = logging.getLogger(__name__)
 

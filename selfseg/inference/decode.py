@@ -8,11 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from selfseg.arrays import Indices, index_type
 from selfseg.io.store import slabs
-from selfseg.preprocessing.invert import MOST_LABELS_OF_UINT8
 from selfseg.records.dataset import Targets
 
-Indices = npt.NDArray[np.unsignedinteger]
 Floats = npt.NDArray[np.float32]
 
 
@@ -41,8 +40,7 @@ def decode(sources: Sequence[Foreground], targets: Targets, *, full: float) -> I
         full: The sum where all are certain.
     """
     _, *shape = sources[0].shape
-    kind = np.uint8 if len(targets.labels) <= MOST_LABELS_OF_UINT8 else np.uint16
-    result: Indices = np.zeros(shape, kind)
+    result: Indices = np.zeros(shape, index_type(len(targets.labels)))
     for z, y in slabs(shape):
         part = result[z, y]
         channels = (_sum(sources, index, z, y) for index in range(len(targets.names)))

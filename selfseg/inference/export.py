@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from selfseg.arrays import Indices
 from selfseg.errors import ImageError
 from selfseg.files import arriving
-from selfseg.inference.decode import Indices
 from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.model import Model
 from selfseg.inference.probability_sum import ProbabilitySum

@@ -10,7 +10,8 @@ from selfseg.errors import ModelError
 from selfseg.inference.trained import trained_folds
 from selfseg.records import serial
 from selfseg.records.plan import Configuration, Plan
-from selfseg.workspace import DatasetFolder, dataset_folder
+from selfseg.workspace.dataset import DatasetFolder
+from selfseg.workspace.lookup import dataset_folder
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from selfseg.inference.model import Ensemble, Model
 from selfseg.inference.predictor import (
     IN_FLIGHT,
     PredictionReport,
-    divide,
+    divide_memory,
     inference_options,
     member_logits,
     predict_cases,
@@ -95,7 +95,9 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
                 quality=meter,
             )
         else:
-            budget = divide(ensemble.members, left, max_memory_gib, probabilities=probabilities)
+            budget = divide_memory(
+                ensemble.members, left, max_memory_gib, probabilities=probabilities
+            )
             store = LogitStore(budget, folder=output)
             export = Export(
                 ensemble.members[0],

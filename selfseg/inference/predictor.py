@@ -108,7 +108,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
         raise ValueError("label maps of a previous stage belong to a cascade, and to it alone")
     output.mkdir(parents=True, exist_ok=True)
     options = inference_options(model, tta=tta, step=step)
-    budget = divide([model], cases, max_memory_gib, probabilities=probabilities)
+    budget = divide_memory([model], cases, max_memory_gib, probabilities=probabilities)
     store = LogitStore(budget, folder=output)
     export = Export(model, output, store, probabilities, crf, tuple(steps), compact, quality)
 
@@ -134,7 +134,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
     return PredictionReport(tuple(done), tuple(failed))
 
 
-def divide(
+def divide_memory(
     models: Sequence[Model],
     cases: Sequence[Case],
     max_memory_gib: float | None,

@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from selfseg.inference.decode import Indices, decode
+from selfseg.arrays import Indices
+from selfseg.inference.decode import decode
 from selfseg.inference.logit_store import LogitStore
 from selfseg.io.store import save_slabs
 from selfseg.preprocessing.axes import canonical_shape
-from selfseg.preprocessing.invert import foreground_tiles
+from selfseg.preprocessing.foreground import foreground_tiles
 from selfseg.records.dataset import Targets
 from selfseg.records.geometry import PreprocessedCase
 from selfseg.records.preprocessing import Resampling

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from selfseg.inference.decode import Indices
+from selfseg.arrays import Indices
 from selfseg.networks.shape_autoencoder import ShapeModel
 from selfseg.networks.shape_files import load_accepted
 from selfseg.networks.shape_grid import ShapeBox, bounds, dice, sample_box
@@ -27,7 +27,7 @@ from selfseg.records.shape_model import (
     PredictionQuality,
     ShapeModels,
 )
-from selfseg.workspace import FoldFolder
+from selfseg.workspace.network import FoldFolder
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from selfseg.arrays import bounding_box
+from selfseg.arrays import Indices, bounding_box
 from selfseg.errors import DeviceError
-from selfseg.inference.decode import Indices
 from selfseg.inference.probability_sum import ProbabilitySum
 from selfseg.io.geometry import canonical_geometry
 from selfseg.io.images import read_image

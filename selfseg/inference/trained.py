@@ -18,7 +18,7 @@ from selfseg.records.network import Network
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.selection import Selection
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 ALL_CASES = "all"
 DIGITS = 16  # of a digest

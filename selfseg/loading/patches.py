@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from selfseg.errors import DatasetError
 from selfseg.execution.resources import free_memory_gib
-from selfseg.io.store import UNREADABLE, StoredArray, open_array
+from selfseg.io.store import StoredArray
 from selfseg.loading.areas import Area, area_of
-from selfseg.loading.sampling import Corner, Locations
-from selfseg.records import serial
-from selfseg.records.geometry import Box, PreprocessedCase
+from selfseg.loading.sampling import Corner
+from selfseg.loading.stored import StoredCase, damaged_case, read_case, read_record
+from selfseg.records.geometry import Box
 from selfseg.records.loss_maps import OUTSIDE_IMAGE
 
 # Share of the free memory that decompressed cases may fill; the rest is for training.
@@ -28,41 +28,6 @@ MEMORY_SHARE = 0.25
 OPEN_CASES = 32
 PAD_IMAGE = 0
 PAD_LABEL = -1
-
-
-@dataclass(frozen=True)
-class StoredCase:
-    """The arrays of one case: numpy arrays, or files that are read slice by slice.
-
-    Attributes:
-        id: Case id.
-        image: (c, z, y, x) float32.
-        label: (z, y, x) int16, -1 outside the nonzero mask.
-        locations: (n, 3) voxels of the labels or regions, one after the other, then annotated ones.
-        counts: Rows of each label or region in `locations`.
-        annotated: Rows of annotated voxels; 0 where all voxels are annotated.
-        previous: (z, y, x) int16, the previous stage's segmentation; None outside a cascade.
-        maps: (m, z, y, x) int16, what the loss needs besides the label; None if nothing.
-    """
-
-    id: str
-    image: StoredArray
-    label: StoredArray
-    locations: Locations
-    counts: tuple[int, ...]
-    annotated: int = 0
-    previous: StoredArray | None = None
-    maps: StoredArray | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Voxels per axis."""
-        return tuple(self.label.shape)
-
-    @property
-    def num_locations(self) -> int:
-        """Rows of `locations`."""
-        return sum(self.counts) + self.annotated
 
 
 @dataclass(frozen=True)
@@ -188,7 +153,7 @@ class CaseFolder:
             image = cut(case.image, corner, shape, fill=PAD_IMAGE)
             label = cut(case.label, corner, shape, fill=PAD_LABEL)
         except RuntimeError as error:
-            raise self._damaged(case.id, f"cannot be decompressed ({error})") from error
+            raise damaged_case(self.folder, case.id, f"cannot be decompressed ({error})") from error
         ends = (first - low, high - last)
         if ends == (0, 0):
             return image, label
@@ -226,7 +191,7 @@ class CaseFolder:
                 a_voxel += math.prod(array.shape[:-3]) * array.dtype.itemsize
         a_row = 3 * first.locations.itemsize
         total = 0
-        for record in map(self._record, self.ids):
+        for record in (read_record(self.folder, case) for case in self.ids):
             rows = sum(record.num_locations) + record.num_annotated
             total += math.prod(record.shape) * a_voxel + rows * a_row
         return total
@@ -237,7 +202,7 @@ class CaseFolder:
         try:
             image, label = case.image[whole], case.label[whole]
         except RuntimeError as error:
-            raise self._damaged(case.id, f"cannot be decompressed ({error})") from error
+            raise damaged_case(self.folder, case.id, f"cannot be decompressed ({error})") from error
         size = case.shape
         previous = self._cut_companion(
             case.previous, self._previous_folder, case.id, (0, 0, 0), size
@@ -245,43 +210,8 @@ class CaseFolder:
         maps = self._cut_companion(case.maps, self.maps, case.id, (0, 0, 0), size)
         return replace(case, image=image, label=label, previous=previous, maps=maps)
 
-    def _record(self, case: str) -> PreprocessedCase:
-        return serial.load(PreprocessedCase, self.folder / f"{case}.json")
-
     def _read(self, case: str) -> StoredCase:
-        record, locations = self._record(case), self._read_locations(case)
-        stored = StoredCase(
-            id=case,
-            image=open_array(self.folder / f"{case}.b2nd"),
-            label=open_array(self.folder / f"{case}_label.b2nd"),
-            locations=locations,
-            counts=record.num_locations,
-            annotated=record.num_annotated,
-            previous=None if self.previous is None else self._companion(self.previous.folder, case),
-            maps=None if self.maps is None else self._companion(self.maps, case),
-        )
-        shapes = {tuple(record.shape), stored.shape, tuple(stored.image.shape[1:])}
-        for companion in (stored.previous, stored.maps):
-            if companion is not None:
-                shapes.add(tuple(companion.shape[-3:]))
-        if len(shapes) > 1 or len(locations) != stored.num_locations:
-            raise self._damaged(case, f"consists of files that do not fit {case}.json")
-        return stored
-
-    @staticmethod
-    def _companion(folder: Path, case: str) -> StoredArray:
-        return open_array(folder / f"{case}.b2nd")
-
-    def _read_locations(self, case: str) -> Locations:
-        """Read all locations, some hundred KiB: mapped, they would keep a file handle."""
-        path = self.folder / f"{case}_locations.npy"
-        try:
-            locations: Locations = np.load(path, allow_pickle=False)
-        except (FileNotFoundError, EOFError, ValueError) as error:
-            raise self._damaged(case, f"has no usable class locations ({error})") from error
-        except OSError as error:
-            raise DatasetError(f"{path}: cannot be read ({error})", remedy=UNREADABLE) from error
-        return locations
+        return read_case(self.folder, case, previous=self._previous_folder, maps=self.maps)
 
     @property
     def _previous_folder(self) -> Path | None:
@@ -306,12 +236,6 @@ class CaseFolder:
                 f"{folder / case}.b2nd: cannot be decompressed ({error})",
                 remedy="Delete this folder and train again: it is made anew.",
             ) from error
-
-    def _damaged(self, case: str, finding: str) -> DatasetError:
-        return DatasetError(
-            f"{self.folder}: preprocessed case {case} {finding}",
-            remedy=f"Delete {case}.json there and run 'selfseg plan' again.",
-        )
 
 
 def cut(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selfseg.records.loss import ShapeCodeTerm
+from selfseg.records.loss_terms import ShapeCodeTerm
 
 REST, OWN, WEIGHT, AGE = range(4)  # places in what is remembered
 

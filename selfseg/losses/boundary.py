@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from selfseg.losses.maps import finite_distance
 from selfseg.losses.view import View
-from selfseg.records.loss import BoundaryTerm
+from selfseg.records.loss_terms import BoundaryTerm
 
 
 class Boundary(nn.Module):

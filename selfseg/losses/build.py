@@ -29,8 +29,9 @@ from selfseg.losses.smoothness import EdgePreservingSmoothness
 from selfseg.losses.view import View
 from selfseg.networks.shape_autoencoder import ShapeModel
 from selfseg.records.dataset import Targets
-from selfseg.records.loss import (
-    FULL_RESOLUTION,
+from selfseg.records.loss import FULL_RESOLUTION, Loss, LossTerm
+from selfseg.records.loss_maps import needed_maps
+from selfseg.records.loss_terms import (
     AdaptiveCrossEntropyTerm,
     BinaryCrossEntropyTerm,
     BlobDiceTerm,
@@ -41,8 +42,6 @@ from selfseg.records.loss import (
     DiceTerm,
     FocalTerm,
     GeneralizedDiceTerm,
-    Loss,
-    LossTerm,
     SegmentTerm,
     SegmentWeightsTerm,
     ShapeCodeTerm,
@@ -52,7 +51,6 @@ from selfseg.records.loss import (
     TopKTerm,
     TverskyTerm,
 )
-from selfseg.records.loss_maps import needed_maps
 
 
 def build_loss(

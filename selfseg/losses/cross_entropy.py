@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from selfseg.losses.overlap import SMALLEST_DENOMINATOR
 from selfseg.losses.view import View
-from selfseg.records.loss import (
+from selfseg.records.loss_terms import (
     AdaptiveCrossEntropyTerm,
     CrossEntropyTerm,
     FocalTerm,

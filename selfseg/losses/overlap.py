@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from selfseg.losses.view import View
-from selfseg.records.loss import DiceTerm, GeneralizedDiceTerm, TverskyTerm
+from selfseg.records.loss_terms import DiceTerm, GeneralizedDiceTerm, TverskyTerm
 
 SMALLEST_DENOMINATOR = 1e-8
 

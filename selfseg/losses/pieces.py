@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from selfseg.losses.maps import MOST_PIECES, required
 from selfseg.losses.overlap import SMALLEST_DENOMINATOR
 from selfseg.losses.view import View
-from selfseg.records.loss import BlobDiceTerm, SegmentTerm
+from selfseg.records.loss_terms import BlobDiceTerm, SegmentTerm
 
 
 class BlobDice(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from selfseg.losses.maps import finite_distance
 from selfseg.losses.skeleton import skeleton_and_depth
 from selfseg.losses.view import View
-from selfseg.records.loss import CbDiceTerm
+from selfseg.records.loss_terms import CbDiceTerm
 
 
 class CenterlineBoundaryDice(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from selfseg.losses.maps import required
 from selfseg.losses.pieces import sums_by_piece
 from selfseg.losses.view import View
-from selfseg.records.loss import SegmentWeightsTerm
+from selfseg.records.loss_terms import SegmentWeightsTerm
 from selfseg.skeletons import thin
 
 FOUND_SHARE = 0.8  # of a center line, below which a piece counts as missed

@@ -19,7 +19,7 @@ from selfseg.losses.view import View
 from selfseg.networks.shape_autoencoder import ShapeModel
 from selfseg.networks.shape_grid import ShapeBox, bounds, sample_box
 from selfseg.records.dataset import Targets
-from selfseg.records.loss import ShapeCodeTerm
+from selfseg.records.loss_terms import ShapeCodeTerm
 
 NO_SHAPES: Mapping[str, ShapeModel] = MappingProxyType({})
 

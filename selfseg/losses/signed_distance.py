@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from selfseg.losses.maps import required
 from selfseg.losses.view import View
-from selfseg.records.loss import SignedDistanceTerm
+from selfseg.records.loss_terms import SignedDistanceTerm
 
 SMOOTH = 1e-5
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from selfseg.losses.maps import required
 from selfseg.losses.view import View
-from selfseg.records.loss import ClDiceTerm, SkeletonRecallTerm
+from selfseg.records.loss_terms import ClDiceTerm, SkeletonRecallTerm
 
 
 class SoftClDice(nn.Module):

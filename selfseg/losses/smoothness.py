@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from selfseg.losses.view import View
-from selfseg.records.loss import SmoothnessTerm
+from selfseg.records.loss_terms import SmoothnessTerm
 
 
 class EdgePreservingSmoothness(nn.Module):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from selfseg.networks.blocks import Axes, convolution, initialize
 from selfseg.records.dataset import Targets
-from selfseg.records.loss import Loss, SignedDistanceTerm
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import SignedDistanceTerm
 
 PREFIX, STREAM = "training_heads.", "auxiliary_stream."
 WRAPPERS = {"module", "_orig_mod"}  # what parallel and compiled networks put before names

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import assert_never
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
+from selfseg.arrays import Indices
 from selfseg.postprocessing.components import (
     filled,
     largest_component,
@@ -18,7 +18,6 @@ from selfseg.records.dataset import Targets
 from selfseg.records.postprocessing import FillHoles, LargestComponent, MinimumVolume, Step
 from selfseg.records.serial import Triple
 
-Indices = npt.NDArray[np.unsignedinteger]
 Box = tuple[slice, slice, slice]
 
 

@@ -30,7 +30,7 @@ from selfseg.records.transfer import PRETRAINED, StartModel
 from selfseg.training.checkpoints import optimizer_tensors, restore_optimizer
 from selfseg.training.schedule import learning_rate_factor
 from selfseg.training.state import choose_layout, mixed_precision
-from selfseg.workspace import PretrainedFolder
+from selfseg.workspace.network import PretrainedFolder
 
 log = logging.getLogger(__name__)
 

@@ -86,14 +86,6 @@ def without_ideas(item: Configuration, ideas: Sequence[Idea]) -> Configuration:
     return item.model_copy(update=changes)
 
 
-def with_configuration(plan: Plan, changed: Configuration) -> Plan:
-    """Return a plan with a configuration in place of the one of the same name."""
-    configurations = tuple(
-        changed if item.name == changed.name else item for item in plan.configurations
-    )
-    return plan.model_copy(update={"configurations": configurations})
-
-
 def arm_plan(plan: Plan, name: str, ideas: Sequence[Idea]) -> Plan:
     """Return the plan of an arm, in which no shape models are made but those its loss needs.
 
@@ -115,7 +107,7 @@ def arm_plan(plan: Plan, name: str, ideas: Sequence[Idea]) -> Plan:
     if not changed.loss.terms:
         raise PlanError(f"nominated: {told} leaves no term in the loss of {name}", remedy=remedy)
     unscored = plan.shapes.model_copy(update={"labels": ()})  # quality scores are no part of a race
-    made = with_configuration(plan, changed).model_copy(
+    made = plan.with_configuration(changed).model_copy(
         update={"nominated": (), "init": None, "shapes": unscored}
     )
     check_plan(made, remedy=remedy)

@@ -8,12 +8,12 @@ from selfseg.errors import PlanError
 from selfseg.execution.locks import waited_for
 from selfseg.folds import find_configuration
 from selfseg.plan_checks import check_plan
-from selfseg.racing.arms import apply_ideas, with_configuration, without_ideas
+from selfseg.racing.arms import apply_ideas, without_ideas
 from selfseg.records import serial
 from selfseg.records.ideas import Idea, IdeaTrial
 from selfseg.records.plan import Decision, Plan
 from selfseg.records.race import RaceRecord
-from selfseg.workspace import DatasetFolder, keep_former
+from selfseg.workspace.dataset import DatasetFolder
 
 
 def write_outcome(folder: DatasetFolder, record: RaceRecord) -> None:
@@ -27,8 +27,7 @@ def write_outcome(folder: DatasetFolder, record: RaceRecord) -> None:
     with waited_for(folder.plan_lock):  # another configuration's race may end now as well
         updated = with_outcome(serial.load(Plan, folder.plan), record)
         check_plan(updated)
-        keep_former(folder.plan, serial.text(updated))
-        serial.save(updated, folder.plan)
+        serial.save_keeping_former(updated, folder.plan)
 
 
 def with_outcome(plan: Plan, record: RaceRecord) -> Plan:
@@ -61,8 +60,7 @@ def with_outcome(plan: Plan, record: RaceRecord) -> Plan:
     )
     changes = {"nominated": nominated, "decisions": (*plan.decisions, *_decisions(record))}
     updated = plan.model_copy(update=changes)
-    won = [idea for name in record.accepted for idea in basis.ideas if idea.name == name]
-    return with_configuration(updated, apply_ideas(basis.configuration, won))
+    return updated.with_configuration(apply_ideas(basis.configuration, _won(record)))
 
 
 def _is_told(now: Idea | None, raced: Idea, record: RaceRecord) -> bool:
@@ -85,39 +83,74 @@ def _tried(idea: Idea, record: RaceRecord) -> Idea:
 
 def _decisions(record: RaceRecord) -> list[Decision]:
     """Return one decision for each idea, and one for each part of the plan that was at stake."""
-    basis = record.basis
-    item, losses = basis.configuration, (basis.configuration.loss, record.loss)
-    decisions = [_decision(_trials(record, idea)[-1], idea, record) for idea in basis.ideas]
-    won = [idea for idea in basis.ideas if idea.name in record.accepted]
-    former, loss = (" + ".join(f"{t.weight:g} {t.kind}" for t in loss.terms) for loss in losses)
-    if losses[0] != losses[1]:
-        because = f"ideas that won their race: {', '.join(record.accepted)}"
-        decisions.append(_stake(item.name, "loss", "loss.terms", loss, because, (former,)))
-    if starts := [idea for idea in basis.ideas if idea.start is not None]:
-        titles = {idea.name: idea.start.title for idea in starts if idea.start is not None}
-        usual = "random weights" if item.start is None else item.start.title
-        value = next((titles[idea.name] for idea in won if idea.name in titles), usual)
-        others = tuple(title for title in (*titles.values(), usual) if title != value)
-        because = _verdicts(record, starts)
-        decisions.append(_stake(item.name, "start", "start", value, because, others))
-    if hidden := [idea.hidden_p for idea in won if idea.hidden_p is not None]:
-        usual, place = str(item.augmentation.hidden_p), "augmentation.hidden_p"
-        because = f"ideas that won their race: {', '.join(record.accepted)}"
-        decisions.append(_stake(item.name, "hidden_p", place, str(hidden[-1]), because, (usual,)))
-    if lenders := [idea for idea in basis.ideas if idea.borrows]:
-        value = str(any(idea.borrows for idea in won))
-        because = _verdicts(record, lenders)
-        decisions.append(_stake(item.name, "borrows", "borrows", value, because, ()))
-    return decisions
+    tried = [_decision(_trials(record, idea)[-1], idea, record) for idea in record.basis.ideas]
+    decide = (_decide_loss, _decide_start, _decide_hidden, _decide_borrows)
+    at_stake = (function(record, _won(record)) for function in decide)
+    return [*tried, *(decision for decision in at_stake if decision is not None)]
+
+
+def _won(record: RaceRecord) -> list[Idea]:
+    """Return the accepted ideas in the order in which they are applied."""
+    ideas = {idea.name: idea for idea in record.basis.ideas}
+    return [ideas[name] for name in record.accepted]
+
+
+def _decide_loss(record: RaceRecord, won: Sequence[Idea]) -> Decision | None:
+    former = record.basis.configuration.loss
+    if record.loss == former:
+        return None
+    value, usual = (
+        " + ".join(f"{term.weight:g} {term.kind}" for term in loss.terms)
+        for loss in (record.loss, former)
+    )
+    return _stake(record, "loss", "loss.terms", value, _names(won), (usual,))
+
+
+def _decide_start(record: RaceRecord, won: Sequence[Idea]) -> Decision | None:
+    starts = [(idea, idea.start.title) for idea in record.basis.ideas if idea.start is not None]
+    if not starts:
+        return None
+    former = record.basis.configuration.start
+    usual = "random weights" if former is None else former.title
+    value = next((title for idea, title in starts if idea in won), usual)
+    others = tuple(title for title in (*(title for _, title in starts), usual) if title != value)
+    because = _verdicts(record, [idea for idea, _ in starts])
+    return _stake(record, "start", "start", value, because, others)
+
+
+def _decide_hidden(record: RaceRecord, won: Sequence[Idea]) -> Decision | None:
+    hidden = [idea.hidden_p for idea in won if idea.hidden_p is not None]
+    if not hidden:
+        return None
+    usual = str(record.basis.configuration.augmentation.hidden_p)
+    place = "augmentation.hidden_p"
+    return _stake(record, "hidden_p", place, str(hidden[-1]), _names(won), (usual,))
+
+
+def _decide_borrows(record: RaceRecord, won: Sequence[Idea]) -> Decision | None:
+    lenders = [idea for idea in record.basis.ideas if idea.borrows]
+    if not lenders:
+        return None
+    value = str(any(idea.borrows for idea in won))
+    return _stake(record, "borrows", "borrows", value, _verdicts(record, lenders), ())
+
+
+def _names(won: Sequence[Idea]) -> str:
+    return f"ideas that won their race: {', '.join(idea.name for idea in won)}"
 
 
 def _stake(
-    name: str, rule: str, place: str, value: str, because: str, alternatives: tuple[str, ...]
+    record: RaceRecord,
+    rule: str,
+    place: str,
+    value: str,
+    because: str,
+    alternatives: tuple[str, ...],
 ) -> Decision:
     """Return the decision on a part of a configuration that a race was about."""
     return Decision(
         rule=f"race.{rule}",
-        subject=f"configurations.{name}.{place}",
+        subject=f"configurations.{record.basis.configuration.name}.{place}",
         value=value,
         because=because,
         alternatives=alternatives,

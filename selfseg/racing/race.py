@@ -17,7 +17,6 @@ from selfseg.racing.arms import (
     apply_ideas,
     describe_rest,
     entrants,
-    with_configuration,
     without_ideas,
 )
 from selfseg.racing.combine import combine
@@ -34,7 +33,8 @@ from selfseg.records.run import MEASURING_SHARE
 from selfseg.requests import RaceRequest
 from selfseg.speeds import case_seconds, loss_step_seconds
 from selfseg.starting import start_of_fold
-from selfseg.workspace import RaceFolder, planned_folder
+from selfseg.workspace.dataset import RaceFolder
+from selfseg.workspace.lookup import planned_folder
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def race_dataset(dataset: str, workspace: Path, request: RaceRequest) -> RaceRes
     if not ideas:
         return RaceResult(None, None, describe_rest(known.plan, configuration))
     configuration = without_ideas(configuration, ideas)
-    plan = with_configuration(known.plan, configuration)
+    plan = known.plan.with_configuration(configuration)
     known = PlannedDataset(known.folder, plan, known.dataset)
     basis = _basis(known, configuration, ideas, request)
     cases = raced_cases(known, basis)

@@ -14,13 +14,13 @@ from selfseg.inference.trained import PlannedDataset
 from selfseg.racing.arms import arm_plan
 from selfseg.records import serial
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import ShapeCodeTerm
+from selfseg.records.loss_terms import ShapeCodeTerm
 from selfseg.records.metrics import CaseScores, MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration
 from selfseg.records.race import Arm, ArmResult, RaceLength
 from selfseg.requests import RaceRequest, TrainRequest
-from selfseg.workspace import RaceFolder
+from selfseg.workspace.dataset import RaceFolder
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from selfseg.records.loss import (
+from selfseg.records.loss import Loss, LossTerm
+from selfseg.records.loss_terms import (
     BlobDiceTerm,
     BoundaryTerm,
     CbDiceTerm,
-    Loss,
-    LossTerm,
     SegmentTerm,
     SegmentWeightsTerm,
     SignedDistanceTerm,

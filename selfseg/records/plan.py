@@ -10,7 +10,8 @@ from selfseg.records.crf import CrfGrid
 from selfseg.records.crop import Crop
 from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import Loss, ShapeCodeTerm
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import ShapeCodeTerm
 from selfseg.records.names import ConfigurationName
 from selfseg.records.network import ContextUNet, Network
 from selfseg.records.optimization import Optimization
@@ -118,8 +119,8 @@ class Plan(Record):
         shapes: Which labels' predicted shapes get a quality score, and how shape models are made.
         auxiliary: A second data set that configurations of one stage are trained on as well.
         init: The model that the plan was made to fit, whatever was found of it.
-        nominated: Losses that the shapes in the data suggest, a model to start from, a second data
-            set: to be tried in a race.
+        nominated: What a race is to try: losses and hidden parts that the shapes in the data
+            suggest, a model to start from, a second data set.
         decisions: Why.
     """
 
@@ -146,6 +147,11 @@ class Plan(Record):
     def targets(self) -> Targets:
         """What is to be segmented."""
         return Targets(labels=self.labels, regions=self.regions, ignore=self.ignore)
+
+    def with_configuration(self, changed: Configuration) -> Plan:
+        """Return the plan with a configuration in place of the one of the same name."""
+        items = (changed if item.name == changed.name else item for item in self.configurations)
+        return self.model_copy(update={"configurations": tuple(items)})
 
     def shape_labels(self, configuration: Configuration) -> tuple[str, ...]:
         """Return the labels that a configuration needs shape models of, in their order."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -17,6 +19,8 @@ from pydantic import (
 
 from selfseg.errors import RecordError
 from selfseg.files import arriving
+
+log = logging.getLogger(__name__)
 
 Triple = tuple[float, float, float]
 Shape3 = tuple[int, int, int]
@@ -61,6 +65,17 @@ def save(record: Record, path: Path) -> None:
 def text(record: Record) -> str:
     """Return a record as it stands in a file."""
     return record.model_dump_json(indent=1) + "\n"
+
+
+def save_keeping_former(record: Record, path: Path) -> None:
+    """Write a record; a different file that stands there is kept: it may hold edits by hand."""
+    content = text(record)
+    if path.is_file() and (former := path.read_text(encoding="utf-8")) != content:
+        names = (path.with_name(f"{path.stem}.former-{n}{path.suffix}") for n in count(1))
+        kept = next(name for name in names if not name.exists())
+        write_text(former, kept)
+        log.warning("%s differs from the one that stood there, which is now %s", path, kept)
+    write_text(content, path)
 
 
 def load(kind: type[RecordT], path: Path) -> RecordT:

@@ -16,7 +16,7 @@ from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Configuration
 from selfseg.records.selection import Member, SelectionRules, ValidationTiming
 from selfseg.selection.scoring import HeldOut
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfseg.inference.decode import Indices
+from selfseg.arrays import Indices
 from selfseg.inference.probability_sum import STORED_CERTAIN
 from selfseg.inference.refinement import Place, image_around
 from selfseg.postprocessing.crf_tuning import Volumes

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from selfseg.arrays import Indices
 from selfseg.errors import ImageError
 from selfseg.evaluation.surface import normalized_surface_dice, surface_distances
-from selfseg.inference.decode import Indices, decode
+from selfseg.inference.decode import decode
 from selfseg.inference.probability_sum import STORED_CERTAIN
 from selfseg.io.images import label_indices, read_label_map
 from selfseg.io.store import StoredArray, open_array

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from selfseg.arrays import Indices
 from selfseg.execution.processes import map_parallel
-from selfseg.inference.decode import Indices
 from selfseg.postprocessing.apply import apply_steps
 from selfseg.postprocessing.components import component_volumes_ml
 from selfseg.records.dataset import Targets

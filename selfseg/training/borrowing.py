@@ -16,7 +16,8 @@ from selfseg.networks.dual_channel import AuxiliaryStream
 from selfseg.networks.low_rank import call_with
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Targets
-from selfseg.records.loss import SIMPLE, AdaptiveCrossEntropyTerm, CrossEntropyTerm, Loss
+from selfseg.records.loss import SIMPLE, Loss
+from selfseg.records.loss_terms import AdaptiveCrossEntropyTerm, CrossEntropyTerm
 from selfseg.records.network import DualChannel, JointStreams
 from selfseg.records.plan import Configuration
 from selfseg.training.job import TrainingJob

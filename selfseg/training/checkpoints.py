@@ -14,7 +14,7 @@ from selfseg.records import serial
 from selfseg.records.transfer import StartModel
 from selfseg.training.job import Course, TrainingJob
 from selfseg.training.state import TrainState
-from selfseg.workspace import FoldFolder
+from selfseg.workspace.network import FoldFolder
 
 INFO = "selfseg"
 NETWORK, AVERAGE, OPTIMIZER, RNG = "network/", "average/", "optimizer/", "rng/"

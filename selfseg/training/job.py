@@ -24,7 +24,7 @@ from selfseg.training.schedule import choose_recipe
 from selfseg.training.state import choose_layout, seconds_per_step
 from selfseg.training.transfer import SourceModel
 from selfseg.training.tuning import transfer_recipe
-from selfseg.workspace import FoldFolder
+from selfseg.workspace.network import FoldFolder
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from selfseg.records.serial import Triple
 from selfseg.records.source import LabelOverlap, TransferFacts
 from selfseg.training.transfer import SourceModel
 from selfseg.training.validate import absolute_case
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 log = logging.getLogger(__name__)
 

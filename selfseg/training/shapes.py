@@ -23,7 +23,7 @@ from selfseg.records.dataset import Targets
 from selfseg.records.shape_model import ShapeModelRecord, ShapeModels, ShapeOptions
 from selfseg.training.job import TrainingJob
 from selfseg.training.shape_fit import Shapes, fit_shape
-from selfseg.workspace import FoldFolder
+from selfseg.workspace.network import FoldFolder
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from selfseg.training.job import TrainingJob
 from selfseg.training.seen import seen_images
 from selfseg.training.transfer import Ends, SourceModel, map_weights
 from selfseg.training.tuning import Tuning, prepare_
-from selfseg.workspace import PretrainedFolder
+from selfseg.workspace.network import PretrainedFolder
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from selfseg.training.schedule import learning_rate_factor
 from selfseg.training.shapes import prepare_shapes
 from selfseg.training.state import TrainState
 from selfseg.training.step import final_weights, train_step
-from selfseg.workspace import FoldFolder
+from selfseg.workspace.network import FoldFolder
 
 __all__ = ["TrainingJob", "train"]
 

@@ -12,7 +12,7 @@ from selfseg.evaluation.evaluate import Tolerances, evaluate_folders
 from selfseg.phantoms.soft import write_soft_dataset
 from selfseg.records import serial
 from selfseg.records.selection import Selection
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 TRAIN, TEST, STEPS = 12, 6, 20
 TOLERANCE_MM = 1.5  # one voxel

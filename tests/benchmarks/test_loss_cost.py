@@ -23,7 +23,9 @@ from selfseg.losses.shape_code import NO_SHAPES
 from selfseg.networks.shape_autoencoder import ShapeAutoencoder, ShapeModel
 from selfseg.networks.training_heads import needed_heads
 from selfseg.preprocessing.loss_maps import make_map
-from selfseg.records.loss import (
+from selfseg.records.loss import Loss, LossTerm
+from selfseg.records.loss_maps import needed_maps
+from selfseg.records.loss_terms import (
     AdaptiveCrossEntropyTerm,
     BlobDiceTerm,
     BoundaryTerm,
@@ -33,8 +35,6 @@ from selfseg.records.loss import (
     DiceTerm,
     FocalTerm,
     GeneralizedDiceTerm,
-    Loss,
-    LossTerm,
     SegmentTerm,
     SegmentWeightsTerm,
     ShapeCodeTerm,
@@ -44,7 +44,6 @@ from selfseg.records.loss import (
     TopKTerm,
     TverskyTerm,
 )
-from selfseg.records.loss_maps import needed_maps
 from selfseg.records.optimization import SGD, Poly, Recipe
 from selfseg.training.state import create_state
 from selfseg.training.step import train_step
@@ -98,7 +97,8 @@ def tubes(shape: tuple[int, ...]) -> np.ndarray:
 def ball(shape: tuple[int, ...]) -> np.ndarray:
     """Return a label map with a whole organ: what the shape constraint is for."""
     places = np.indices(shape) - np.reshape(shape, (-1, *(1,) * len(shape))) / 2
-    return ((places**2).sum(axis=0) <= (min(shape) / 3) ** 2).astype(np.int16)
+    inside: np.ndarray = (places**2).sum(axis=0) <= (min(shape) / 3) ** 2
+    return inside.astype(np.int16)
 
 
 def shape_models() -> dict[str, ShapeModel]:

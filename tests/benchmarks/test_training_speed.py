@@ -18,7 +18,8 @@ from trainingdata import make_configuration, make_folder
 from selfseg.loading.batches import default_loader_workers, training_batches
 from selfseg.losses.build import build_loss
 from selfseg.networks.precision import autocast_dtype
-from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import CrossEntropyTerm, DiceTerm
 from selfseg.records.network import UNet
 from selfseg.records.optimization import SGD, Poly, Recipe
 from selfseg.training.state import create_state

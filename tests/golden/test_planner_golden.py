@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 import pytest
 from plannerfacts import make_fingerprint
+from selfseg.planners.counts import count_features, count_parameters
 from selfseg.planners.families import (
     PLAIN,
     RESIDUAL_L,
@@ -21,7 +22,6 @@ from selfseg.planners.families import (
     build_options,
 )
 from selfseg.planners.low_resolution import decide_low_resolution
-from selfseg.planners.memory import count_features, count_parameters
 from selfseg.planners.patch import Request, Sizes, decide_sizes
 from selfseg.planners.spacing import decide_grid, target_spacing
 from selfseg.planners.topology import decide_topology

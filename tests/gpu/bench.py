@@ -31,7 +31,8 @@ from selfseg.inference.window_grid import make_grid  # noqa: E402
 from selfseg.loading.batches import default_loader_workers, training_batches  # noqa: E402
 from selfseg.losses.build import build_loss  # noqa: E402
 from selfseg.records.dataset import Label, Targets  # noqa: E402
-from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss  # noqa: E402
+from selfseg.records.loss import Loss  # noqa: E402
+from selfseg.records.loss_terms import CrossEntropyTerm, DiceTerm  # noqa: E402
 from selfseg.records.network import Network, ResidualUNet, UNet  # noqa: E402
 from selfseg.records.optimization import SGD, Poly, Recipe  # noqa: E402
 from selfseg.records.plan import Inference  # noqa: E402

@@ -14,7 +14,7 @@ from selfseg.records import serial
 from selfseg.records.dataset import Dataset
 from selfseg.records.network import DualChannel, JointStreams
 from selfseg.records.plan import Plan
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 TINY = "configurations.3d_fullres.network.backbone.features=[4,8,16]"
 

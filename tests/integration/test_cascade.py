@@ -13,7 +13,7 @@ from cascades import CASES, FEW, make_workspace, previous_maps, spread_labels, t
 from commandline import TINY_SPACING_MM, selfseg
 from torch import Tensor, nn
 
-from selfseg import folds, pipeline, requests
+from selfseg import folds, pipeline, preparing, requests
 from selfseg.errors import CheckpointError, ModelError, PlanError, SelfSegError
 from selfseg.inference import members, predictor
 from selfseg.inference.find import find_models
@@ -21,7 +21,7 @@ from selfseg.inference.members import predict_ensemble
 from selfseg.inference.model import Ensemble, load_model
 from selfseg.inference.predictor import read_case
 from selfseg.inference.trained import files_digest
-from selfseg.io.formats import list_cases
+from selfseg.io.unlabeled import list_cases
 from selfseg.loading.batches import training_batches, validation_batches
 from selfseg.loading.patches import PreviousStage
 from selfseg.networks.one_hot import OneHotInput
@@ -33,7 +33,7 @@ from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.selection.candidates import find_trained
 from selfseg.status import read_status
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 CPU = torch.device("cpu")
 
@@ -197,13 +197,13 @@ def last_stage(folder: DatasetFolder) -> tuple[Plan, Configuration]:
 def test_previous_maps_are_made_again_when_they_change(copied: DatasetFolder) -> None:
     _, last = last_stage(copied)
     maps = previous_maps(copied)
-    stage = folds.prepare_previous(folds.open_planned(copied), last, maps, workers=0)
+    stage = preparing.prepare_previous(folds.open_planned(copied), last, maps, workers=0)
     assert stage is not None
     assert stage.folder == copied.previous_stage(last.preprocessing, "3d_lowres")
     files = {case: stage.folder / f"{case}.b2nd" for case in CASES}
     before = {case: file.stat().st_mtime_ns for case, file in files.items()}
     shutil.copy(maps[CASES[1]], maps[CASES[0]])
-    folds.prepare_previous(folds.open_planned(copied), last, maps, workers=0)
+    preparing.prepare_previous(folds.open_planned(copied), last, maps, workers=0)
     changed = [case for case in CASES if files[case].stat().st_mtime_ns != before[case]]
     assert changed == [CASES[0]]
 
@@ -240,7 +240,7 @@ class Spy(nn.Module):
 def test_prediction_and_training_see_the_same_input(trained: DatasetFolder) -> None:
     plan, last = last_stage(trained)
     dataset, maps = serial.load(Dataset, trained.dataset), previous_maps(trained)
-    stage = folds.prepare_previous(folds.open_planned(trained), last, maps, workers=0)
+    stage = preparing.prepare_previous(folds.open_planned(trained), last, maps, workers=0)
     model = load_model(trained.path, configuration="3d_cascade", device=CPU)
     assert isinstance(model.network, OneHotInput)
     root = Path(dataset.root)
@@ -270,7 +270,7 @@ def test_prediction_and_training_see_the_same_input(trained: DatasetFolder) -> N
 
 def test_the_previous_map_is_cut_and_turned_like_the_label(trained: DatasetFolder) -> None:
     plan, last = last_stage(trained)
-    stage = folds.prepare_previous(
+    stage = preparing.prepare_previous(
         folds.open_planned(trained), last, previous_maps(trained), workers=0
     )
     assert isinstance(stage, PreviousStage)

@@ -18,8 +18,8 @@ from selfseg import folds, requests
 from selfseg.errors import PlanError, SelfSegError
 from selfseg.inference.model import Model
 from selfseg.inference.predictor import predict_cases
-from selfseg.io.formats import list_cases
 from selfseg.io.store import open_array
+from selfseg.io.unlabeled import list_cases
 from selfseg.networks.one_hot import OneHotInput
 from selfseg.networks.weights import load_weights
 from selfseg.plan_checks import check_plan
@@ -31,7 +31,7 @@ from selfseg.records.model import TrainedFold
 from selfseg.records.network import DualChannel, GatedEncoders, plain_part
 from selfseg.records.plan import Plan
 from selfseg.training.second_encoder import source_weights
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 CROP = Crop(margin_mm=3.0, smallest_ml=0.01)
 GATED = GatedEncoders(channels=1, source="previous_stage", frozen=True)

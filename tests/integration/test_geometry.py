@@ -12,8 +12,8 @@ from tinymodel import LABELS, save_model, tiny_configuration, tiny_plan
 from torch import Tensor, nn
 
 from selfseg.inference.predictor import Model, load_model, predict_cases
-from selfseg.io.formats import list_cases
 from selfseg.io.images import read_image
+from selfseg.io.unlabeled import list_cases
 from selfseg.records.plan import Configuration
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from selfseg import pipeline
 from selfseg.inference.trained import weights_digest
 from selfseg.racing.race import RaceResult, race_dataset
 from selfseg.records import serial
-from selfseg.records.loss import CrossEntropyTerm, SkeletonRecallTerm, TopKTerm
+from selfseg.records.loss_terms import CrossEntropyTerm, SkeletonRecallTerm, TopKTerm
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Plan
 from selfseg.records.race import RaceRecord
@@ -23,7 +23,7 @@ from selfseg.requests import PlanRequest, RaceRequest
 from selfseg.training import train as training
 from selfseg.training.state import TrainState
 from selfseg.training.step import train_step
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 pytestmark = pytest.mark.slow
 IDEAS = (

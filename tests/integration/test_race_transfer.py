@@ -13,7 +13,6 @@ from tinymodel import save_model
 
 from selfseg import pipeline
 from selfseg.folds import find_configuration
-from selfseg.racing.arms import with_configuration
 from selfseg.racing.race import race_dataset
 from selfseg.records import serial
 from selfseg.records.ideas import Idea
@@ -22,7 +21,7 @@ from selfseg.records.plan import Decision, Plan
 from selfseg.records.race import RaceEvidence, RaceRecord
 from selfseg.records.transfer import Start
 from selfseg.requests import PlanRequest, RaceRequest, StartRequest, TrainRequest
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 pytestmark = pytest.mark.slow
 MODEL = Start(folder="other", configuration="3d_fullres")
@@ -84,7 +83,7 @@ def test_a_race_decides_what_train_starts_from(
 ) -> None:
     plan = serial.load(Plan, folder.plan)
     item = find_configuration(plan, "3d_fullres").model_copy(update={"start": MODEL})
-    plan = with_configuration(plan, item).model_copy(update={"nominated": (TRANSFER,)})
+    plan = plan.with_configuration(item).model_copy(update={"nominated": (TRANSFER,)})
     serial.save(plan, folder.plan)
     assert trained(folder, "0").transfer is not None  # used until a race rejects it
 

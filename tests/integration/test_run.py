@@ -13,7 +13,7 @@ from selfseg.execution.locks import held
 from selfseg.records import serial
 from selfseg.records.run import RunRecord
 from selfseg.records.selection import Selection
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 pytestmark = pytest.mark.slow
 LIMIT_S = 40

@@ -15,7 +15,7 @@ from selfseg.planning import find_selector
 from selfseg.records import serial
 from selfseg.records.selection import Selection
 from selfseg.selection.candidates import compare
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 CONFIGURATIONS = ("2d", "3d_fullres")
 

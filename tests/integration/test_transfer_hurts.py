@@ -19,14 +19,13 @@ from selfseg.phantoms.two_parts import (
     Style,
     write_two_parts_dataset,
 )
-from selfseg.racing.arms import with_configuration
 from selfseg.racing.race import race_dataset
 from selfseg.records import serial
 from selfseg.records.ideas import Idea
 from selfseg.records.plan import Plan
 from selfseg.records.transfer import FineTune, Start
 from selfseg.requests import PlanRequest, RaceRequest, StartRequest, TrainRequest
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 pytestmark = pytest.mark.slow
 STYLES = {
@@ -124,7 +123,7 @@ def test_a_race_rejects_a_model_that_finds_nothing(
     idea = Idea(name="transfer", configuration="3d_fullres", start=start, because="tried here")
     slow = FineTune(rate=0.01, short_rate=0.01)
     item = find_configuration(made.plan, "3d_fullres").model_copy(update={"transfer": slow})
-    plan: Plan = with_configuration(made.plan, item).model_copy(update={"nominated": (idea,)})
+    plan: Plan = made.plan.with_configuration(item).model_copy(update={"nominated": (idea,)})
     serial.save(plan, made.folder.plan)
     request = RaceRequest(
         configuration="3d_fullres", ideas=("transfer",), folds=("0", "1"), device="cpu", workers=0

@@ -52,7 +52,7 @@ STAGE_EDGES = {
 TOP = {
     "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
     "phantoms", "auxiliary", "classifying", "adopting", "pretrain", "importing", "exporting",
-    "bundles", "plan", "starting",
+    "bundles", "plan", "starting", "preparing",
 }  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_sizes_and_first_lines(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
     assert ast.get_docstring(tree), "the first line says what the file is for"
-    assert text.count("\n") <= 500
+    assert text.count("\n") <= 300
     long = [
         f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
         for node in ast.walk(tree)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfseg.classification.regions import RegionFiles, region_masks, region_of_interest
+from selfseg.classification.region_files import RegionFiles, region_of_interest
+from selfseg.classification.regions import region_masks
 from selfseg.errors import DatasetError
 from selfseg.records.classification import RegionOfInterest
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from selfseg.cli.main import app
 from selfseg.progress import duration_text
-from selfseg.workspace import model_folder
+from selfseg.workspace.lookup import model_folder
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -21,7 +21,7 @@ from selfseg.io.images import read_image
 from selfseg.io.nnunet.raw import describe
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Fold, Splits, Targets
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 VALUES = {"background": 0, "core": 3, "rim": 7, "ignore": 9}
 

@@ -21,7 +21,7 @@ from selfseg.inference.logit_store import GIB, LogitStore, MemoryBudget
 from selfseg.inference.members import predict_ensemble
 from selfseg.inference.model import Ensemble, Model, load_ensemble, load_model
 from selfseg.inference.predictor import PredictionReport, predict_cases
-from selfseg.io.formats import list_cases
+from selfseg.io.unlabeled import list_cases
 from selfseg.networks.one_hot import OneHotInput
 from selfseg.records.dataset import Case
 

@@ -17,10 +17,11 @@ from selfseg.inference.members import predict_ensemble
 from selfseg.inference.model import Ensemble, Model
 from selfseg.inference.predictor import inference_options, member_logits, predict_cases, read_case
 from selfseg.inference.probability_sum import ProbabilitySum
-from selfseg.io.formats import list_cases
 from selfseg.io.images import read_label_map
 from selfseg.io.store import open_array
-from selfseg.preprocessing.invert import foreground_tiles, probabilities_from_logits
+from selfseg.io.unlabeled import list_cases
+from selfseg.preprocessing.foreground import foreground_tiles
+from selfseg.preprocessing.invert import probabilities_from_logits
 from selfseg.records.dataset import Region, Targets
 from selfseg.records.postprocessing import LargestComponent
 

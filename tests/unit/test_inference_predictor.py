@@ -21,8 +21,8 @@ from selfseg.inference.predictor import (
     predict_cases,
     read_case,
 )
-from selfseg.io.formats import list_cases
 from selfseg.io.images import read_label_map
+from selfseg.io.unlabeled import list_cases
 from selfseg.preprocessing.case import PreparedCase
 from selfseg.records.dataset import Case, File
 from selfseg.records.geometry import PreprocessedCase

@@ -18,7 +18,7 @@ from selfseg.cli.tables import print_predictions
 from selfseg.inference.members import predict_ensemble
 from selfseg.inference.model import load_ensemble
 from selfseg.inference.quality import LabelShape, QualityMeter, shape_score
-from selfseg.io.formats import list_cases
+from selfseg.io.unlabeled import list_cases
 from selfseg.networks.shape_autoencoder import LinearShape, fit_linear
 from selfseg.networks.shape_files import save_tensors
 from selfseg.networks.shape_grid import ShapeBox, bounds, sample_box

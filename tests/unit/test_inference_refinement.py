@@ -21,8 +21,8 @@ from selfseg.inference.predictor import inference_options, member_logits, read_c
 from selfseg.inference.probability_sum import ProbabilitySum
 from selfseg.inference.refinement import refine_sum, refined_place
 from selfseg.inference.trained import model_digest
-from selfseg.io.formats import list_cases
 from selfseg.io.images import read_image, read_label_map
+from selfseg.io.unlabeled import list_cases
 from selfseg.networks.one_hot import OneHotInput
 from selfseg.postprocessing.crf import refine_foreground
 from selfseg.records import serial

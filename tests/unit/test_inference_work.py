@@ -22,11 +22,11 @@ from selfseg.inference import limit, work
 from selfseg.inference.limit import room_gib
 from selfseg.inference.logit_store import GIB
 from selfseg.inference.model import load_ensemble
-from selfseg.inference.predictor import divide, predict_cases
+from selfseg.inference.predictor import divide_memory, predict_cases
 from selfseg.inference.window_memory import UNSEEN_BYTES, UNSEEN_SHARE, LiveBytes, window_bytes
 from selfseg.inference.work import LEAST_BYTES, Needs, find_needs
-from selfseg.io.formats import list_cases
 from selfseg.io.headers import read_size
+from selfseg.io.unlabeled import list_cases
 from selfseg.networks.build import build_network
 from selfseg.records.network import DSN3D, ContextUNet, Network, ResidualUNet, UNet
 from selfseg.requests import PredictRequest
@@ -187,8 +187,8 @@ def test_one_image_at_a_time_gives_the_same(place: Path, monkeypatch: pytest.Mon
     model = load_ensemble(place / "model", device=CPU).members[0]
     cases = list_cases(place / "in", 1)
     limit_gib = find_needs([model], cases).least_gib + model.weights_gib
-    assert not divide([model], cases, limit_gib).overlaps
-    assert divide([model], cases, None).overlaps
+    assert not divide_memory([model], cases, limit_gib).overlaps
+    assert divide_memory([model], cases, None).overlaps
     predict_cases(model, cases, place / "free")
     report = predict_cases(model, cases, place / "limited", max_memory_gib=limit_gib)
     assert report.done == ("a", "b")

@@ -11,7 +11,7 @@ from realdata import data_root
 
 from selfseg.errors import ImageError
 from selfseg.io.checks import check_case
-from selfseg.io.formats import list_cases, read_dataset
+from selfseg.io.formats import read_dataset
 from selfseg.io.geometry import grid_differences
 from selfseg.io.images import (
     image_ending,
@@ -20,6 +20,7 @@ from selfseg.io.images import (
     read_label_map,
     write_label_map,
 )
+from selfseg.io.unlabeled import list_cases
 
 pytestmark = pytest.mark.data
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from selfseg.errors import DatasetError
-from selfseg.io.formats import list_cases, read_dataset
+from selfseg.io.formats import read_dataset
+from selfseg.io.unlabeled import list_cases
 from selfseg.records.dataset import Label, Region
 
 DESCRIPTION: dict[str, object] = {

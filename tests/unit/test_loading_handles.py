@@ -14,6 +14,7 @@ from selfseg.errors import SelfSegError
 from selfseg.io.store import open_array
 from selfseg.loading.batches import training_batches, validation_batches
 from selfseg.loading.patches import OPEN_CASES, CaseFolder, PreviousStage
+from selfseg.loading.stored import read_locations
 
 resource = pytest.importorskip("resource")
 
@@ -103,13 +104,12 @@ def test_batches_of_many_cases(stage: PreviousStage, workers: int) -> None:
 def test_a_file_that_may_not_be_opened_is_not_called_damaged(stage: PreviousStage) -> None:
     folder = stage.folder.parent
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    cases = CaseFolder(folder, IDS[:1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # the standard streams have these
     try:
         with pytest.raises(SelfSegError, match=r"(?s)c0\.b2nd: cannot be read.*ulimit") as array:
             open_array(folder / "c0.b2nd")
         with pytest.raises(SelfSegError, match=r"(?s)cannot be read.*ulimit") as rows:
-            cases._read_locations("c0")
+            read_locations(folder, "c0")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     for caught in (array, rows):

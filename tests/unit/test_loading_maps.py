@@ -21,16 +21,16 @@ from selfseg.loading.source import Batch, BatchSource, LoadedBatch
 from selfseg.losses.maps import DISTANCE_PARTS
 from selfseg.preprocessing.loss_maps import prepare_maps
 from selfseg.records.augmentation import Augmentation
-from selfseg.records.loss import (
+from selfseg.records.loss import Loss
+from selfseg.records.loss_maps import NO_SURFACE, OUTSIDE_IMAGE, needed_maps
+from selfseg.records.loss_terms import (
     BlobDiceTerm,
     BoundaryTerm,
     CrossEntropyTerm,
     DiceTerm,
-    Loss,
     SegmentTerm,
     SkeletonRecallTerm,
 )
-from selfseg.records.loss_maps import NO_SURFACE, OUTSIDE_IMAGE, needed_maps
 from selfseg.records.plan import Configuration
 from selfseg.training.train import train
 

@@ -14,7 +14,8 @@ from selfseg.losses.cross_entropy import BinaryCrossEntropy, CrossEntropy
 from selfseg.losses.overlap import SoftDice
 from selfseg.losses.view import View, member_masks
 from selfseg.records.dataset import Targets
-from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm, Loss
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm
 
 PLAIN = Loss(terms=(DiceTerm(), CrossEntropyTerm()))
 

@@ -9,17 +9,16 @@ from targets import plain
 
 from selfseg.losses.build import build_loss
 from selfseg.losses.maps import DISTANCE_PARTS
-from selfseg.records.loss import (
+from selfseg.records.loss import Loss, LossTerm
+from selfseg.records.loss_maps import DistanceMap, SegmentsMap, needed_maps
+from selfseg.records.loss_terms import (
     BlobDiceTerm,
     BoundaryTerm,
     ClDiceTerm,
     DiceTerm,
-    Loss,
-    LossTerm,
     SegmentTerm,
     SkeletonRecallTerm,
 )
-from selfseg.records.loss_maps import DistanceMap, SegmentsMap, needed_maps
 
 ONE = plain(1)
 SIZE = 40

@@ -10,7 +10,8 @@ from torch import Tensor
 from selfseg.losses.build import build_loss
 from selfseg.losses.marginal import MarginalLoss, annotated_in, marginal_logits
 from selfseg.records.dataset import Targets
-from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm, Loss
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm
 
 SOFTMAX = Loss(terms=(DiceTerm(batch=True), CrossEntropyTerm()))
 SIGMOID = Loss(terms=(DiceTerm(), BinaryCrossEntropyTerm()))

@@ -16,11 +16,11 @@ from selfseg.losses.view import View
 from selfseg.networks.shape_autoencoder import ShapeModel
 from selfseg.networks.shape_grid import ShapeBox, bounds, sample_box
 from selfseg.records.dataset import Targets
-from selfseg.records.loss import (
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import (
     BinaryCrossEntropyTerm,
     CrossEntropyTerm,
     DiceTerm,
-    Loss,
     ShapeCodeTerm,
 )
 

@@ -13,15 +13,14 @@ from targets import nested, plain
 from selfseg.losses.build import build_loss, scheduled_weight
 from selfseg.losses.skeleton import soft_skeleton
 from selfseg.records.dataset import Targets
-from selfseg.records.loss import (
+from selfseg.records.loss import Loss, LossTerm
+from selfseg.records.loss_terms import (
     AdaptiveCrossEntropyTerm,
     ClDiceTerm,
     CrossEntropyTerm,
     DiceTerm,
     FocalTerm,
     GeneralizedDiceTerm,
-    Loss,
-    LossTerm,
     SmoothnessTerm,
     TopKTerm,
     TverskyTerm,

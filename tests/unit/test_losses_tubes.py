@@ -15,19 +15,18 @@ from selfseg.losses.signed_distance import relative_distance
 from selfseg.losses.skeleton import skeleton_and_depth
 from selfseg.preprocessing.loss_maps import make_map
 from selfseg.records.dataset import Targets
-from selfseg.records.loss import (
+from selfseg.records.loss import Loss, LossTerm
+from selfseg.records.loss_maps import OUTSIDE_IMAGE, map_of
+from selfseg.records.loss_terms import (
     BoundaryTerm,
     CbDiceTerm,
     ClDiceTerm,
     CrossEntropyTerm,
-    Loss,
-    LossTerm,
     SegmentTerm,
     SegmentWeightsTerm,
     SignedDistanceTerm,
     SkeletonRecallTerm,
 )
-from selfseg.records.loss_maps import OUTSIDE_IMAGE, map_of
 
 ONE = plain(1)
 CB = CbDiceTerm(iterations=4)

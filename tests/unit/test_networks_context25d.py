@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from selfseg.planners.memory import count_features, count_parameters
+from selfseg.planners.counts import count_features, count_parameters
 from torch import Tensor, nn
 from torch.nn import functional as F
 

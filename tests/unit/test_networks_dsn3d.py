@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from networkcounts import count_outputs_of_convolutions
-from selfseg.planners.memory import count_features, count_parameters
+from selfseg.planners.counts import count_features, count_parameters
 from targets import plain
 from torch import nn
 from torch.nn import functional as F
 
 from selfseg.losses.build import build_loss
 from selfseg.networks.build import build_network
-from selfseg.records.loss import CrossEntropyTerm, Loss
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import CrossEntropyTerm
 from selfseg.records.network import DSN3D
 
 SMALL = DSN3D(features=(4, 6, 8), convs=(1, 2, 2))

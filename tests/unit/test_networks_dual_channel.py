@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from networkcounts import count_outputs_of_convolutions
-from selfseg.planners.memory import count_features, count_parameters
+from selfseg.planners.counts import count_features, count_parameters
 from torch import Tensor, nn
 from torch.func import functional_call
 

@@ -20,14 +20,14 @@ from selfseg.networks.training_heads import PREFIX, HeadCounts, exported, needed
 from selfseg.networks.weights import load_weights
 from selfseg.preprocessing.loss_maps import prepare_maps
 from selfseg.records.augmentation import Augmentation
-from selfseg.records.loss import (
+from selfseg.records.loss import Loss
+from selfseg.records.loss_maps import needed_maps
+from selfseg.records.loss_terms import (
     CrossEntropyTerm,
     DiceTerm,
-    Loss,
     SegmentWeightsTerm,
     SignedDistanceTerm,
 )
-from selfseg.records.loss_maps import needed_maps
 from selfseg.records.network import DSN3D, ContextUNet, Network, ResidualUNet, UNet
 from selfseg.training.checkpoints import read_position
 from selfseg.training.job import TrainingJob

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from networkcounts import count_outputs_of_convolutions
-from selfseg.planners.memory import count_features, count_parameters
+from selfseg.planners.counts import count_features, count_parameters
 from targets import plain
 from torch import nn
 from trainingjobs import make_job
@@ -19,8 +19,9 @@ from selfseg.networks.two_branch import merged
 from selfseg.networks.weights import load_weights
 from selfseg.preprocessing.loss_maps import prepare_maps
 from selfseg.records.augmentation import Augmentation
-from selfseg.records.loss import CrossEntropyTerm, Loss, SegmentWeightsTerm, TopKTerm
+from selfseg.records.loss import Loss
 from selfseg.records.loss_maps import needed_maps
+from selfseg.records.loss_terms import CrossEntropyTerm, SegmentWeightsTerm, TopKTerm
 from selfseg.records.network import TwoBranch
 from selfseg.training.train import train
 

@@ -13,7 +13,6 @@ from tinymodel import tiny_configuration
 from selfseg.adopting import with_verdict
 from selfseg.cli.explain import print_decisions
 from selfseg.pretrain import _nominate, with_idea
-from selfseg.racing.arms import with_configuration
 from selfseg.records import serial
 from selfseg.records.ideas import Idea
 from selfseg.records.plan import Plan
@@ -22,7 +21,7 @@ from selfseg.records.source import LabelOverlap, SourceFacts, TransferFacts
 from selfseg.records.transfer import Start, StartModel
 from selfseg.requests import StartRequest
 from selfseg.starting import is_planned, planned_as
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 PRETRAINED = Start(folder="phantom/pretrained/3d_fullres", configuration="3d_fullres")
 
@@ -105,14 +104,14 @@ def test_what_a_race_found_belongs_to_the_weights_it_was_found_of(
 ) -> None:
     tried = idea_of("1").model_copy(update={"trials": (a_trial(accepted=True),)})
     item = tiny_configuration().model_copy(update={"start": PRETRAINED})
-    plan = with_configuration(a_plan(tried, TRANSFER), item)
+    plan = a_plan(tried, TRANSFER).with_configuration(item)
     assert with_idea(plan, idea_of("1")) == plan
     again = with_idea(plan, idea_of("2"))
     assert again.nominated == (idea_of("2"), TRANSFER)
     assert again.configurations[0].start is None
     assert "starts from random weights again" in caplog.text
     # a start from elsewhere has nothing to do with it
-    other = with_configuration(plan, item.model_copy(update={"start": MODEL}))
+    other = plan.with_configuration(item.model_copy(update={"start": MODEL}))
     assert with_idea(other, idea_of("2")).configurations[0].start == MODEL
 
 

@@ -42,7 +42,8 @@ def cases() -> list[Phantom]:
 
 
 def normalized(case: Phantom) -> np.ndarray:
-    return (case.image - case.image.mean()) / case.image.std()
+    spread: np.ndarray = (case.image - case.image.mean()) / case.image.std()
+    return spread
 
 
 def test_two_connected_parts_touch_the_wide_one_in_front(cases: list[Phantom]) -> None:

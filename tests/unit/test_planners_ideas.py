@@ -25,8 +25,9 @@ from selfseg.racing.arms import arm_plan
 from selfseg.records.dataset import Dataset, Region, Targets
 from selfseg.records.fingerprint import Fingerprint, LabelFacts, LabelSummary
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss, SmoothnessTerm
+from selfseg.records.loss import Loss
 from selfseg.records.loss_maps import needed_maps
+from selfseg.records.loss_terms import CrossEntropyTerm, DiceTerm, SmoothnessTerm
 from selfseg.records.network import ContextUNet, Network, UNet
 from selfseg.records.plan import Budget, Configuration, Plan
 from selfseg.records.serial import Triple

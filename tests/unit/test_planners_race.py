@@ -10,7 +10,7 @@ from selfseg.planning import find_planner
 from selfseg.racing.rules import Racer, Racing, find_racer
 from selfseg.records.estimate import Estimate
 from selfseg.records.ideas import RaceGain
-from selfseg.records.loss import (
+from selfseg.records.loss_terms import (
     CbDiceTerm,
     ClDiceTerm,
     SegmentTerm,

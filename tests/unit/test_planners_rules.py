@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plannerfacts import make_dataset, make_fingerprint
+from selfseg.planners.counts import count_extra_features, count_parameters
 from selfseg.planners.default import DefaultPlanner
 from selfseg.planners.families import (
     PLAIN,
@@ -19,7 +20,7 @@ from selfseg.planners.families import (
     Family,
     choose_family,
 )
-from selfseg.planners.memory import count_extra_features, count_parameters, estimate_gib
+from selfseg.planners.memory import estimate_gib
 from selfseg.planners.patch import Request, Sizes, decide_sizes
 from selfseg.planners.spacing import decide_grid
 from selfseg.planners.splits import decide_splits
@@ -29,7 +30,7 @@ from selfseg.planners.width import decide_batch
 from selfseg.plan_checks import check_plan
 from selfseg.records.dataset import Case, Fold
 from selfseg.records.fingerprint import Fingerprint
-from selfseg.records.loss import DiceTerm
+from selfseg.records.loss_terms import DiceTerm
 from selfseg.records.network import DSN3D
 from selfseg.records.plan import Budget, Configuration, Plan
 from selfseg.records.serial import Shape3, Triple
@@ -383,6 +384,8 @@ def test_loss_and_its_decision_agree(cases: list[tuple[Triple, Shape3]], pooled:
 
 # No choices, or none where it is empty.
 MEASURED = {"name", "median_shape", "memory_gib", "previous_stage"}
+# Decided where --init or --auxiliary ask for it, or by a race; else they stay like this.
+ASKED_FOR = {"start": None, "borrows": True}
 COMMON = {
     "spacing_mm", "axes", "resampling", "network family", "normalization of channel 0 (MRI)",
     "mirroring",
@@ -399,8 +402,10 @@ def test_every_value_has_a_decision(budget: Budget, case: tuple[Triple, Shape3])
     for item in plan.configurations:
         # Only a second stage may be told to look around what the first has found.
         first = {"crop"} if item.previous_stage is None else set()
-        for field in set(Configuration.model_fields) - MEASURED - {"preprocessing"} - first:
+        known = MEASURED | set(ASKED_FOR) | first | {"preprocessing"}
+        for field in set(Configuration.model_fields) - known:
             assert f"configurations.{item.name}.{field}" in subjects
+        assert {field: getattr(item, field) for field in ASKED_FOR} == ASKED_FOR
     preprocessing = set(type(plan.configurations[0].preprocessing).model_fields)
     # The orientation is canonical, always; others come with imported models.
     assert preprocessing - {"orientation"} == {"axes", "spacing_mm", "normalization", "resampling"}

@@ -14,7 +14,7 @@ from selfseg.loss_checks import count_outputs
 from selfseg.networks.build import build_network
 from selfseg.plan_checks import check_plan
 from selfseg.records.dataset import Label, Region, Targets
-from selfseg.records.loss import ShapeCodeTerm
+from selfseg.records.loss_terms import ShapeCodeTerm
 from selfseg.records.network import DSN3D, TwoBranch
 from selfseg.records.plan import Budget, Configuration, Plan
 

@@ -22,7 +22,8 @@ from selfseg.preprocessing.axes import (
     working_axes,
 )
 from selfseg.preprocessing.case import prepare_case
-from selfseg.preprocessing.invert import foreground_tiles, label_map_from_logits
+from selfseg.preprocessing.foreground import foreground_tiles
+from selfseg.preprocessing.invert import label_map_from_logits
 from selfseg.records import serial
 from selfseg.records.dataset import Label, Targets
 from selfseg.records.geometry import Geometry, Orientation

@@ -27,7 +27,7 @@ from selfseg.records.network import DSN3D, ContextUNet
 from selfseg.records.transfer import TransferReport
 from selfseg.training.start import open_source
 from selfseg.training.train import train
-from selfseg.workspace import PretrainedFolder
+from selfseg.workspace.network import PretrainedFolder
 
 
 @pytest.fixture(autouse=True)

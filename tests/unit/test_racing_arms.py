@@ -17,12 +17,12 @@ from selfseg.racing.arms import apply_ideas, arm_plan, describe_rest, entrants
 from selfseg.racing.outcome import with_outcome, write_outcome
 from selfseg.records import serial
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import (
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import (
     BinaryCrossEntropyTerm,
     CrossEntropyTerm,
     DiceTerm,
     FocalTerm,
-    Loss,
     ShapeCodeTerm,
     TopKTerm,
     TverskyTerm,
@@ -30,7 +30,7 @@ from selfseg.records.loss import (
 from selfseg.records.plan import Plan
 from selfseg.records.race import RaceRecord, RaceTrial
 from selfseg.records.shape_model import ShapeOptions
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 CONFIGURATION = tiny_configuration()
 PLAIN = Loss(terms=(DiceTerm(), CrossEntropyTerm()), deep_supervision_decay=0.25)

@@ -11,7 +11,13 @@ from raceruns import gains_of, nominate, start
 from selfseg.inference.trained import PlannedDataset
 from selfseg.racing import race
 from selfseg.records import serial
-from selfseg.records.loss import CrossEntropyTerm, DiceTerm, FocalTerm, SignedDistanceTerm, TopKTerm
+from selfseg.records.loss_terms import (
+    CrossEntropyTerm,
+    DiceTerm,
+    FocalTerm,
+    SignedDistanceTerm,
+    TopKTerm,
+)
 from selfseg.records.plan import Plan
 
 

@@ -9,7 +9,7 @@ import pytest
 from racedata import NAMES, an_idea, cases_of, ground_of, label_scores, simulate
 
 from selfseg.racing.judge import judge, paired_gains
-from selfseg.records.loss import ClDiceTerm
+from selfseg.records.loss_terms import ClDiceTerm
 from selfseg.records.metrics import CaseScores, LabelScores
 from selfseg.records.race import Arm, ArmResult, RaceTrial
 

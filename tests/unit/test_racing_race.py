@@ -16,7 +16,7 @@ from selfseg.racing.rules import find_racer
 from selfseg.records import serial
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Splits
-from selfseg.records.loss import DiceTerm, TopKTerm
+from selfseg.records.loss_terms import DiceTerm, TopKTerm
 from selfseg.records.plan import Plan
 from selfseg.records.race import RaceMetric, RaceRecord
 from selfseg.requests import RaceRequest

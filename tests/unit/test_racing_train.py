@@ -18,7 +18,7 @@ from selfseg.racing.race import RaceResult, race_dataset
 from selfseg.racing.train import Track
 from selfseg.records import serial
 from selfseg.records.dataset import Splits
-from selfseg.records.loss import ShapeCodeTerm
+from selfseg.records.loss_terms import ShapeCodeTerm
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Plan

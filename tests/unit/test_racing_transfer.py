@@ -16,12 +16,12 @@ from selfseg.folds import find_configuration, open_planned
 from selfseg.inference.trained import PlannedDataset
 from selfseg.networks.weights import load_weights, save_weights
 from selfseg.plan_checks import check_plan
-from selfseg.racing.arms import arm_plan, entrants, with_configuration, without_ideas
+from selfseg.racing.arms import arm_plan, entrants, without_ideas
 from selfseg.racing.race import RaceResult
 from selfseg.records import serial
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.ideas import Idea
-from selfseg.records.loss import TopKTerm
+from selfseg.records.loss_terms import TopKTerm
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.transfer import Start
 from selfseg.requests import StartRequest
@@ -41,7 +41,7 @@ def known(tmp_path: Path) -> PlannedDataset:
 def planned(known: PlannedDataset, *ideas: Idea, **changes: object) -> None:
     """Write a plan with these ideas, and changes of its configuration."""
     item = known.plan.configurations[0].model_copy(update=changes)
-    plan = with_configuration(known.plan, item).model_copy(update={"nominated": ideas})
+    plan = known.plan.with_configuration(item).model_copy(update={"nominated": ideas})
     serial.save(plan, known.folder.plan)
 
 
@@ -70,7 +70,7 @@ def test_the_plain_arm_is_trained_without_what_the_idea_brings(known: PlannedDat
     plan = a_plan(TRANSFER, BORROW, TOP_K).model_copy(update={"auxiliary": Auxiliary(name="more")})
     ideas = plan.nominated
     used = plan.configurations[0].model_copy(update={"start": MODEL})
-    plan = with_configuration(plan, without_ideas(used, ideas))
+    plan = plan.with_configuration(without_ideas(used, ideas))
     arms = [arm_plan(plan, "3d_fullres", found) for found in ([], *([i] for i in ideas))]
     parts = [(arm.configurations[0].start, arm.configurations[0].borrows) for arm in arms]
     assert parts == [(None, False), (MODEL, False), (None, True), (None, False)]
@@ -258,7 +258,7 @@ def test_an_idea_to_borrow_needs_a_data_set() -> None:
     check_plan(plan)
     second = plan.configurations[0].model_copy(update={"previous_stage": "3d_lowres"})
     with pytest.raises(PlanError, match="3d_fullres has a previous stage, and cannot borrow"):
-        check_plan(with_configuration(plan, second))
+        check_plan(plan.with_configuration(second))
 
 
 def test_a_model_that_is_gone_is_told_with_the_place_in_the_plan(known: PlannedDataset) -> None:

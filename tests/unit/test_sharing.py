@@ -11,10 +11,11 @@ import pytest
 from commandline import write_tiny_dataset
 from plannerfacts import make_fingerprint
 
-from selfseg.folds import find_configuration, prepare
+from selfseg.folds import find_configuration
 from selfseg.io.images import label_indices, read_image, read_label_map
 from selfseg.io.store import chunk_and_block, open_array
 from selfseg.plan import PlanResult, plan_dataset
+from selfseg.preparing import prepare
 from selfseg.preprocessing.case import prepare_case
 from selfseg.preprocessing.dataset import CaseFiles
 from selfseg.records import serial
@@ -22,7 +23,7 @@ from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.preprocessing import Preprocessing, ZScore, spell_out_spacing
 from selfseg.records.serial import Record, Triple
 from selfseg.requests import PlanRequest
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 OWN = Preprocessing(axes=(0, 1, 2), spacing_mm=(None, 1.0, 1.5), normalization=(ZScore(),))
 THREE = OWN.model_copy(update={"spacing_mm": (3.0, 1.0, 1.5)})

@@ -10,8 +10,9 @@ from tinymodel import tiny_configuration, tiny_plan
 from trainingjobs import make_job
 
 from selfseg.preprocessing.loss_maps import prepare_maps
-from selfseg.records.loss import DiceTerm, Loss, SignedDistanceTerm
+from selfseg.records.loss import Loss
 from selfseg.records.loss_maps import needed_maps
+from selfseg.records.loss_terms import DiceTerm, SignedDistanceTerm
 from selfseg.speeds import case_seconds, loss_step_seconds
 
 

@@ -22,7 +22,7 @@ from selfseg.training.schedule import choose_recipe, learning_rate_factor
 from selfseg.training.state import create_state, seconds_per_step
 from selfseg.training.step import final_weights, train_step, update_average
 from selfseg.training.train import train
-from selfseg.workspace import FoldFolder
+from selfseg.workspace.network import FoldFolder
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +171,7 @@ def test_speed_measurement_leaves_no_gradient_and_no_change(tmp_path: Path) -> N
 def test_model_loads_with_the_saved_weights(tmp_path: Path) -> None:
     from selfseg.inference.model import load_model
     from selfseg.records import serial
-    from selfseg.workspace import DatasetFolder
+    from selfseg.workspace.dataset import DatasetFolder
 
     job = make_job(tmp_path)
     folder = DatasetFolder(tmp_path / "workspace" / "phantom")

@@ -15,11 +15,11 @@ from trainingjobs import LONG, make_job, stop_at_step
 from selfseg.networks.weights import load_weights
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Label, Region, Targets
-from selfseg.records.loss import (
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import (
     BinaryCrossEntropyTerm,
     CrossEntropyTerm,
     DiceTerm,
-    Loss,
     SkeletonRecallTerm,
 )
 from selfseg.records.network import DualChannel, JointStreams, plain_part

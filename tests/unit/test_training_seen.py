@@ -18,7 +18,7 @@ from selfseg.records.model import TrainedFold
 from selfseg.records.transfer import StartModel
 from selfseg.training.seen import Seen, seen_images
 from selfseg.training.start import open_source, refuse_leak
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 
 def dataset_of(name: str, *digests: str) -> Dataset:

@@ -20,7 +20,8 @@ from selfseg.loading.patches import CaseFolder
 from selfseg.networks.shape_autoencoder import LinearShape, ShapeAutoencoder
 from selfseg.records import serial
 from selfseg.records.dataset import Label, Targets
-from selfseg.records.loss import DiceTerm, Loss, ShapeCodeTerm
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import DiceTerm, ShapeCodeTerm
 from selfseg.records.optimization import Optimization
 from selfseg.records.shape_model import ShapeModelRecord, ShapeModels, ShapeOptions
 from selfseg.training import shapes as shape_models
@@ -29,7 +30,7 @@ from selfseg.training.job import TrainingJob
 from selfseg.training.shape_fit import fit_shape
 from selfseg.training.shapes import prepare_shapes, read_shapes, shape_refusal
 from selfseg.training.train import train
-from selfseg.workspace import FoldFolder
+from selfseg.workspace.network import FoldFolder
 
 SIZE = (16, 18, 20)
 TERM = ShapeCodeTerm(labels=("core",), start=0.1, ramp=0.1, refresh=2)

@@ -35,7 +35,7 @@ from selfseg.training.job import TrainingJob
 from selfseg.training.start import open_source, refuse_leak
 from selfseg.training.train import train
 from selfseg.training.transfer import Ends, SourceModel, map_weights
-from selfseg.workspace import FoldFolder
+from selfseg.workspace.network import FoldFolder
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,7 @@ from selfseg.training.start import open_source, start_
 from selfseg.training.state import TrainState, create_state
 from selfseg.training.step import final_weights, train_step
 from selfseg.training.tuning import transfer_recipe
-from selfseg.workspace import FoldFolder
+from selfseg.workspace.network import FoldFolder
 
 DECAY = 0.1
 PLAIN = Recipe(optimizer=SGD(momentum=0.0, nesterov=False, weight_decay=DECAY), schedule=Poly())

@@ -20,7 +20,8 @@ from selfseg.networks.low_rank import UpdatedNetwork
 from selfseg.networks.weights import load_weights, save_weights
 from selfseg.records import serial
 from selfseg.records.auxiliary import Auxiliary
-from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import CrossEntropyTerm, DiceTerm
 from selfseg.records.network import DualChannel, GatedEncoders, JointStreams, plain_part
 from selfseg.records.plan import Configuration
 from selfseg.records.transfer import (

@@ -19,7 +19,7 @@ from selfseg.records.dataset import Case, Dataset, File
 from selfseg.records.metrics import MetricsTable
 from selfseg.training.job import TrainingJob
 from selfseg.training.validate import validate
-from selfseg.workspace import DatasetFolder
+from selfseg.workspace.dataset import DatasetFolder
 
 IDS = ("a", "b", "c")
 

@@ -11,7 +11,8 @@ from selfseg.errors import DatasetError, RecordError, SelfSegError
 from selfseg.records import serial
 from selfseg.records.dataset import Fold, Splits
 from selfseg.requests import parse_duration_s
-from selfseg.workspace import DatasetFolder, planned_folder, workspace_root
+from selfseg.workspace.dataset import DatasetFolder
+from selfseg.workspace.lookup import planned_folder, workspace_root
 
 
 def test_workspace_is_option_then_variable_then_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,8 @@ from selfseg.io.nnunet.preparation import Orientation, orientation_of, preproces
 from selfseg.io.targets import read_targets
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.dataset import Targets
-from selfseg.records.loss import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm, Loss
+from selfseg.records.loss import Loss
+from selfseg.records.loss_terms import BinaryCrossEntropyTerm, CrossEntropyTerm, DiceTerm
 from selfseg.records.names import ConfigurationName
 from selfseg.records.optimization import SGD, Optimization, Poly, Recipe
 from selfseg.records.plan import Budget, Configuration, Decision, Inference, Plan

@@ -19,7 +19,7 @@ def selfseg_batches(workspace: Path) -> Callable[[], object]:
     from selfseg.folds import open_planned, training_job
     from selfseg.loading.batches import training_batches
     from selfseg.requests import TrainRequest
-    from selfseg.workspace import planned_folder
+    from selfseg.workspace.lookup import planned_folder
 
     known = open_planned(planned_folder(workspace, "cube"))
     job = training_job(known, TrainRequest(configuration="3d_fullres", fold="0", device="cpu"))

@@ -40,7 +40,8 @@ def selfseg_step(setting: Setting) -> tuple[Callable[[], object], int]:
     from selfseg.loading.batches import Batch
     from selfseg.losses.build import build_loss
     from selfseg.records.dataset import Label, Targets
-    from selfseg.records.loss import CrossEntropyTerm, DiceTerm, Loss
+    from selfseg.records.loss import Loss
+    from selfseg.records.loss_terms import CrossEntropyTerm, DiceTerm
     from selfseg.records.network import UNet
     from selfseg.records.optimization import SGD, Poly, Recipe
     from selfseg.training.state import create_state

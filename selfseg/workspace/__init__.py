@@ -1,0 +1,1 @@
+"""The only package that knows the file names of a workspace."""

@@ -158,6 +158,6 @@ def test_the_command_measures_its_arms_and_tells_the_verdict(planned: Path, tmp_
     assert record.length.steps == 24
     assert all(arm.step_s for arm in record.arms)
     assert "Race of 3d_fullres: 2 arms × folds 0, 1, 24 steps each" in done.stderr
-    assert "(+ 1 top_k)" in done.stderr
+    assert "+ 1 top_k)" in done.stderr
     assert "top k: " in done.stdout
     assert "mean gain of dice and nsd" in done.stdout

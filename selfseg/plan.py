@@ -154,7 +154,24 @@ def _write(result: PlanResult, auxiliary: Dataset | None) -> None:
     serial.save_keeping_former(result.splits, folder.splits)
     if auxiliary is not None:
         serial.save(auxiliary, folder.auxiliary)
+    _tell_of_races(result)
     serial.save_keeping_former(result.plan, folder.plan)
+
+
+def _tell_of_races(result: PlanResult) -> None:
+    """Warn if a plan is replaced that had what races found, since a plan is made anew."""
+    try:
+        former = serial.load(Plan, result.folder.plan)
+    except RecordError:
+        return
+    kept = {(idea.configuration, idea.name) for idea in result.plan.nominated if idea.trials}
+    raced = {(idea.configuration, idea.name) for idea in former.nominated if idea.trials} - kept
+    if raced:
+        log.warning(
+            "The plan is made anew, without what races found (%s). The same 'selfseg race' "
+            "commands write it again; a finished race is not trained again.",
+            ", ".join(f"{name} of {configuration}" for configuration, name in sorted(raced)),
+        )
 
 
 def _forget_facts_of_others(folder: DatasetFolder, dataset: Dataset) -> None:

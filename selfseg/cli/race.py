@@ -18,7 +18,9 @@ def race(
     ] = None,
     ideas: Annotated[
         str | None,
-        typer.Option("--ideas", help="Ideas to race: a,b. Default: all that were not raced yet."),
+        typer.Option(
+            "--ideas", help="Ideas to race: a,b. Default: the first four that were not raced yet."
+        ),
     ] = None,
     folds: Annotated[
         str | None, typer.Option("--folds", help="Folds to race on: 0,1. Default: all.")

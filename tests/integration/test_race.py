@@ -15,6 +15,7 @@ from selfseg import pipeline
 from selfseg.inference.trained import weights_digest
 from selfseg.racing.race import RaceResult, race_dataset
 from selfseg.records import serial
+from selfseg.records.dataset import Dataset
 from selfseg.records.loss_terms import CrossEntropyTerm, SkeletonRecallTerm, TopKTerm
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Plan
@@ -161,3 +162,8 @@ def test_the_command_measures_its_arms_and_tells_the_verdict(planned: Path, tmp_
     assert "+ 1 top_k)" in done.stderr
     assert "top k: " in done.stdout
     assert "mean gain of dice and nsd" in done.stdout
+    # a plan is made anew without that, and says so
+    root = serial.load(Dataset, folder.dataset).root
+    again = selfseg("plan", root, "--workspace", folder.path.parent, "--device", "cpu")
+    assert again.returncode == 0, again.stderr
+    assert "without what races found (top k of 3d_fullres)" in again.stderr

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from selfseg.records.network import (
-    Network,
-)
+from selfseg.records.network import Network
 
 from .counts import count_extra_features, count_features, count_parameters
 

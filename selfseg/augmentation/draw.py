@@ -15,8 +15,6 @@ import numpy as np
 from selfseg.records.augmentation import Augmentation, Range
 
 Factors = tuple[float, ...]
-# Spread of the middle of a hidden slab around that of the patch, as a share of the patch.
-HIDDEN_SPREAD = 0.12
 Operation = Literal["dilate", "erode", "open", "close"]
 
 
@@ -151,7 +149,7 @@ def _hidden(
     extent = float(np.mean(patch))
     return Hidden(
         normal=tuple((direction / np.linalg.norm(direction)).tolist()),
-        offset=float(rng.normal(0.0, HIDDEN_SPREAD * extent)),
+        offset=float(rng.normal(0.0, options.hidden_spread * extent)),
         half_width=_uniform(options.hidden_width, rng) * extent / 2,
         shift=tuple(int(rng.integers(size // 3, 2 * size // 3 + 1)) for size in patch),
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,18 +43,9 @@ def read_volume(path: Path, ending: str) -> tuple[NDArray[np.generic], Geometry]
     """
     # NIfTI first: its own reader finds damage that ITK would pass over.
     array = nifti.read_voxels(path) if _READERS[ending] == "NiftiImageIO" else None
-    itk = _itk()
-    reader = itk.ImageFileReader()
-    reader.SetImageIO(_READERS[ending])
-    reader.SetFileName(str(path))
-    try:
-        # MetaImage writes to stderr past ITK's switch.
-        with _no_stderr() if _READERS[ending] == "MetaImageIO" else nullcontext():
-            reader.ReadImageInformation()
-            if array is None:
-                array = _arranged(itk, reader, path)
-    except RuntimeError as error:
-        raise _unreadable(path, _reason(error)) from error
+    with _opened(path, ending) as reader:
+        if array is None:
+            array = _arranged(_itk(), reader, path)
     return array, _geometry(reader, array.shape[1:], path)
 
 
@@ -64,15 +56,8 @@ def read_volume_header(path: Path, ending: str) -> tuple[Geometry, int, int]:
         ImageError: The header is damaged or not supported.
     """
     itk = _itk()
-    reader = itk.ImageFileReader()
-    reader.SetImageIO(_READERS[ending])
-    reader.SetFileName(str(path))
-    try:
-        with _no_stderr() if _READERS[ending] == "MetaImageIO" else nullcontext():
-            reader.ReadImageInformation()
+    with _opened(path, ending) as reader:
         pixel = itk.Image([1, 1], reader.GetPixelID(), reader.GetNumberOfComponents())
-    except RuntimeError as error:
-        raise _unreadable(path, _reason(error)) from error
     sizes = (*reader.GetSize(), 1, 1)
     voxel_bytes = itk.GetArrayViewFromImage(pixel).dtype.itemsize
     channels = reader.GetNumberOfComponents() * (sizes[3] if reader.GetDimension() == 4 else 1)
@@ -177,6 +162,21 @@ def _reason(error: RuntimeError) -> str:
     """Return the last line of ITK's message without its own location."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].removeprefix("sitk::ERROR: ") if lines else "unknown reason"
+
+
+@contextmanager
+def _opened(path: Path, ending: str) -> Iterator[Any]:
+    """Give ITK's reader of a file, header read; what it finds wrong is an ImageError."""
+    reader = _itk().ImageFileReader()
+    reader.SetImageIO(_READERS[ending])
+    reader.SetFileName(str(path))
+    try:
+        # MetaImage writes to stderr past ITK's switch.
+        with _no_stderr() if _READERS[ending] == "MetaImageIO" else nullcontext():
+            reader.ReadImageInformation()
+            yield reader
+    except RuntimeError as error:
+        raise _unreadable(path, _reason(error)) from error
 
 
 @contextmanager

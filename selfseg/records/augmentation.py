@@ -22,8 +22,9 @@ class Augmentation(GrownRecord):
         contrast_p, contrast: Factor about the channel mean, clamped to the old range.
         low_resolution_p, low_resolution_channel_p, low_resolution: Zoom down and up again.
         gamma_inverted_p, gamma_p, gamma: Power on the range-scaled channel; mean and std kept.
-        hidden_p, hidden_width: Chance that a slab of the patch shows another place of it, while the
-            label stays; range of its width as a share of the patch (mean of its axes).
+        hidden_p, hidden_width, hidden_spread: Chance that a slab of the patch shows another place
+            of it, while the label stays; range of its width, and spread of its distance from the
+            middle, both as shares of the patch (mean of its axes).
         mirror_axes: Spatial axes mirrored with probability one half each.
         previous_morphology_p, previous_morphology_label_p, previous_radius: In a cascade, chance
             per sample, then per label, that the previous stage's segmentation is dilated, eroded,
@@ -33,7 +34,7 @@ class Augmentation(GrownRecord):
             share of the patch are.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"hidden_p", "hidden_width"})
+    later: ClassVar[frozenset[str]] = frozenset({"hidden_p", "hidden_width", "hidden_spread"})
 
     dummy_2d: bool = False
     rotation_p: float = 0.2
@@ -57,6 +58,7 @@ class Augmentation(GrownRecord):
     gamma: Range = (0.7, 1.5)
     hidden_p: float = 0.0
     hidden_width: Range = (0.1, 0.35)
+    hidden_spread: float = 0.12
     mirror_axes: tuple[int, ...] = ()
     previous_morphology_p: float = 0.4
     previous_morphology_label_p: float = 0.5

@@ -278,7 +278,10 @@ def test_plans_and_races_from_before_stay_what_they_were() -> None:
     for record, keys in (
         (content["nominated"][0], ("start", "borrows", "hidden_p")),
         (content["configurations"][0], ("start", "borrows")),
-        (content["configurations"][0]["augmentation"], ("hidden_p", "hidden_width")),
+        (
+            content["configurations"][0]["augmentation"],
+            ("hidden_p", "hidden_width", "hidden_spread"),
+        ),
     ):
         for key in keys:
             del record[key]

@@ -1,0 +1,71 @@
+"""A check at the start of training: are 3D convolutions in the reduced format slow here?
+
+torch 2.9 with cuDNN before 9.15 computed them without cuDNN, several times slower and with more
+memory than float32 (pytorch issues 166122 and 166643). A user of a cluster's own installation may
+have such a pair, or the next one, so what counts is a measurement and not a version.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import torch
+from torch.nn import functional as F
+
+log = logging.getLogger(__name__)
+
+CHANNELS, SIDE, BATCH = 32, 64, 2  # the first stage of a usual 3D network, on half its patch
+REPEATS = 3
+TOLERATED = 1.5  # the reduced format should need less time than float32, not more
+
+
+def warn_of_slow_convolutions(device: torch.device, dtype: torch.dtype | None) -> None:
+    """Warn if a 3D convolution takes clearly longer in `dtype` than in float32; CUDA only."""
+    if device.type != "cuda" or dtype is None:
+        return
+    try:
+        ratio = seconds_of_convolution(device, dtype) / seconds_of_convolution(device, None)
+    except torch.OutOfMemoryError:
+        return  # whether training fits is said elsewhere
+    if ratio > TOLERATED:
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        log.warning("%s", describe(ratio, dtype, torch.__version__, cudnn))
+
+
+def describe(ratio: float, dtype: torch.dtype, version: str, cudnn: int | None) -> str:
+    """Return the warning: what is slow, with which versions, and what to install."""
+    used = "no cuDNN" if cudnn is None else f"cuDNN {_dotted(cudnn)}"
+    return (
+        f"3D convolutions take {ratio:.1f} times as long in {str(dtype).removeprefix('torch.')} "
+        f"as in float32 with torch {version} and {used}; training will be slow. Known of torch 2.9 "
+        "with cuDNN before 9.15: install torch 2.10 or newer with the cuDNN that comes with it."
+    )
+
+
+def seconds_of_convolution(device: torch.device, dtype: torch.dtype | None) -> float:
+    """Return the shortest time of a convolution, forward and backward; None is float32."""
+    image = torch.zeros((BATCH, CHANNELS, SIDE, SIDE, SIDE), device=device, requires_grad=True)
+    weight = torch.zeros((CHANNELS, CHANNELS, 3, 3, 3), device=device, requires_grad=True)
+    times = []
+    for _ in range(1 + REPEATS):  # the first one chooses an algorithm
+        _wait(device)
+        started_s = time.perf_counter()
+        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            result = F.conv3d(image, weight, padding=1)
+        result.float().sum().backward()  # type: ignore[no-untyped-call]
+        _wait(device)
+        times.append(time.perf_counter() - started_s)
+    return min(times[1:])
+
+
+def _dotted(version: int) -> str:
+    """Return cuDNN's number as people write it: 91002 is 9.10.2, 8902 is 8.9.2."""
+    major = version // (10_000 if version >= 90_000 else 1_000)
+    rest = version % (10_000 if version >= 90_000 else 1_000)
+    return f"{major}.{rest // 100}.{rest % 100}"
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

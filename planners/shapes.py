@@ -69,8 +69,8 @@ def is_compact(shape: ShapeSummary) -> Verdict:
         ),
         (
             shape.share_of_cases >= COMPACT_PRESENCE,
-            f"in {shape.share_of_cases:.3g} of the cases",
-            f"at least {COMPACT_PRESENCE:g}",
+            f"in {shape.share_of_cases:.0%} of the cases",
+            f"at least {COMPACT_PRESENCE:.0%}",
         ),
         (
             shape.median_sphericity >= COMPACT_SPHERICITY,

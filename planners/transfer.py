@@ -107,7 +107,9 @@ def _verdict(facts: TransferFacts) -> tuple[str, str]:
     reasons = [f"{count} cases", "voxels " + _factors(facts.spacing_ratios)]
     if facts.seen_cases:
         reasons.append(f"it was trained on {facts.seen_cases} of them, which tell nothing")
-    if facts.intensity_distance is not None:
+    if facts.intensity_distance is None:
+        reasons.append("intensities that cannot be compared (the model's arrays are not there)")
+    else:
         reasons.append(f"normalized intensities {facts.intensity_distance:.2f} apart")
     if facts.overlaps:
         mean = sum(item.dice for item in facts.overlaps) / len(facts.overlaps)
@@ -125,7 +127,7 @@ def _verdict(facts: TransferFacts) -> tuple[str, str]:
             f"intensities may lie {NEAR_INTENSITIES:g} apart, to be raced at all "
             f"{FAR_INTENSITIES:g}"
         )
-        verdict = _by_intensities(facts.intensity_distance or 0.0)
+        verdict = _by_intensities(facts.intensity_distance)
         if verdict == "nominated" and count > FEW_CASES:
             verdict = "doubtful"
     if verdict == "nominated" and count >= MANY_CASES:
@@ -140,7 +142,9 @@ def _by_overlap(mean: float) -> str:
     return "nominated" if mean >= GOOD_OVERLAP else "doubtful"
 
 
-def _by_intensities(distance: float) -> str:
+def _by_intensities(distance: float | None) -> str:
+    if distance is None:
+        return "doubtful"
     if distance > FAR_INTENSITIES:
         return "refused"
     return "nominated" if distance <= NEAR_INTENSITIES else "doubtful"

@@ -72,7 +72,8 @@ def decide_tube_term(
         value=f"+ {term.weight:g} {term.kind} of {', '.join(item.name for item in thin)}",
         because="; ".join(_tube_evidence(item, finest) for item in thin)
         + "; a volume term hardly notices a lost branch of one or two voxels; from "
-        f"{TUBE_START:.0%} of the run on, when volumes are about right",
+        f"{TUBE_START:.0%} of the run on, growing for {TUBE_RAMP:.0%} of it, when volumes are "
+        "about right: with weight 1, or from the start, it cost overlap on vessels of the retina",
         alternatives=("without it", "skeleton_recall", "segments"),
     )
     return loss.model_copy(update={"terms": (*loss.terms, term)}), (decision,)

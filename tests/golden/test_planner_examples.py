@@ -24,6 +24,8 @@ PROPOSED = {
     "nuclei": ("2d",),
 }
 LISTED = {"hippocampus": "train40.txt"}
+# Tables of decisions that do not depend on the memory of the machine.
+DECISIONS = ("What all configurations share", "Nominated: 'selfseg race' tries these")
 
 
 def plan_of(root: Path, workspace: Path, cases: Path | None = None) -> PlanResult:
@@ -67,3 +69,19 @@ def test_real_data(
     made = plan_of(root, tmp_path, cases)
     assert made.plan.proposed == PROPOSED[name]
     check_page(name, made, capsys, monkeypatch)
+
+
+def test_all_decisions_on_hippocampus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = data_root("hippocampus")
+    made = plan_of(root, tmp_path, root / LISTED["hippocampus"])
+    monkeypatch.setenv("COLUMNS", "110")
+    capsys.readouterr()
+    print_decisions(made.plan)
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    section = PAGE.read_text(encoding="utf-8").split("\n## All decisions on one data set\n")[1]
+    for title in DECISIONS:
+        first = next(n for n, line in enumerate(printed) if line.strip() == title)
+        last = next(n for n in range(first, len(printed)) if printed[n].startswith("└"))
+        assert "\n".join(printed[first : last + 1]) in section

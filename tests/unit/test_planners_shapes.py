@@ -52,7 +52,7 @@ def test_compact(field: str, limit: float, beyond: float) -> None:
     assert is_compact(ORGAN.model_copy(update={field: limit})).holds
     verdict = is_compact(ORGAN.model_copy(update={field: beyond}))
     assert not verdict.holds
-    assert f"{beyond:g}" in verdict.because
+    assert (f"{beyond:.0%}" if field == "share_of_cases" else f"{beyond:g}") in verdict.because
 
 
 def test_one_case_tells_nothing_of_spread() -> None:

@@ -181,7 +181,7 @@ def facts(cases: int, dice: float | None, distance: float | None = 0.1) -> Trans
         (facts(200, 0.1), "refused"),
         (facts(60, None), "nominated"),
         (facts(61, None), "doubtful"),
-        (facts(20, None, None), "nominated"),
+        (facts(20, None, None), "doubtful"),
         (facts(20, None, 0.11), "doubtful"),
         (facts(20, None, 0.25), "doubtful"),
         (facts(20, None, 0.26), "refused"),

@@ -1,4 +1,4 @@
-"""What kind of shape a label has: tubular, compact, paired; each verdict with its numbers."""
+"""What kind of shape a label has: tubular or compact; each verdict with its numbers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ COMPACT_SPHERICITY = 0.35
 COMPACT_ALIGNED_DICE = 0.6
 COMPACT_VOLUME_CV = 0.6
 COMPACT_POSITION_SPREAD = 0.1
-# Pairs, such as kidneys: two components of about the same size.
-PAIR_LARGEST_SHARE = (0.45, 0.65)
 
 
 class Verdict(NamedTuple):
@@ -91,23 +89,6 @@ def is_compact(shape: ShapeSummary) -> Verdict:
             place <= COMPACT_POSITION_SPREAD,
             f"place varying by {place:.3g} of the body",
             f"at most {COMPACT_POSITION_SPREAD:g}",
-        ),
-    )
-
-
-def is_paired(shape: ShapeSummary) -> Verdict:
-    """Tell whether a label is a pair of bodies of about the same size, such as kidneys."""
-    low, high = PAIR_LARGEST_SHARE
-    return _judge(
-        (
-            shape.components_mode == 2,
-            f"most often {shape.components_mode} component{'s' * (shape.components_mode != 1)}",
-            "2",
-        ),
-        (
-            low <= shape.median_largest_share <= high,
-            f"the largest {shape.median_largest_share:.3g} of the volume",
-            f"{low:g} to {high:g}",
         ),
     )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 from plannerfacts import ORGAN, VESSELS
-from selfseg.planners.shapes import is_compact, is_paired, is_tubular
+from selfseg.planners.shapes import is_compact, is_tubular
 
-KIDNEYS = ORGAN.model_copy(update={"components_mode": 2, "median_largest_share": 0.53})
+PAIR = ORGAN.model_copy(update={"components_mode": 2, "median_largest_share": 0.53})
 
 
 def test_vessels_organs_and_pairs_are_told_apart() -> None:
-    rules = (is_tubular, is_compact, is_paired)
-    for shape, expected in ((VESSELS, rules[0]), (ORGAN, rules[1]), (KIDNEYS, rules[2])):
+    rules = (is_tubular, is_compact)
+    for shape, expected in ((VESSELS, rules[0]), (ORGAN, rules[1]), (PAIR, None)):
         assert [rule(shape).holds for rule in rules] == [rule is expected for rule in rules]
 
 
@@ -60,17 +60,6 @@ def test_one_case_tells_nothing_of_spread() -> None:
         verdict = is_compact(ORGAN.model_copy(update={field: None}))
         assert not verdict.holds
         assert "fewer than two cases" in verdict.because
-
-
-@pytest.mark.parametrize(
-    ("components", "largest", "holds"),
-    [(2, 0.45, True), (2, 0.65, True), (2, 0.44, False), (2, 0.66, False), (3, 0.5, False)],
-)
-def test_pairs(components: int, largest: float, holds: bool) -> None:
-    shape = KIDNEYS.model_copy(
-        update={"components_mode": components, "median_largest_share": largest}
-    )
-    assert is_paired(shape).holds == holds
 
 
 def test_a_verdict_that_holds_names_everything() -> None:

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -235,7 +235,7 @@ def seconds_per_step(
 @contextmanager
 def mixed_precision(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
     """Compute in the device's reduced format where there is one."""
-    with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+    with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
         yield
 
 

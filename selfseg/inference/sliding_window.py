@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from selfseg.errors import DeviceError
 from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.mirroring import mirrored_mean
+from selfseg.inference.uniform_windows import group_windows
 from selfseg.inference.window_grid import Window, make_grid, make_rounded_grid
 from selfseg.networks.layout import CHANNELS_LAST
 from selfseg.networks.precision import autocast_dtype, fine_dtype
@@ -80,20 +81,21 @@ def predict_logits(  # noqa: PLR0913 (what a window is, and where things lie)
     if context:
         padded = nn.functional.pad(padded, (0, 0, 0, 0, context, context), mode="replicate")
     padded = _near(padded, device)
-    windows = grid.windows()
+    groups = group_windows(padded, grid, context=context)
     done = 0
     with torch.no_grad():
-        while done < len(windows):
-            batch = windows[done : done + runner.limit]
+        while done < len(groups):
+            batch = groups[done : done + runner.limit]
             try:
-                logits = runner.run(padded, [grid.place(index) for index in batch])
-                for part, index in zip(logits, batch, strict=True):
-                    part.mul_(grid.share(index, part.device))
+                logits = runner.run(padded, [grid.place(group[0]) for group in batch])
+                weighted = torch.empty_like(logits[0])
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 total = _make_room(runner, total, store, error)
                 continue
-            for part, index in zip(logits, batch, strict=True):
-                store.add(total, grid.place(index), part)
+            for part, group in zip(logits, batch, strict=True):
+                for index in group:
+                    torch.mul(part, grid.share(index, part.device), out=weighted)
+                    store.add(total, grid.place(index), weighted)
             done += len(batch)
     return total[(slice(None), *inner)]
 

@@ -1,0 +1,65 @@
+"""Windows without content, such as air around a body, are given to the network once.
+
+A window in which every channel has one value holds nothing else, so all windows of the same values
+get the same logits: nothing is guessed or left out, only not computed again. Clipped CT is full of
+them, since air is one value there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from selfseg.inference.window_grid import Index, Windows
+
+Values = tuple[float, ...]
+
+
+def group_windows(image: Tensor, grid: Windows, *, context: int = 0) -> list[tuple[Index, ...]]:
+    """Return all windows: uniform ones of equal values together, every other one alone.
+
+    Args:
+        image: What the windows are cut from, (c, z, y, x), with `context` more slices at both ends.
+        grid: Where they lie.
+        context: Slices before and after a window that the network sees as well.
+    """
+    known = uniform_values(image, grid, context=context)
+    groups: dict[Values | Index, list[Index]] = {}
+    for index in grid.windows():
+        groups.setdefault(known.get(index, index), []).append(index)
+    return [tuple(group) for group in groups.values()]
+
+
+def uniform_values(image: Tensor, grid: Windows, *, context: int = 0) -> dict[Index, Values]:
+    """Return the windows in which every channel has one value, and the values."""
+    lows = _over_windows(image, grid, context, torch.amin)
+    highs = _over_windows(image, grid, context, torch.amax)
+    uniform = (lows == highs).all(0)
+    if not uniform.any():  # on a GPU the one time that this waits
+        return {}
+    values, places = lows.cpu(), uniform.cpu().nonzero().tolist()
+    return {(z, y, x): tuple(values[:, z, y, x].tolist()) for z, y, x in places}
+
+
+def _over_windows(
+    image: Tensor, grid: Windows, context: int, reduce: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """Return the smallest or largest value in each window, (c, windows along z, y, x)."""
+    wider = (2 * context, 0, 0)
+    for axis, (starts, size, more) in enumerate(
+        zip(grid.starts, grid.patch, wider, strict=True), 1
+    ):
+        image = _along(image, axis, starts, size + more, reduce)
+    return image
+
+
+def _along(
+    image: Tensor,
+    axis: int,
+    starts: Sequence[int],
+    size: int,
+    reduce: Callable[[Tensor, int], Tensor],
+) -> Tensor:
+    return torch.stack([reduce(image.narrow(axis, start, size), axis) for start in starts], axis)

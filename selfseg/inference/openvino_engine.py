@@ -121,7 +121,7 @@ class OpenVINONetwork(nn.Module):
         return outputs
 
     def _compute(self, x: Tensor) -> Tensor:
-        parts = [self._run(part) for part in x.split(self._sizes(len(x)))]
+        parts = [self._run(part) for part in torch.split(x, self._sizes(len(x)))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _sizes(self, count: int) -> list[int]:
@@ -176,7 +176,7 @@ def compile_network(network: nn.Module, x: Tensor) -> Program:
     """
     openvino = load_openvino()
     with _undisturbed():
-        traced = torch.jit.trace(network, x, check_trace=False)
+        traced = torch.jit.trace(network, x, check_trace=False)  # type: ignore[no-untyped-call]
         graph = openvino.convert_model(traced, input=[tuple(x.shape)])
     compiled = openvino.Core().compile_model(
         graph,

@@ -95,7 +95,7 @@ def ready(options: Network, dims: int) -> nn.Module:
     torch.manual_seed(0)
     network = build_network(options, channels=2, outputs=3).eval().requires_grad_(False)
     for parameter in network.parameters():
-        parameter += 0.2 * torch.randn_like(parameter)
+        parameter.add_(0.2 * torch.randn_like(parameter))
     set_layout(network, CHANNELS_LAST[dims])
     return network
 
@@ -128,6 +128,17 @@ def test_every_network_gives_the_probabilities_of_torch(
     assert not calls, "torch computes"
     assert logits.shape == expected.shape
     assert largest_difference(logits, expected, regions=False) <= 1e-4
+
+
+@installed
+def test_half_precision_of_torch_is_not_taken_for_a_disparity(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network, x = ready(unet(2), 2), torch.randn(1, 2, 16, 16)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        (logits,) = OpenVINONetwork(network, "tiny", regions=False)(x)
+    assert not caplog.records
+    assert largest_difference(logits, network(x)[0], regions=False) <= 1e-4
 
 
 class Constant(nn.Module):
@@ -250,7 +261,7 @@ def test_two_programs_serve_batches_of_any_size(monkeypatch: pytest.MonkeyPatch)
 
 @installed
 def test_a_conversion_leaves_logging_and_warnings_as_they_were() -> None:
-    root, before = logging.getLogger(), warnings.filters[:]  # type: ignore[index]
+    root, before = logging.getLogger(), warnings.filters[:]
     state = (root.level, root.filters[:], root.handlers[:])
     OpenVINONetwork(ready(unet(2), 2), "tiny", regions=False)(torch.randn(1, 2, 16, 16))
     assert (root.level, root.filters, root.handlers) == state

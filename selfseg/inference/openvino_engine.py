@@ -210,8 +210,8 @@ def largest_difference(ours: Tensor, theirs: Tensor, *, regions: bool) -> float:
 def _undisturbed() -> Iterator[None]:
     """Keep logging and warnings as they are.
 
-    A conversion lets the root logger pass errors only. A trace warns that sizes become constants,
-    as they are meant to, and that torch has a newer way, which loads a compiler.
+    A conversion that fails leaves a root logger that passes errors only. A trace warns that sizes
+    become constants, as they are meant to, and that torch has a newer way, which loads a compiler.
     """
     root = logging.getLogger()
     level, filters, handlers = root.level, root.filters[:], root.handlers[:]

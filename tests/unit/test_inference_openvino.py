@@ -260,10 +260,14 @@ def test_two_programs_serve_batches_of_any_size(monkeypatch: pytest.MonkeyPatch)
 
 
 @installed
-def test_a_conversion_leaves_logging_and_warnings_as_they_were() -> None:
+def test_a_conversion_leaves_logging_and_warnings_as_they_were(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
     root, before = logging.getLogger(), warnings.filters[:]
     state = (root.level, root.filters[:], root.handlers[:])
-    OpenVINONetwork(ready(unet(2), 2), "tiny", regions=False)(torch.randn(1, 2, 16, 16))
+    for network in (ready(unet(2), 2), Exotic()):
+        OpenVINONetwork(network, "tiny", regions=False)(torch.randn(1, 2, 16, 16))
     assert (root.level, root.filters, root.handlers) == state
     assert warnings.filters == before
 

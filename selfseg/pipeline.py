@@ -82,7 +82,8 @@ def predict_images(request: PredictRequest) -> PredictionReport:
     Raises:
         ModelError: No usable model, or several without a choice.
         DatasetError: The input folder holds nothing that fits the model's channels.
-        DeviceError: The limit of memory is too small; nothing has been computed then.
+        DeviceError: The limit of memory is too small, or the engine does not go with device or
+            limit; nothing has been computed then.
     """
     from selfseg.io.images import image_ending
 
@@ -96,15 +97,19 @@ def predict_images(request: PredictRequest) -> PredictionReport:
     from selfseg.inference.limit import room_gib
     from selfseg.inference.members import predict_ensemble
     from selfseg.inference.model import load_ensemble
+    from selfseg.inference.openvino_engine import check_engine
     from selfseg.io.unlabeled import list_cases
     from selfseg.networks.device import select_device
 
+    device = select_device(request.device)
+    check_engine(request.engine, device, limited=request.max_memory is not None)
     with opened_model(request.model) as folder:
         model = load_ensemble(
             folder,
             configuration=request.configuration,
             folds=request.folds,
-            device=select_device(request.device),
+            device=device,
+            engine=request.engine,
         )
         log.info("Model: %s", model.description)
         cases = list_cases(request.source, len(model.members[0].plan.channels))

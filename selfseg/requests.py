@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, get_args
 
 from selfseg.errors import SelfSegError
 from selfseg.records.metrics import MetricName
+from selfseg.records.model import Engine
 from selfseg.records.selection import SelectionMetric
 from selfseg.workspace.lookup import model_folder
 
@@ -100,6 +101,7 @@ class PredictRequest:
     probabilities: bool = False
     max_memory: str | None = None
     step: float | None = None
+    engine: Engine = "torch"
     device: str = "auto"
     workers: int | None = None
 

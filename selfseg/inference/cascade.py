@@ -98,7 +98,7 @@ def load_previous(model: Model) -> Model:
         if place is None:
             continue
         if stage in {found.configuration.name for found in find_models(place)}:
-            return load_model(place, configuration=stage, device=model.device)
+            return load_model(place, configuration=stage, device=model.device, engine=model.engine)
     raise ModelError(
         f"{model.folder}: {model.configuration.name} needs the segmentation of {stage}, which "
         "has no trained fold",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from selfseg.errors import ModelError
 from selfseg.inference.ensemble import MeanOfLogits, weights_bytes
 from selfseg.inference.find import Candidate, choose_model, dataset_folders
+from selfseg.inference.openvino_engine import computed_by
 from selfseg.inference.quality import LabelShape, load_shapes
 from selfseg.inference.trained import (
     ALL_CASES,
@@ -25,7 +26,7 @@ from selfseg.networks.one_hot import OneHotInput
 from selfseg.networks.weights import load_weights
 from selfseg.records import serial
 from selfseg.records.crf import DenseCrf
-from selfseg.records.model import TrainedFold
+from selfseg.records.model import Engine, TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.postprocessing import Step
 from selfseg.records.selection import Selection
@@ -49,6 +50,7 @@ class Model:
             in main memory; see `selfseg.inference.ensemble.turn`.
         device: Where the network computes.
         shapes: Accepted shape models of the folds, for quality scores.
+        engine: What computes the networks.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Model:
     network: nn.Module
     device: torch.device
     shapes: tuple[LabelShape, ...] = ()
+    engine: Engine = "torch"
 
     @property
     def outputs(self) -> int:
@@ -117,6 +120,7 @@ def load_ensemble(
     configuration: str | None = None,
     folds: Sequence[str] | None = None,
     device: torch.device,
+    engine: Engine = "torch",
 ) -> Ensemble:
     """Load what a folder's selection.json chose; without one, or if asked otherwise, one model.
 
@@ -125,13 +129,18 @@ def load_ensemble(
     """
     selected = None if configuration or folds else _selected(folder)
     if selected is None:
-        return Ensemble(
-            (load_model(folder, configuration=configuration, folds=folds, device=device),)
+        model = load_model(
+            folder, configuration=configuration, folds=folds, device=device, engine=engine
         )
+        return Ensemble((model,))
     dataset, selection = selected
     members = tuple(
         load_model(
-            dataset.path, configuration=member.configuration, folds=member.folds, device=device
+            dataset.path,
+            configuration=member.configuration,
+            folds=member.folds,
+            device=device,
+            engine=engine,
         )
         for member in selection.members
     )
@@ -165,6 +174,7 @@ def load_model(
     configuration: str | None = None,
     folds: Sequence[str] | None = None,
     device: torch.device,
+    engine: Engine = "torch",
 ) -> Model:
     """Load the one model that a folder holds.
 
@@ -173,6 +183,7 @@ def load_model(
         configuration: Name of the configuration; needed if several are trained.
         folds: Folds to average. Default: every trained fold of the cross-validation, else `all`.
         device: Where to compute.
+        engine: What computes; `openvino` is for CPUs, see `selfseg.inference.openvino_engine`.
 
     Raises:
         ModelError: There is no such model, or more than one; the message lists what there is.
@@ -180,7 +191,15 @@ def load_model(
     candidate = choose_model(folder, configuration, folds)
     chosen = tuple(folds) if folds else _default_folds(candidate.folds)
     trained = [describe_fold(candidate, fold) for fold in chosen]
-    networks = [load_fold(candidate, fold, device) for fold in chosen]
+    networks = [
+        computed_by(
+            engine,
+            load_fold(candidate, fold, device),
+            name=f"{candidate.configuration.name} fold {fold}",
+            regions=bool(candidate.plan.targets.regions),
+        )
+        for fold in chosen
+    ]
     planned = candidate.configuration.inference.mirror_axes
     return Model(
         folder=candidate.folder.path,
@@ -195,6 +214,7 @@ def load_model(
             for fold in chosen
             for shape in load_shapes(candidate.folder.fold(candidate.configuration.name, fold))
         ),
+        engine=engine,
     )
 
 

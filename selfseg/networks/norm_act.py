@@ -43,8 +43,13 @@ class InstanceNormLeakyReLU(nn.Module):
 
 
 def _suits(x: Tensor) -> bool:
-    """Tell whether `x` is on the CPU in channels-last memory with more than one channel."""
+    """Tell whether `x` is on the CPU in channels-last memory with more than one channel.
+
+    While a network is traced it is not, so that other programs find an operator they know.
+    """
     if x.device.type != "cpu" or x.dtype not in FORMATS or x.shape[1] == 1:
+        return False
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     layout = torch.channels_last_3d if x.dim() == 5 else torch.channels_last
     return x.is_contiguous(memory_format=layout)

@@ -8,6 +8,8 @@ from selfseg.records.names import ConfigurationName
 from selfseg.records.serial import Record
 from selfseg.records.transfer import StartModel
 
+Engine = Literal["torch", "openvino"]  # what computes the networks in prediction
+
 
 class EpochRecord(Record):
     """One line of history.jsonl."""

@@ -48,7 +48,7 @@ class _Columns:
 
 
 def _names(little: str, much: str, extent: str, *last: str) -> tuple[str, ...]:
-    """Return the features of a matrix that counts levels by an extent: a length, a size, …"""
+    """Return the features of a matrix that counts levels by an extent (a length, a size)."""
     return (
         *(f"{part}_emphasis" for part in (little, much, "low_level", "high_level")),
         *(f"{part}_{level}_level_emphasis" for part in (little, much) for level in ("low", "high")),

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from selfseg.records.serial import Record
 
-
 FurtherFamily = Literal["runs", "zones", "distance_zones", "tones", "dependence"]
 
 

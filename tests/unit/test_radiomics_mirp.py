@@ -1,4 +1,4 @@
-"""Runs, zones, tones and dependence by mirp: the IBSI's phantom, plain counts, our grid and bins."""
+"""Runs, zones, tones, dependence by mirp: the IBSI's phantom, plain counts, our grid and bins."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -161,13 +161,13 @@ def features_of_counts(
 
 def tones_of(levels: Levels) -> dict[str, float]:
     """Return coarseness and strength (IBSI, 3.10)."""
-    total: Counter[int] = Counter()
+    total: defaultdict[int, float] = defaultdict(float)
     number: Counter[int] = Counter()
     for place, level in voxels(levels):
         around = [at(levels, place, step, sign)[1] for step in DIRECTIONS for sign in (-1, 1)]
         known = [other for other in around if other]
         if known:
-            total[level] += abs(level - np.mean(known))
+            total[level] += abs(level - sum(known) / len(known))
             number[level] += 1
     share = {level: count / sum(number.values()) for level, count in number.items()}
     pairs = sum((share[a] + share[b]) * (a - b) ** 2 for a in share for b in share)

@@ -10,7 +10,13 @@ from selfseg.records.classification import (
     LogisticCandidate,
     SVMCandidate,
 )
-from selfseg.records.features import ChannelFeatures, OwnScale, RadiomicsOptions, ZScoreScale
+from selfseg.records.features import (
+    ChannelFeatures,
+    FurtherFamily,
+    OwnScale,
+    RadiomicsOptions,
+    ZScoreScale,
+)
 from selfseg.records.plan import Decision
 
 from .normalization import CT, NUCLEAR
@@ -22,6 +28,7 @@ Z_WIDTH = 5.0  # of intensities with a standard deviation of 100
 NUCLEAR_WIDTH = 0.5  # standardized uptake
 LEAVE_ONE_OUT_BELOW = 30  # patients: with fewer, a fold of several would cost too much of them
 OUTER_FOLDS, INNER_FOLDS = 10, 5
+FURTHER: tuple[FurtherFamily, ...] = ("runs", "zones", "distance_zones", "tones", "dependence")
 TREES, LEAST_IN_LEAF = 500, 3  # of the forest that ranks features, and of the one that classifies
 
 
@@ -29,9 +36,10 @@ def decide_classification(facts: ClassificationFacts) -> ClassificationPlan:
     """Return all choices for a classifier of regions."""
     channels, reading = _channels(facts.channels)
     spacing_mm, grid = _spacing(facts)
+    further, families = _further(facts)
     outer, folds = _folds(facts)
     return ClassificationPlan(
-        radiomics=RadiomicsOptions(spacing_mm=spacing_mm, channels=channels),
+        radiomics=RadiomicsOptions(spacing_mm=spacing_mm, channels=channels, further=further),
         selection=FeatureSelection(
             most_correlation=0.9,
             least_agreement=0.75,
@@ -50,7 +58,7 @@ def decide_classification(facts: ClassificationFacts) -> ClassificationPlan:
         ),
         outer_folds=outer,
         inner_folds=INNER_FOLDS,
-        decisions=(*reading, grid, folds, _models(facts)),
+        decisions=(*reading, grid, families, folds, _models(facts)),
     )
 
 
@@ -102,6 +110,22 @@ def _spacing(facts: ClassificationFacts) -> tuple[float, Decision]:
         because=f"a tenth of the regions is below {facts.small_volume_mm3:.0f} mm³; the finest "
         f"voxel edge is {facts.finest_spacing_mm:.2g} mm (median); {USUAL_SPACING_MM:g} mm unless "
         f"such a region then had less than {FEWEST_VOXELS} voxels",
+    )
+
+
+def _further(facts: ClassificationFacts) -> tuple[tuple[FurtherFamily, ...], Decision]:
+    """Return the families that mirp computes, where it is installed."""
+    families = FURTHER if facts.mirp is not None else ()
+    return families, Decision(
+        rule="classification.further",
+        subject="radiomics.further",
+        value=", ".join(families) or "none",
+        because=f"mirp {facts.mirp} is installed (extra 'radiomics'); predicting with these "
+        "features needs it too"
+        if families
+        else "mirp, which computes further families of texture, is not installed (extra "
+        "'radiomics')",
+        alternatives=() if families else (f"with mirp: {', '.join(FURTHER)}",),
     )
 
 

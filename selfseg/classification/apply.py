@@ -16,7 +16,13 @@ from selfseg.classification.regions import RegionFeatures
 from selfseg.classification.statistics import classification_scores
 from selfseg.classification.train import measure_regions
 from selfseg.errors import DatasetError
-from selfseg.records.classification import ClassificationScores, ClassifierModel, Uncertainty
+from selfseg.radiomics.mirp_features import require_mirp
+from selfseg.records.classification import (
+    ClassificationPlan,
+    ClassificationScores,
+    ClassifierModel,
+    Uncertainty,
+)
 
 if TYPE_CHECKING:
     from selfseg.inference.model import Model
@@ -34,16 +40,32 @@ def classify_cases(
 
     Raises:
         DatasetError: Files that do not fit; all complaints.
+        SelfSegError: The classifier needs features that mirp computes, and it is not installed.
     """
+    plan = needed_plan(model)
+    require_mirp(plan.radiomics.further)
     files = find_files(masks, images, model.region, model.unit)
     measured = measure_regions(
-        files, model.plan, model.features, network, jitters=None, seed=0, workers=workers
+        files, plan, model.features, network, jitters=None, seed=0, workers=workers
     )
     found = classify_regions(model, measured)
     there = {item.case for item in found}
     empty = (case.id for case in files if case.id not in there)
     nothing = [Prediction(case, None, model.positive, None, None) for case in empty]
     return tuple(sorted([*found, *nothing], key=lambda item: (item.case, item.lesion or 0)))
+
+
+def needed_plan(model: ClassifierModel) -> ClassificationPlan:
+    """Return the plan with those further families only that the classifier has features of."""
+    names = needed_features(model.fitted)
+    radiomics = model.plan.radiomics
+    further = tuple(
+        family
+        for family in radiomics.further
+        if any(name.startswith(f"{family}_") for name in names)
+    )
+    radiomics = radiomics.model_copy(update={"further": further})
+    return model.plan.model_copy(update={"radiomics": radiomics})
 
 
 def classify_regions(

@@ -17,6 +17,7 @@ from selfseg.errors import DatasetError, SelfSegError
 from selfseg.evaluation.measure import components_of, read_masked
 from selfseg.execution.processes import map_parallel
 from selfseg.radiomics.extract import prepare_region, region_features
+from selfseg.radiomics.mirp_features import require_mirp
 from selfseg.radiomics.perturb import perturbed_regions
 from selfseg.records.features import RadiomicsOptions
 
@@ -69,7 +70,9 @@ def compute_features(
 
     Raises:
         DatasetError: Files that cannot be used; all of them.
+        SelfSegError: Further families are wanted, and mirp is not installed.
     """
+    require_mirp(options.further)
     function = functools.partial(_compute, options=options, jitters=jitters, seed=seed)
     return [
         item for found in _each(function, files, workers, "computing features") for item in found

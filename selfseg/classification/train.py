@@ -24,6 +24,7 @@ from selfseg.classification.statistics import bootstrap_area, classification_sco
 from selfseg.classification.table import FeatureTable, rarer_groups
 from selfseg.errors import DatasetError
 from selfseg.io.description import DESCRIPTION, read_description
+from selfseg.radiomics.mirp_features import mirp_version
 from selfseg.records.classification import (
     ClassificationFacts,
     ClassificationPlan,
@@ -276,6 +277,7 @@ def _facts(
         rarer_groups=rarer_groups(positives, groups),
         finest_spacing_mm=float(np.median([item.finest_spacing_mm for item in found])),
         small_volume_mm3=float(np.percentile([item.volume_mm3 for item in found], 10)),
+        mirp=mirp_version(),
     )
 
 

@@ -1,4 +1,4 @@
-"""All features of a region by name: shape, intensities, co-occurrence of levels, per channel."""
+"""All features of a region by name: shape, intensities, texture of levels, per channel."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from selfseg.radiomics.cooccurrence import cooccurrence_features
 from selfseg.radiomics.first_order import histogram_features, intensity_features
+from selfseg.radiomics.mirp_features import further_features
 from selfseg.radiomics.region import (
     Mask,
     Region,
@@ -58,19 +59,25 @@ def prepare_region(
 def region_features(region: Region, options: RadiomicsOptions) -> dict[str, float]:
     """Return every feature of a prepared region; all are finite.
 
-    Names begin with their family (`shape_`, `intensity_`, `texture_`); from the second channel on
-    those of intensities and texture end in `@1`, `@2`, …
+    Names begin with their family (`shape_`, `intensity_`, `texture_`, further ones as `runs_`);
+    from the second channel on all but those of shape end in `@1`, `@2`, …
+
+    Raises:
+        SelfSegError: Further families are wanted, and mirp is not installed.
     """
     found = {f"shape_{name}": value for name, value in shape_features(region).items()}
     for index, (channel, how) in enumerate(zip(region.channels, options.channels, strict=True)):
         end = f"@{index}" if index else ""
         values = channel[region.mask]
         levels = discretize(values, width=how.bin_width)
-        texture = cooccurrence_features(grid_of_levels(region, levels))
+        grid = grid_of_levels(region, levels)
+        texture = cooccurrence_features(grid)
+        further = further_features(grid, options.further)
         first = intensity_features(values) | histogram_features(levels)
         first["center_shift_mm"] = center_shift_mm(region, channel)
         found |= {f"intensity_{name}{end}": value for name, value in first.items()}
         found |= {f"texture_{name}{end}": value for name, value in texture.items()}
+        found |= {f"{name}{end}": value for name, value in further.items()}
     return found
 
 

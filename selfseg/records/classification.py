@@ -25,6 +25,7 @@ class ClassificationFacts(Record):
         rarer_groups: Patients with a region of the class that fewer patients have.
         finest_spacing_mm: Median over the regions of the smallest voxel edge.
         small_volume_mm3: Tenth percentile of the volumes.
+        mirp: Its version, of the extra `radiomics`; None where it is not installed.
     """
 
     channels: tuple[str, ...]
@@ -33,6 +34,7 @@ class ClassificationFacts(Record):
     rarer_groups: Positive
     finest_spacing_mm: float
     small_volume_mm3: float
+    mirp: str | None = None
 
 
 class FeatureSelection(Record):

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from selfseg.records.serial import Record
 
+FurtherFamily = Literal["runs", "zones", "distance_zones", "tones", "dependence"]
+
 
 class OwnScale(Record):
     """Intensities as they are: Hounsfield units, standardized uptake."""
@@ -35,7 +37,9 @@ class RadiomicsOptions(Record):
     Attributes:
         spacing_mm: Isotropic voxels they are computed on; None: those of the image.
         channels: One entry for each channel of the image.
+        further: Families of texture that are computed with mirp, beside our own.
     """
 
     spacing_mm: float | None = Field(gt=0)
     channels: tuple[ChannelFeatures, ...] = Field(min_length=1)
+    further: tuple[FurtherFamily, ...] = ()

@@ -20,6 +20,7 @@ from selfseg.classification import files
 from selfseg.cli.main import app
 from selfseg.errors import DatasetError, ModelError, SelfSegError
 from selfseg.io.images import write_label_map, write_volume
+from selfseg.radiomics import mirp_features
 from selfseg.records import serial
 from selfseg.records.classification import (
     ClassificationFacts,
@@ -129,6 +130,7 @@ def test_lesions_from_labels_to_scores_on_new_patients(data: Path, tmp_path: Pat
     facts = SmallPlanner.facts
     assert facts.channels == ("CT",)
     assert (facts.regions, facts.groups, facts.rarer_groups) == (40, 20, 20)
+    assert facts.mirp == mirp_features.mirp_version()
     scores = serial.load(ClassificationScores, model / "scores.json")
     assert scores.auc.value > 0.9
     assert scores.p_value < 0.02
@@ -157,6 +159,33 @@ def test_lesions_from_labels_to_scores_on_new_patients(data: Path, tmp_path: Pat
     test = ClassificationScores.model_validate_json(report)
     assert test.auc.value > 0.9
     assert (test.regions, test.positives, test.groups) == (12, 6, 6)
+
+
+def test_a_classifier_of_mirps_features_needs_mirp(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirp_features, "mirp_version", lambda: None)
+    model, out = tmp_path / "model", tmp_path / "p.csv"
+    train(data, model)
+    content = json.loads((model / "model.json").read_text())
+    common = ("predict", "-i", data / "imagesTs", "-p", data / "labelsTs", "-m", model, "-o", out)
+    radiomics = content["plan"]["radiomics"]
+    assert radiomics.pop("further") == []  # as in files from before there were any
+    (model / "model.json").write_text(json.dumps(content))
+    run(*common)
+    before = out.read_bytes()
+    radiomics["further"] = ["zones", "distance_zones"]  # offered, but none was chosen
+    (model / "model.json").write_text(json.dumps(content))
+    run(*common)
+    assert out.read_bytes() == before
+    out.unlink()
+    content["fitted"]["features"][0] = "distance_zones_entropy"
+    (model / "model.json").write_text(json.dumps(content))
+    with pytest.raises(SelfSegError, match="the radiomics distance_zones are computed with mirp"):
+        run(*common)
+    with pytest.raises(SelfSegError, match="Install selfseg with its extra 'radiomics'"):
+        run("predict", "-i", tmp_path, "-p", tmp_path, "-m", model, "-o", out)
+    assert not out.exists()
 
 
 def test_the_same_seed_writes_the_same_files(data: Path, tmp_path: Path) -> None:

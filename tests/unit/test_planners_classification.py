@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from selfseg.planners.default import DefaultPlanner
 
 from selfseg.planning import find_classifier
 from selfseg.records.classification import ClassificationFacts, ClassificationPlan
-from selfseg.records.features import ZScoreScale
+from selfseg.records.features import FurtherFamily, ZScoreScale
 
 
 def facts(**changes: object) -> ClassificationFacts:
@@ -40,6 +42,20 @@ def test_hounsfield_units_stay_and_other_units_are_scaled() -> None:
 def test_small_regions_get_a_finer_grid(volume: float, finest: float, spacing: float) -> None:
     plan = decide(small_volume_mm3=volume, finest_spacing_mm=finest)
     assert plan.radiomics.spacing_mm == pytest.approx(spacing, abs=1e-3)
+
+
+def test_further_families_are_taken_where_mirp_is_installed() -> None:
+    said = {}
+    for version in (None, "2.7.0"):
+        plan = decide(mirp=version)
+        (said[version],) = (d for d in plan.decisions if d.subject == "radiomics.further")
+        assert plan.radiomics.further == (() if version is None else get_args(FurtherFamily))
+    without, taken = said[None], said["2.7.0"]
+    assert without.value == "none"
+    assert "is not installed (extra 'radiomics')" in without.because
+    assert without.alternatives == (f"with mirp: {taken.value}",)
+    assert taken.value == "runs, zones, distance_zones, tones, dependence"
+    assert taken.because.startswith("mirp 2.7.0 is installed (extra 'radiomics')")
 
 
 def test_few_patients_are_left_out_one_at_a_time() -> None:

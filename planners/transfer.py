@@ -107,9 +107,7 @@ def _verdict(facts: TransferFacts) -> tuple[str, str]:
     reasons = [f"{count} cases", "voxels " + _factors(facts.spacing_ratios)]
     if facts.seen_cases:
         reasons.append(f"it was trained on {facts.seen_cases} of them, which tell nothing")
-    if facts.intensity_distance is None:
-        reasons.append("intensities that cannot be compared (the model's arrays are not there)")
-    else:
+    if facts.intensity_distance is not None:
         reasons.append(f"normalized intensities {facts.intensity_distance:.2f} apart")
     if facts.overlaps:
         mean = sum(item.dice for item in facts.overlaps) / len(facts.overlaps)
@@ -123,10 +121,13 @@ def _verdict(facts: TransferFacts) -> tuple[str, str]:
         verdict = "doubtful"
     else:
         reasons.append("no label to compare")
-        reasons.append(
-            f"intensities may lie {NEAR_INTENSITIES:g} apart, to be raced at all "
-            f"{FAR_INTENSITIES:g}"
-        )
+        if facts.intensity_distance is None:
+            reasons.append("intensities were not compared")
+        else:
+            reasons.append(
+                f"intensities may lie {NEAR_INTENSITIES:g} apart, to be raced at all "
+                f"{FAR_INTENSITIES:g}"
+            )
         verdict = _by_intensities(facts.intensity_distance)
         if verdict == "nominated" and count > FEW_CASES:
             verdict = "doubtful"

@@ -48,7 +48,7 @@ def predict(
     ] = None,
     engine: Annotated[
         Engine,
-        typer.Option("--engine", help="openvino: faster on many CPUs, checked against torch."),
+        typer.Option("--engine", help="openvino: may be faster on CPUs, checked against torch."),
     ] = Engine.torch,
     device: options.Device = "auto",
     workers: options.Workers = None,

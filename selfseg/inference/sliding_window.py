@@ -18,7 +18,7 @@ from selfseg.errors import DeviceError
 from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.mirroring import mirrored_mean
 from selfseg.inference.uniform_windows import group_windows
-from selfseg.inference.window_grid import Window, make_grid, make_rounded_grid
+from selfseg.inference.window_grid import Index, Window, Windows, make_grid, make_rounded_grid
 from selfseg.networks.layout import CHANNELS_LAST
 from selfseg.networks.precision import autocast_dtype, fine_dtype
 from selfseg.records.plan import Inference
@@ -81,23 +81,42 @@ def predict_logits(  # noqa: PLR0913 (what a window is, and where things lie)
     if context:
         padded = nn.functional.pad(padded, (0, 0, 0, 0, context, context), mode="replicate")
     padded = _near(padded, device)
-    groups = group_windows(padded, grid, context=context)
+    groups = _group(padded, grid, context)
     done = 0
     with torch.no_grad():
         while done < len(groups):
             batch = groups[done : done + runner.limit]
             try:
                 logits = runner.run(padded, [grid.place(group[0]) for group in batch])
-                weighted = torch.empty_like(logits[0])
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 total = _make_room(runner, total, store, error)
                 continue
-            for part, group in zip(logits, batch, strict=True):
-                for index in group:
-                    torch.mul(part, grid.share(index, part.device), out=weighted)
-                    store.add(total, grid.place(index), weighted)
+            _add(logits, batch, grid, total, store)
+            del logits  # not held while the next windows are computed
             done += len(batch)
     return total[(slice(None), *inner)]
+
+
+def _group(image: Tensor, grid: Windows, context: int) -> list[tuple[Index, ...]]:
+    """Group windows that hold the same; where there is no memory to find them, none are."""
+    try:
+        return group_windows(image, grid, context=context)
+    except torch.OutOfMemoryError:
+        return [(index,) for index in grid.windows()]
+
+
+def _add(
+    logits: Tensor,
+    groups: Sequence[tuple[Index, ...]],
+    grid: Windows,
+    total: Tensor,
+    store: LogitStore,
+) -> None:
+    """Add the logits of each group's first window wherever its windows lie, by their shares."""
+    for part, (*others, last) in zip(logits, groups, strict=True):
+        for index in others:
+            store.add(total, grid.place(index), part * grid.share(index, part.device))
+        store.add(total, grid.place(last), part.mul_(grid.share(last, part.device)))
 
 
 @dataclass

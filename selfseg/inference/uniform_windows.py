@@ -26,10 +26,14 @@ def group_windows(image: Tensor, grid: Windows, *, context: int = 0) -> list[tup
         context: Slices before and after a window that the network sees as well.
     """
     known = uniform_values(image, grid, context=context)
-    groups: dict[Values | Index, list[Index]] = {}
+    alike: dict[Values, list[Index]] = {}
+    groups: list[list[Index]] = []
     for index in grid.windows():
-        groups.setdefault(known.get(index, index), []).append(index)
-    return [tuple(group) for group in groups.values()]
+        group = alike.setdefault(known[index], []) if index in known else []
+        if not group:
+            groups.append(group)
+        group.append(index)
+    return [tuple(group) for group in groups]
 
 
 def uniform_values(image: Tensor, grid: Windows, *, context: int = 0) -> dict[Index, Values]:
@@ -62,4 +66,6 @@ def _along(
     size: int,
     reduce: Callable[[Tensor, int], Tensor],
 ) -> Tensor:
+    if size == 1 and len(starts) == image.shape[axis]:
+        return image  # every slice is a window
     return torch.stack([reduce(image.narrow(axis, start, size), axis) for start in starts], axis)

@@ -50,7 +50,7 @@ def window_bytes(
     live = LiveBytes(chain(network.parameters(), network.buffers()))
     with torch.no_grad(), live:
         logits = mirrored_mean(forward, torch.zeros(1, shape[0], *small), mirror_axes, limit=1)
-        torch.empty_like(logits)  # they are weighted in another place
+        torch.empty_like(logits)  # weighted for one of several windows that hold the same
     counted = live.most * math.prod(shape[1:]) / math.prod(small)
     return int(counted * UNSEEN_SHARE + UNSEEN_BYTES)
 

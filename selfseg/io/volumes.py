@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from selfseg.io.geometry import triple
 from selfseg.records.geometry import Geometry
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+if TYPE_CHECKING:
+    from SimpleITK import ImageFileReader
 
 _READERS = {
     ".nii.gz": "NiftiImageIO",
@@ -165,7 +168,7 @@ def _reason(error: RuntimeError) -> str:
 
 
 @contextmanager
-def _opened(path: Path, ending: str) -> Iterator[Any]:
+def _opened(path: Path, ending: str) -> Iterator[ImageFileReader]:
     """Give ITK's reader of a file, header read; what it finds wrong is an ImageError."""
     reader = _itk().ImageFileReader()
     reader.SetImageIO(_READERS[ending])

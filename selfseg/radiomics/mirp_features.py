@@ -124,13 +124,20 @@ def require_mirp(families: Sequence[FurtherFamily]) -> None:
     """Refuse families that cannot be computed here.
 
     Raises:
-        SelfSegError: mirp is not installed, and there are families.
+        SelfSegError: There are families, and mirp is not installed or cannot be imported.
     """
-    if families and mirp_version() is None:
+    if not families:
+        return
+    wanted = f"the radiomics {', '.join(families)} are computed with mirp"
+    if mirp_version() is None:
+        raise SelfSegError(f"{wanted}, which is not installed", remedy=REMEDY)
+    try:
+        with _quiet():
+            import mirp  # noqa: F401
+    except ImportError as error:  # it wants recent versions of other packages
         raise SelfSegError(
-            f"the radiomics {', '.join(families)} are computed with mirp, which is not installed",
-            remedy=REMEDY,
-        )
+            f"{wanted}, which cannot be used here ({error})", remedy=REMEDY
+        ) from error
 
 
 def further_features(levels: Levels, families: Sequence[FurtherFamily]) -> dict[str, float]:
@@ -143,7 +150,7 @@ def further_features(levels: Levels, families: Sequence[FurtherFamily]) -> dict[
         families: Which; none needs no mirp.
 
     Raises:
-        SelfSegError: mirp is not installed, or is one that names or defines features otherwise.
+        SelfSegError: mirp is not installed, or is one that names features otherwise.
     """
     if not families:
         return {}

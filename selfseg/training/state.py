@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from selfseg.networks.build import build_training_network
-from selfseg.networks.convolution_check import warn_of_slow_convolutions
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
 from selfseg.networks.low_rank import updated
 from selfseg.networks.precision import autocast_dtype
@@ -116,7 +115,6 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     )
     dtype, reason = autocast_dtype(device)
     log.info("Precision: %s", reason)
-    warn_of_slow_convolutions(device, dtype)
     network.to(device)
     shape = (configuration.batch, channels, *configuration.patch)
     layout = layout or choose_layout(network, shape, device)
@@ -141,9 +139,8 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
 def build_optimizer(
     options: Optimizer, network: nn.Module, tuning: Tuning
 ) -> torch.optim.Optimizer:
-    """Return the optimizer over all weights that learn; on CUDA one kernel makes the step."""
+    """Return the optimizer over all weights that learn."""
     weights = tuning.groups(network)
-    fused = next(network.parameters()).is_cuda or None  # None: torch's own choice
     match options:
         case SGD():
             return torch.optim.SGD(
@@ -152,14 +149,10 @@ def build_optimizer(
                 momentum=options.momentum,
                 nesterov=options.nesterov,
                 weight_decay=options.weight_decay,
-                fused=fused,
             )
         case AdamW():
             return torch.optim.AdamW(
-                weights,
-                lr=options.learning_rate,
-                weight_decay=options.weight_decay,
-                fused=fused,
+                weights, lr=options.learning_rate, weight_decay=options.weight_decay
             )
         case _:
             assert_never(options)

@@ -16,6 +16,8 @@ from selfseg.execution.locks import held
 from selfseg.inference.trained import weights_digest
 from selfseg.loading.batches import Batch
 from selfseg.losses.build import DeeplySupervisedSum, build_loss
+from selfseg.networks.convolution_check import warn_of_slow_convolutions
+from selfseg.networks.precision import autocast_dtype
 from selfseg.networks.weights import save_weights
 from selfseg.progress import ProgressBar
 from selfseg.records import serial
@@ -90,6 +92,8 @@ def _train(job: TrainingJob) -> TrainedFold:
         _forget(job.output)
     if job.output.weights.is_file():
         return _finished(job)
+    if len(job.configuration.patch) == 3:
+        warn_of_slow_convolutions(job.device, autocast_dtype(job.device)[0])
     memory = MemoryUse(job.device)
     state, course = begin(job)
     loss = build_loss(job.configuration.loss, job.plan.targets, prepare_shapes(job))

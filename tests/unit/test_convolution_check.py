@@ -44,6 +44,18 @@ def test_the_warning_names_both_versions(number: int | None, named: str) -> None
     assert named in text
 
 
+def test_what_cannot_be_timed_ends_no_training(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(device: torch.device, dtype: torch.dtype | None) -> float:
+        raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+    monkeypatch.setattr(check, "seconds_of_convolution", broken)
+    with caplog.at_level(logging.WARNING):
+        check.warn_of_slow_convolutions(CUDA, torch.bfloat16)
+    assert not caplog.records
+
+
 def test_a_convolution_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "SIDE", 8)
     assert 0 < check.seconds_of_convolution(torch.device("cpu"), None) < 60

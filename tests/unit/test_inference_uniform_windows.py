@@ -97,6 +97,13 @@ def test_several_windows_with_texture_are_never_taken_for_equal() -> None:
     assert group_windows(image, grid) == [((0, 0, 0),), ((0, 0, 1),)]
 
 
+def test_values_are_never_taken_for_the_number_of_a_window() -> None:
+    image = torch.zeros(3, 4, 4, 12)
+    image[:, 1, 1, 1] = 1.0  # the window (0, 0, 0) has texture, (0, 0, 2) the values 0, 0, 0
+    grid = make_grid((4, 4, 12), (4, 4, 4), step=1.0, sigma=0.125)
+    assert group_windows(image, grid) == [((0, 0, 0),), ((0, 0, 1), (0, 0, 2))]
+
+
 def test_air_of_other_values_is_other_air_and_undefined_values_are_none() -> None:
     image = torch.zeros(2, 4, 4, 16)
     image[1, :, :, 4:8] = 1.0
@@ -114,14 +121,18 @@ def test_air_of_other_values_is_other_air_and_undefined_values_are_none() -> Non
 @settings(max_examples=50, deadline=None)
 @given(
     st.tuples(*(st.integers(3, 9),) * 3), st.tuples(*(st.integers(1, 3),) * 3),
-    st.integers(0, 2), st.integers(0, 2**16),
+    st.integers(1, 3), st.integers(0, 2), st.integers(0, 2**16),
 )  # fmt: skip
 def test_uniform_windows_are_those_of_a_plain_search(
-    shape: tuple[int, int, int], patch: tuple[int, int, int], context: int, seed: int
+    shape: tuple[int, int, int],
+    patch: tuple[int, int, int],
+    channels: int,
+    context: int,
+    seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     deep = (shape[0] + 2 * context, *shape[1:])
-    image = torch.from_numpy((rng.random((2, *deep)) < 0.03).astype(np.float32))
+    image = torch.from_numpy((rng.random((channels, *deep)) < 0.03).astype(np.float32))
     grid = make_grid(shape, patch, step=0.5, sigma=0.125)
     expected = {}
     for index in grid.windows():
@@ -132,3 +143,5 @@ def test_uniform_windows_are_those_of_a_plain_search(
     assert uniform_values(image, grid, context=context) == expected
     groups = group_windows(image, grid, context=context)
     assert sorted(index for group in groups for index in group) == sorted(grid.windows())
+    for group in groups:
+        assert len(group) == 1 or len({expected[index] for index in group}) == 1

@@ -1,7 +1,8 @@
-"""On a device that is not the CPU: nothing is made in another place, and nothing waits for values.
+"""On a device that is not the CPU: most operations with tensors of another place fail, as do reads.
 
-Torch's meta device has shapes and no values. What mixes it with the CPU fails, and what reads a
-value fails, as it would fail or wait on CUDA; so this is seen on machines without one.
+Torch's meta device has shapes and no values. What mixes it with the CPU in one operation or reads a
+value fails, as it would fail or wait on CUDA. What depends on CUDA itself (compiling, autocast,
+streams) is not reached; tests/gpu has that.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -332,3 +333,10 @@ def test_an_environment_without_the_package_has_no_version(
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     (tmp_path / "mirp").mkdir()  # a folder of that name is not the package
     assert mirp_version() is None
+
+
+def test_a_mirp_that_cannot_be_imported_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirp_features, "mirp_version", lambda: "2.7.0")
+    monkeypatch.setitem(sys.modules, "mirp", None)
+    with pytest.raises(SelfSegError, match=r"runs are computed with mirp, which cannot be"):
+        mirp_features.require_mirp(("runs",))

@@ -69,7 +69,7 @@ def test_the_verdict_decides_what_is_used_and_what_is_raced(
     print_decisions(plan)
     shown = capsys.readouterr().out
     assert f"{verdict}: other 3d_fullres fold 0 (/models/other)" in shown
-    assert f"a Dice of {dice:.2f} (core {dice:.2f}; 1 cases; limits 0.2 and 0.5)" in shown
+    assert f"a Dice of {dice:.2f} (core {dice:.2f}; 1 cases; limits 0.2 and 0.7)" in shown
     assert ("start at other 3d_fullres" in shown) is (verdict != "refused")
 
 

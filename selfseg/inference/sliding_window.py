@@ -32,6 +32,7 @@ USUAL_FEATURES = 32  # of a network at full resolution
 
 ALLOCATION_FAILED = (
     "can't allocate memory",
+    "not enough memory",  # on Windows
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
@@ -101,7 +102,9 @@ def _group(image: Tensor, grid: Windows, context: int) -> list[tuple[Index, ...]
     """Group windows that hold the same; where there is no memory to find them, none are."""
     try:
         return group_windows(image, grid, context=context)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return [(index,) for index in grid.windows()]
 
 

@@ -51,11 +51,10 @@ def _over_windows(
     image: Tensor, grid: Windows, context: int, reduce: Callable[[Tensor, int], Tensor]
 ) -> Tensor:
     """Return the smallest or largest value in each window, (c, windows along z, y, x)."""
-    wider = (2 * context, 0, 0)
-    for axis, (starts, size, more) in enumerate(
-        zip(grid.starts, grid.patch, wider, strict=True), 1
-    ):
-        image = _along(image, axis, starts, size + more, reduce)
+    z, y, x = grid.patch
+    # Thin slabs overlap along z in as many places as there are slices: by then little is left.
+    for axis, size in ((2, x), (1, y), (0, z + 2 * context)):
+        image = _along(image, 1 + axis, grid.starts[axis], size, reduce)
     return image
 
 
@@ -66,6 +65,4 @@ def _along(
     size: int,
     reduce: Callable[[Tensor, int], Tensor],
 ) -> Tensor:
-    if size == 1 and len(starts) == image.shape[axis]:
-        return image  # every slice is a window
     return torch.stack([reduce(image.narrow(axis, start, size), axis) for start in starts], axis)

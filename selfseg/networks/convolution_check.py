@@ -13,6 +13,8 @@ import time
 import torch
 from torch.nn import functional as F
 
+from selfseg.networks.device import wait_for
+
 log = logging.getLogger(__name__)
 
 CHANNELS, SIDE, BATCH = 32, 64, 2  # the first stage of a usual 3D network, on half its patch
@@ -66,10 +68,10 @@ def _seconds(device: torch.device, dtype: torch.dtype, layout: torch.memory_form
     )
     times = []
     for _ in range(1 + REPEATS):  # the first one chooses an algorithm
-        _wait(device)
+        wait_for(device)
         started_s = time.perf_counter()
         F.conv3d(image, weight, padding=1).sum().backward()  # type: ignore[no-untyped-call]
-        _wait(device)
+        wait_for(device)
         times.append(time.perf_counter() - started_s)
     return min(times[1:])
 
@@ -79,8 +81,3 @@ def _dotted(version: int) -> str:
     major = version // (10_000 if version >= 90_000 else 1_000)
     rest = version % (10_000 if version >= 90_000 else 1_000)
     return f"{major}.{rest // 100}.{rest % 100}"
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -38,6 +38,12 @@ def select_device(option: str) -> torch.device:
     return _prepared(device)
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a CUDA device has done all it was given, for measuring its time."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def _prepared(device: torch.device) -> torch.device:
     """Make a CUDA device the current one, and let cuDNN choose by measuring: shapes recur."""
     if device.type == "cuda":

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from selfseg.networks.build import build_training_network
+from selfseg.networks.device import wait_for
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
 from selfseg.networks.low_rank import updated
 from selfseg.networks.precision import autocast_dtype
@@ -218,7 +219,7 @@ def seconds_per_step(
         with mixed_precision(device, dtype):
             total = torch.stack([out.float().mean() for out in network(image)]).sum()
         total.backward()  # type: ignore[no-untyped-call]
-        _wait(device)
+        wait_for(device)
         times.append(time.perf_counter() - started_s)
     network.zero_grad(set_to_none=True)
     counted = times[1:] or times
@@ -260,8 +261,3 @@ def _compiled(
         for buffer, kept in zip(network.buffers(), statistics, strict=True):
             buffer.copy_(kept)
     return compiled
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

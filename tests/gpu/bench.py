@@ -30,6 +30,7 @@ from selfseg.inference.sliding_window import predict_logits  # noqa: E402
 from selfseg.inference.window_grid import make_grid  # noqa: E402
 from selfseg.loading.batches import default_loader_workers, training_batches  # noqa: E402
 from selfseg.losses.build import build_loss  # noqa: E402
+from selfseg.networks.device import wait_for  # noqa: E402
 from selfseg.records.dataset import Label, Targets  # noqa: E402
 from selfseg.records.loss import Loss  # noqa: E402
 from selfseg.records.loss_terms import CrossEntropyTerm, DiceTerm  # noqa: E402
@@ -207,11 +208,11 @@ def in_turn(
     times: list[list[float]] = [[] for _ in steppers]
     for _ in range(ROUNDS):
         for step, found in zip(steppers, times, strict=True):
-            wait(device)
+            wait_for(device)
             began_s = time.perf_counter()
             for _ in range(size.steps):
                 step()
-            wait(device)
+            wait_for(device)
             found.append(1e3 * (time.perf_counter() - began_s) / size.steps)
     return [statistics.median(found) for found in times]
 
@@ -224,7 +225,7 @@ def busy_share(step: Callable[[], None], steps: int, device: torch.device) -> fl
     with torch.profiler.profile(activities=activities) as profile:
         for _ in range(steps):
             step()
-        wait(device)
+        wait_for(device)
     events = profile.events() or []
     spans = sorted(
         (event.time_range.start, event.time_range.end)
@@ -251,12 +252,12 @@ def tiles_per_second(ours: Ours, size: Size, device: torch.device) -> float:
     ).windows()
     times = []
     for _ in range(2):  # the first one warms up
-        wait(device)
+        wait_for(device)
         began_s = time.perf_counter()
         predict_logits(
             network, image, patch=size.patch, options=options, outputs=OUTPUTS, device=device
         )
-        wait(device)
+        wait_for(device)
         times.append(time.perf_counter() - began_s)
     network.train()
     return len(windows) / times[-1]
@@ -271,12 +272,6 @@ def peak(device: torch.device) -> Iterator[Callable[[], float | None]]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     yield lambda: torch.cuda.max_memory_allocated(device) / 2**30
-
-
-def wait(device: torch.device) -> None:
-    """Wait until the device has done all it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def has_nnunet() -> bool:

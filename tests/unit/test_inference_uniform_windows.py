@@ -15,6 +15,7 @@ from selfseg.inference import sliding_window
 from selfseg.inference.sliding_window import predict_logits
 from selfseg.inference.uniform_windows import group_windows, uniform_values
 from selfseg.inference.window_grid import Index, Windows, make_grid
+from selfseg.inference.window_memory import LiveBytes
 from selfseg.records.plan import Inference
 
 CPU = torch.device("cpu")
@@ -145,3 +146,28 @@ def test_uniform_windows_are_those_of_a_plain_search(
     assert sorted(index for group in groups for index in group) == sorted(grid.windows())
     for group in groups:
         assert len(group) == 1 or len({expected[index] for index in group}) == 1
+
+
+@pytest.mark.parametrize(("patch", "context"), [((1, 32, 32), 3), ((16, 16, 16), 0)])
+def test_finding_them_takes_less_than_a_copy_of_the_image(
+    patch: tuple[int, int, int], context: int
+) -> None:
+    image = body_in_air(40 + 2 * context, 64, 64)
+    grid = make_grid((40, 64, 64), patch, step=0.5, sigma=0.125)
+    with LiveBytes([image]) as live:
+        uniform_values(image, grid, context=context)
+    assert live.most < image.nbytes
+
+
+def test_where_there_is_no_memory_to_find_them_none_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_much(*_: object, **__: object) -> list[tuple[Index, ...]]:
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+        )
+
+    monkeypatch.setattr(sliding_window, "group_windows", too_much)
+    network, options = Counted(3), Inference(mirror_axes=(), step=1.0)
+    predict_logits(
+        network, body_in_air(16, 16, 16), patch=(8, 8, 8), options=options, outputs=2, device=CPU
+    )
+    assert network.windows == 8

@@ -16,6 +16,7 @@ from .fine_stage import decide_crop, decide_variant
 from .memory import estimate_gib
 from .patch import Sizes
 from .proposals import Facts, Proposal
+from .rarity import annotated_share
 from .training import (
     decide_augmentation,
     decide_inference,
@@ -40,7 +41,9 @@ def assemble(
     )
     loss, tube_decisions = decide_tube_term(name, loss, facts.shapes, axes_mm)
     augmentation, augmentation_decision = _augmentation(name, sizes.patch, facts)
-    optimization, optimization_decision = decide_optimization(name)
+    optimization, optimization_decision = decide_optimization(
+        name, annotated_share=annotated_share(facts.fingerprint)
+    )
     inference, inference_decision = decide_inference(name, augmentation.mirror_axes)
     transfer, transfer_decision = decide_transfer(name, len(facts.dataset.cases))
     network, crop, fine_decisions = _fine_stage(proposal, network, facts)

@@ -14,6 +14,7 @@ DUMMY_2D_RATIO = 3.0  # longest patch axis over the first, above which slices mo
 ELONGATED_2D = 1.5  # longest over shortest axis of a 2D patch, above which it hardly rotates
 DEGREES_3D, DEGREES_PLANE, DEGREES_ELONGATED = 30.0, 180.0, 15.0
 SHORT_BELOW_STEPS = 10_000
+FEW_ANNOTATED = 0.5  # of the voxels; below it a short run is mirrored too. Measured at a tenth.
 
 
 def decide_loss(name: str, *, has_coarser: bool, regions: bool = False) -> tuple[Loss, Decision]:
@@ -67,8 +68,16 @@ def decide_augmentation(
     return value, decision
 
 
-def decide_optimization(name: str) -> tuple[Optimization, Decision]:
-    """SGD over 250,000 steps, and a recipe of its own for short runs."""
+def decide_optimization(
+    name: str, *, annotated_share: float = 1.0
+) -> tuple[Optimization, Decision]:
+    """SGD over 250,000 steps, and a recipe of its own for short runs.
+
+    Args:
+        name: Configuration.
+        annotated_share: Voxels that are annotated at all, as a share.
+    """
+    mirror = annotated_share < FEW_ANNOTATED
     value = Optimization(
         recipe=Recipe(optimizer=SGD(), schedule=Poly()),
         short_recipe=Recipe(
@@ -76,7 +85,7 @@ def decide_optimization(name: str) -> tuple[Optimization, Decision]:
             schedule=WarmupCosine(),
             schedule_per_epoch=False,
             average_decay=0.99,
-            mirror=False,
+            mirror=mirror,
             rotation_limit_degrees=DEGREES_3D,
             validation_share=0.05,
         ),
@@ -87,9 +96,11 @@ def decide_optimization(name: str) -> tuple[Optimization, Decision]:
         subject=f"configurations.{name}.optimization",
         value=f"SGD, poly over {value.epochs} × {value.steps_per_epoch} steps; "
         f"below {SHORT_BELOW_STEPS} steps AdamW, warm-up, cosine, averaged "
-        f"weights, no mirroring, rotation at most {DEGREES_3D:g}°",
-        because=SHORT_REASON,
-        alternatives=("SGD for short runs", "mirroring in short runs"),
+        f"weights, {'' if mirror else 'no '}mirroring, rotation at most {DEGREES_3D:g}°",
+        because=SHORT_REASON.format(
+            mirroring=FEW_REASON.format(share=annotated_share) if mirror else WHOLE_REASON
+        ),
+        alternatives=("SGD for short runs", f"{'no ' if mirror else ''}mirroring in short runs"),
     )
     return value, decision
 
@@ -113,6 +124,8 @@ REGIONS_REASON = "regions may overlap, so each voxel is in or out of each (sigmo
 SHORT_REASON = (
     "the long recipe is nnU-Net's; the short one was chosen on one data set, hippocampus MR (40 "
     "training cases): 461 steps of batch 2 in 15 minutes reached a mean Dice of 0.872 on 40 unseen "
-    "cases, 1,250 steps of nnU-Net in 41 minutes 0.856 on 60 others; a short run has no time to "
-    "learn mirrored anatomies; not measured on other data"
+    "cases, 1,250 steps of nnU-Net in 41 minutes 0.856 on 60 others; {mirroring}; not measured on "
+    "other data"
 )
+WHOLE_REASON = "a short run has no time to learn mirrored anatomies"
+FEW_REASON = "a network learns the {share:.0%} that is annotated by heart unless it is mirrored"

@@ -136,6 +136,8 @@ def test_two_channels_annotated_in_some_slices(tmp_path: Path) -> None:
     scores = train(tmp_path, "volumes", "3d_fullres", 40)
     facts = serial.load(Fingerprint, workspace / "volumes" / "fingerprint.json").cases
     assert [case.annotated_share for case in facts] == [0.3] * CASES
+    plan = serial.load(Plan, workspace / "volumes" / "plan.json")
+    assert all(planned.optimization.short_recipe.mirror for planned in plan.configurations)
     records = list((workspace / "volumes" / "preprocessed").glob("*/v0.json"))
     assert records
     for record in records:

@@ -11,7 +11,7 @@ import torch
 from plannerfacts import ORGAN, VESSELS, make_dataset, make_fingerprint
 from selfseg.planners.ideas import nominate
 from selfseg.planners.label_shapes import LabelShape, Shapes, gather_shapes
-from selfseg.planners.rarity import class_voxels
+from selfseg.planners.rarity import annotated_share, class_voxels
 from selfseg.planners.shape_models import decide_shape_models
 from selfseg.planners.tubes import decide_tube_term, decide_tubes
 
@@ -238,8 +238,9 @@ def test_regions_are_not_measured_and_nominate_nothing_by_shape() -> None:
 def test_frequencies_are_those_of_annotated_voxels() -> None:
     _, fingerprint = planned(ORGAN, cases=2, voxels=20)
     half = [case.model_copy(update={"annotated_share": 0.5}) for case in fingerprint.cases]
-    total = 20 * 64 * 64
-    assert class_voxels(fingerprint.model_copy(update={"cases": tuple(half)})) == (total - 40, 40)
+    total, fingerprint = 20 * 64 * 64, fingerprint.model_copy(update={"cases": tuple(half)})
+    assert class_voxels(fingerprint) == (total - 40, 40)
+    assert annotated_share(fingerprint) == 0.5
 
 
 def small(network: Network) -> Network:

@@ -194,12 +194,21 @@ def test_regions_are_trained_by_binary_decisions() -> None:
 
 
 def test_recipes() -> None:
-    value, _ = decide_optimization("2d")
+    value, decision = decide_optimization("2d")
+    assert "no mirroring" in decision.value
     assert (value.recipe.optimizer.kind, value.recipe.schedule.kind) == ("sgd", "poly")
     assert (value.epochs, value.steps_per_epoch) == (1000, 250)
     assert value.short_recipe.optimizer.kind == "adamw"
     assert not value.short_recipe.mirror
     assert value.recipe.mirror
+
+
+def test_few_annotated_slices_are_mirrored_in_short_runs_too() -> None:
+    value, decision = decide_optimization("3d_fullres", annotated_share=0.1)
+    assert value.short_recipe.mirror
+    assert ", mirroring" in decision.value
+    assert "the 10% that is annotated" in decision.because
+    assert decision.alternatives[-1] == "no mirroring in short runs"
 
 
 @pytest.mark.parametrize(

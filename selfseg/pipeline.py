@@ -12,6 +12,7 @@ from selfseg import planning
 from selfseg.budget import parse_gib
 from selfseg.errors import SelfSegError
 from selfseg.execution.processes import default_workers
+from selfseg.execution.resources import Freed, handle_freed_memory
 from selfseg.folds import open_planned, training_job, validate_fold
 from selfseg.plan import PlanResult, plan_dataset
 from selfseg.records import serial
@@ -117,6 +118,8 @@ def predict_images(request: PredictRequest) -> PredictionReport:
         if request.max_memory is not None:
             limit_gib = parse_gib(request.max_memory)
             room = room_gib(limit_gib, model, cases, probabilities=request.probabilities)
+        elif device.type == "cpu":
+            handle_freed_memory(Freed.KEPT)
         return predict_ensemble(
             model,
             cases,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from selfseg.errors import DeviceError
-from selfseg.execution.resources import held_gib, return_freed_memory
+from selfseg.execution.resources import Freed, handle_freed_memory, held_gib
 from selfseg.inference.cascade import load_previous
 from selfseg.inference.model import Ensemble, Model
 from selfseg.inference.work import Needs, find_needs
@@ -35,7 +35,7 @@ def room_gib(
         DeviceError: Not even one image at a time with one window in a call fits.
         ModelError: A previous stage is not trained.
     """
-    return_freed_memory()
+    handle_freed_memory(Freed.RETURNED)
     _load_programs()
     needs = [find_needs(ensemble.members, cases, probabilities=probabilities)]
     further = 0.0  # weights of previous stages, of which one at a time is loaded

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import torch
 
+from selfseg.execution.resources import Freed, free_memory_gib, handle_freed_memory
+
 GIB = 2**30
+FIRST_STEPS = 3  # by then an optimizer has all its moments
 # Linux counts a process's most resident memory, and forgets it when told so. Pages of files, such
 # as the code of libraries and cases that are mapped, and batches that loaders share are in that
 # count; they are no part of a step.
@@ -17,9 +20,12 @@ PEAK, OWN, OTHERS = "VmHWM:", "RssAnon:", ("RssFile:", "RssShmem:")
 class MemoryUse:
     """Counts weights and steps, not the cases that a loader holds in memory between them.
 
-    Make it before the network is built, call `data_follows` before the loader starts and
-    `steps_follow` before the first step. What it counts is what a plan estimates: neither the
-    program with its libraries, nor the data.
+    Make it before the network is built, call `data_follows` before the loader starts,
+    `steps_follow` before the first step and `step_made` after each. What it counts is what a plan
+    estimates: neither the program with its libraries, nor the data.
+
+    Once the first steps on a CPU have shown what they need, and as much again is free, memory that
+    is freed is kept for the next step. It counts no longer then.
 
     Args:
         device: Of the training. On CUDA all is counted that torch allocates there.
@@ -28,9 +34,12 @@ class MemoryUse:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._network, self._counts = 0, False
+        self._steps = 0
+        self._shown_gib: float | None = None  # once freed memory is kept
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
+            handle_freed_memory(Freed.USUAL)  # an earlier training may have kept it
             _make_a_step()
         self._before = _own_bytes()
 
@@ -43,8 +52,20 @@ class MemoryUse:
         self._before = _own_bytes()
         self._counts = _forget_peak()
 
+    def step_made(self) -> None:
+        """Note a step; the first ones decide whether freed memory is kept from then on."""
+        self._steps += 1
+        if self._device.type == "cuda" or self._steps != FIRST_STEPS:
+            return
+        peak_gib = self.peak_gib()
+        if peak_gib is not None and free_memory_gib() > peak_gib:
+            self._shown_gib = peak_gib
+            handle_freed_memory(Freed.KEPT)
+
     def peak_gib(self) -> float | None:
         """Return the most that network and steps held at once so far; None where none counts."""
+        if self._shown_gib is not None:
+            return self._shown_gib
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / GIB
         if not self._counts:

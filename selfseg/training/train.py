@@ -53,6 +53,7 @@ class Run:
     loss: DeeplySupervisedSum
     batches: Iterator[Batch]
     bar: ProgressBar
+    memory: MemoryUse
     zero_s: float
     borrowing: Borrowing | None = None
 
@@ -108,6 +109,7 @@ def _train(job: TrainingJob) -> TrainedFold:
             loss=loss.to(job.device),
             batches=batches_of(job, course, state),
             bar=bar,
+            memory=memory,
             zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too
             borrowing=start_borrowing(job, as_recipe_says(job.configuration, course), steps),
         )
@@ -187,6 +189,7 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
         now_s = time.perf_counter()
         state.elapsed_s = now_s - run.zero_s
         steps += 1
+        run.memory.step_made()
         _show(state, run, step_s=(now_s - began_s) / steps)
         if now_s - saved_s > CHECKPOINT_EVERY_S:
             _refuse_divergence(state, run)

@@ -162,7 +162,7 @@ def test_the_largest_image_counts_and_a_broken_one_does_not(place: Path) -> None
 def test_too_little_is_refused_before_anything_is_computed(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limit, "return_freed_memory", lambda: None)  # of this very process
+    monkeypatch.setattr(limit, "handle_freed_memory", lambda _: None)  # of this very process
     request = PredictRequest(
         source=place / "in", output=place / "out", model=place / "model", device="cpu",
         max_memory="50MB",

@@ -88,7 +88,7 @@ class Export:
             self.write_sum(case, record, total)
             return
         limit = self.store.budget.export_gib()
-        with self.store.releasing(logits):
+        with self.store.reading(logits):
             indices = label_map_from_logits(
                 logits, record, resampling, targets=targets, max_gib=limit
             )
@@ -98,9 +98,10 @@ class Export:
             total.save(self.compact / f"{case.id}.b2nd")
         self.write_indices(case, record, indices)
         if self.probabilities:
-            canonical = probabilities_from_logits(
-                logits, record, resampling, targets=targets, max_gib=limit
-            )
+            with self.store.reading(logits):
+                canonical = probabilities_from_logits(
+                    logits, record, resampling, targets=targets, max_gib=limit
+                )
             self.write_probabilities(case, record, canonical)
 
     def write_sum(self, case: Case, record: PreprocessedCase, total: ProbabilitySum) -> None:

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -157,11 +158,17 @@ class LogitStore:
             mapped.madvise(mmap.MADV_DONTNEED)
 
     @contextmanager
-    def releasing(self, logits: Tensor) -> Iterator[None]:
-        """Release again and again while someone else reads the logits from end to end.
+    def reading(self, logits: Tensor) -> Iterator[None]:
+        """Let the calling thread read logits from end to end, part by part.
 
-        The system would drop the pages when memory gets scarce; this way it never does.
+        On a CUDA device it then waits for its own parts only, not for what another thread computes
+        in the meantime. Pages of a scratch file are released again and again: the system would drop
+        them when memory gets scarce; this way it never does.
         """
+        if logits.device.type == "cuda":
+            with _beside(logits):
+                yield
+            return
         if not self._is_mapped(logits):
             yield
             return
@@ -181,3 +188,24 @@ class LogitStore:
 
     def _is_mapped(self, logits: Tensor) -> bool:
         return logits.untyped_storage().data_ptr() in self._mapped
+
+
+@contextmanager
+def _beside(logits: Tensor) -> Iterator[None]:
+    """Work on another stream, which begins when all that was given to this one so far is done."""
+    stream = _second_stream(logits.device)
+    stream.wait_stream(torch.cuda.current_stream(logits.device))
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        logits.record_stream(stream)
+
+
+@lru_cache(maxsize=16)
+def _second_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return one stream for the whole process, since memory is cached for each stream apart.
+
+    Its kernels are small: they go first wherever the large ones of a network leave room.
+    """
+    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]

@@ -49,7 +49,7 @@ class ProbabilitySum:
     ) -> None:
         """Add the probabilities of logits (k, Z, Y, X) on a working grid, times `share`."""
         limit = self._logits.budget.export_gib()
-        with self._logits.releasing(logits):
+        with self._logits.reading(logits):
             tiles = foreground_tiles(
                 logits, record, resampling, targets=self.targets, max_gib=limit
             )
@@ -58,17 +58,17 @@ class ProbabilitySum:
 
     def label_map(self) -> Indices:
         """Return label indices (Z, Y, X)."""
-        with self._store.releasing(self.values):
+        with self._store.reading(self.values):
             return decode([self.values.numpy()], self.targets, full=1.0)
 
     def part(self, place: tuple[slice, slice, slice]) -> Tensor:
         """Return the probabilities (c, z, y, x) of a box as float32."""
-        with self._store.releasing(self.values):
+        with self._store.reading(self.values):
             return self.values[(slice(None), *place)].to(torch.float32, copy=True)
 
     def replace(self, place: tuple[slice, slice, slice], values: Tensor) -> None:
         """Put other probabilities (c, z, y, x) into a box."""
-        with self._store.releasing(self.values):
+        with self._store.reading(self.values):
             self.values[(slice(None), *place)] = values.to(self.values.dtype)
 
     def save(self, path: Path) -> None:
@@ -78,7 +78,7 @@ class ProbabilitySum:
             values = self.values[channel, z, y].float().mul(STORED_CERTAIN).round()
             return values.to(torch.uint8).numpy()
 
-        with self._store.releasing(self.values):
+        with self._store.reading(self.values):
             save_slabs(part, self.values.shape, path)
 
     def with_background(self) -> npt.NDArray[np.float16]:

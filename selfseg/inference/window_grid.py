@@ -59,17 +59,17 @@ class Grid(Windows):
     """Exact weights.
 
     Attributes:
-        shares: For each axis and start, the window's weight over the sum of weights (patch,).
+        shares: For each axis, each window's weight over the sum of weights (windows, patch).
     """
 
-    shares: tuple[tuple[np.ndarray, ...], ...]
+    shares: tuple[Tensor, ...]
+    _copies: dict[torch.device, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
 
     def share(self, index: Index, device: torch.device) -> Tensor:
         """Return the share of a window in the weight of each of its voxels (z, y, x)."""
-        z, y, x = (
-            torch.from_numpy(shares[i]).to(device)
-            for shares, i in zip(self.shares, index, strict=True)
-        )
+        if device not in self._copies:  # once: a copy waits for what the device computes
+            self._copies[device] = tuple(shares.to(device) for shares in self.shares)
+        z, y, x = (shares[i] for shares, i in zip(self._copies[device], index, strict=True))
         return z[:, None, None] * y[:, None] * x
 
 
@@ -181,10 +181,11 @@ def make_rounded_grid(shape: Sequence[int], patch: Patch, *, step: float, sigma:
     return RoundedGrid(patch, starts, rounded_weight(patch, sigma))
 
 
-def _shares(size: int, patch: int, starts: Sequence[int], sigma: float) -> tuple[np.ndarray, ...]:
-    """Return the weight of each window along one axis over the sum of all windows' weights."""
+def _shares(size: int, patch: int, starts: Sequence[int], sigma: float) -> Tensor:
+    """Return each window's weight along one axis over the sum of all weights (windows, patch)."""
     profile = window_profile(patch, sigma)
     total = np.zeros(size)
     for start in starts:
         total[start : start + patch] += profile
-    return tuple((profile / total[start : start + patch]).astype(np.float32) for start in starts)
+    shares = np.stack([profile / total[start : start + patch] for start in starts])
+    return torch.from_numpy(shares.astype(np.float32))

@@ -28,13 +28,15 @@ def marginal_logits(logits: Tensor, annotated: Sequence[bool], *, regions: bool)
     if all(annotated):
         return logits
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    known = torch.tensor(annotated, device=logits.device)
+    first, *others = logits.unbind(1)
+    labels = [first, *others] if regions else others
+    impossible = torch.full_like(first, IMPOSSIBLE)
+    kept = [label if known else impossible for label, known in zip(labels, annotated, strict=True)]
     if regions:
-        return logits.where(_along_channels(known, logits), IMPOSSIBLE)
-    missing = torch.cat((known.new_ones(1), ~known))
-    merged = logits.where(_along_channels(missing, logits), -torch.inf).logsumexp(1, keepdim=True)
-    labels = logits[:, 1:].where(_along_channels(known, logits), IMPOSSIBLE)
-    return torch.cat((merged, labels), dim=1)
+        return torch.stack(kept, dim=1)
+    missing = [label for label, known in zip(labels, annotated, strict=True) if not known]
+    merged = torch.stack([first, *missing], dim=1).logsumexp(1)
+    return torch.stack([merged, *kept], dim=1)
 
 
 def annotated_in(targets: Targets, names: Sequence[str]) -> tuple[bool, ...]:
@@ -67,7 +69,3 @@ class MarginalLoss(nn.Module):
         marginal = [marginal_logits(o, self.annotated, regions=self.regions) for o in outputs]
         value: Tensor = self.loss(marginal, target)
         return value
-
-
-def _along_channels(values: Tensor, logits: Tensor) -> Tensor:
-    return values.view(1, -1, *(1,) * (logits.dim() - 2))

@@ -65,7 +65,8 @@ class ShapeCode(nn.Module):
         masks = view.reference > 0.5
         costs = []
         with torch.autocast(view.logits.device.type, enabled=False):
-            organs = whole_organs(masks[:, [channel for channel, _ in self._models]])
+            own = torch.stack([masks[:, channel] for channel, _ in self._models], dim=1)
+            organs = whole_organs(own)
             for (channel, model), whole in zip(self._models, organs, strict=True):
                 found = [
                     Organ(sample, box.grown(model.margin))

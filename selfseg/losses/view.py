@@ -91,7 +91,8 @@ class View:
         """Return maps (b, n, *D) of the named labels or regions only; None keeps all."""
         if labels is None:
             return values
-        return values[:, [self.targets.names.index(name) for name in labels]]
+        parts = values.unbind(1)  # a list as index would be copied to the device, which waits
+        return torch.stack([parts[self.targets.names.index(name)] for name in labels], dim=1)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of (b, m, *D) over annotated voxels; 0 without any."""

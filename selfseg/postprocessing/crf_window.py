@@ -14,7 +14,6 @@ from itertools import product
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn import functional as F
 
 Filter = Callable[[Tensor], Tensor]
 Offset = tuple[int, ...]
@@ -89,21 +88,24 @@ def window_filter(
 
 
 def smooth_filter(theta_mm: Tensor | float, spacing_mm: Sequence[float]) -> Filter:
-    """Return the sum with `exp(−½·distance² / θ²)`: along one axis after the other, to 3 θ."""
+    """Return the sum with `exp(−½·distance² / θ²)`: along one axis after the other, to 3 θ.
+
+    Shifted views again, not a convolution: cuDNN rounds the operands of float32 ones to 10 bits
+    (TF32), and on a processor shifts take a third of the time or less.
+    """
 
     def apply(values: Tensor) -> Tensor:
         theta = torch.as_tensor(theta_mm, dtype=values.dtype, device=values.device)
         for axis, size_mm in enumerate(spacing_mm, start=1):
             reach = _reach(float(theta.detach()), size_mm, values.shape[axis])
-            if reach < 1:
-                continue
-            steps = torch.arange(-reach, reach + 1, dtype=values.dtype, device=values.device)
-            kernel = torch.exp(-0.5 * (steps * size_mm / theta) ** 2)
-            lines = values.movedim(axis, -1)
-            summed = F.conv1d(
-                lines.reshape(-1, 1, lines.shape[-1]), kernel[None, None], padding=reach
-            )
-            values = summed.reshape(lines.shape).movedim(-1, axis)
+            total = values.clone()
+            for step in range(1, reach + 1):
+                weight = torch.exp(-0.5 * (step * size_mm / theta) ** 2)
+                size = values.shape[axis] - step
+                low, high = values.narrow(axis, 0, size), values.narrow(axis, step, size)
+                total.narrow(axis, 0, size).addcmul_(high, weight)
+                total.narrow(axis, step, size).addcmul_(low, weight)
+            values = total
         return values
 
     return apply

@@ -3,6 +3,7 @@
 `python tests/gpu/bench.py --out results.json`. Where nnU-Net's network package is installed its
 network and loss run in turn with ours, eager and compiled, on data that already lie on the device
 (their best case); ours loads and augments. `--toy` shrinks everything, for machines without a GPU.
+The file is written after each network; what `--limit-s` leaves no time for stands there as skipped.
 """
 
 from __future__ import annotations
@@ -13,58 +14,57 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
 from torch._C._autograd import DeviceType
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
-from trainingdata import make_configuration, make_folder  # noqa: E402
+from gpusteps import OUTPUTS, TOY, Ours, Size, Theirs, networks  # noqa: E402
 
+from selfseg.files import arriving  # noqa: E402
 from selfseg.inference.sliding_window import predict_logits  # noqa: E402
 from selfseg.inference.window_grid import make_grid  # noqa: E402
-from selfseg.loading.batches import default_loader_workers, training_batches  # noqa: E402
-from selfseg.losses.build import build_loss  # noqa: E402
-from selfseg.networks.device import wait_for  # noqa: E402
-from selfseg.records.dataset import Label, Targets  # noqa: E402
-from selfseg.records.loss import Loss  # noqa: E402
-from selfseg.records.loss_terms import CrossEntropyTerm, DiceTerm  # noqa: E402
-from selfseg.records.network import Network, ResidualUNet, UNet  # noqa: E402
-from selfseg.records.optimization import SGD, Poly, Recipe  # noqa: E402
+from selfseg.loading.batches import default_loader_workers  # noqa: E402
+from selfseg.networks.device import select_device, wait_for  # noqa: E402
+from selfseg.records.network import Network  # noqa: E402
 from selfseg.records.plan import Inference  # noqa: E402
-from selfseg.training.state import create_state  # noqa: E402
-from selfseg.training.step import train_step  # noqa: E402
 
-OUTPUTS = 3
+THEIRS = "nnU-Net's network and loss"
 ROUNDS = 3
+LIMIT_S = 450.0
+CAUTION = 1.5  # what is predicted from one step of ours may take longer
 
 
-@dataclass(frozen=True)
-class Size:
-    """How large the benchmark is; the full one is nnU-Net's default 3D plan."""
+@dataclass
+class Clock:
+    """What is left of the time; notes what it does not suffice for."""
 
-    patch: tuple[int, int, int] = (128, 128, 128)
-    batch: int = 2
-    features: tuple[int, ...] = (32, 64, 128, 256, 320, 320)
-    case: tuple[int, int, int] = (192, 224, 224)
-    cases: int = 4
-    warm_up: int = 12
-    steps: int = 40
+    limit_s: float
+    began_s: float = field(default_factory=time.perf_counter)
+    skipped: list[str] = field(default_factory=list)
 
     @property
-    def strides(self) -> tuple[tuple[int, ...], ...]:
-        """One halving a stage."""
-        return ((1, 1, 1), *((2, 2, 2),) * (len(self.features) - 1))
+    def elapsed_s(self) -> float:
+        """Time since the beginning."""
+        return time.perf_counter() - self.began_s
 
+    def say(self, text: str) -> None:
+        """Print a line with the time that has passed."""
+        sys.stdout.write(f"{self.elapsed_s:5.0f} s  {text}\n")
+        sys.stdout.flush()
 
-TOY = Size(
-    patch=(16, 16, 16), batch=2, features=(4, 8), case=(24, 24, 24), cases=2, warm_up=1, steps=2
-)
+    def suffices(self, what: str, needed_s: float) -> bool:
+        """Return whether there is time for something; note it as skipped if not."""
+        if self.elapsed_s + needed_s <= self.limit_s:
+            self.say(what)
+            return True
+        left_s = max(self.limit_s - self.elapsed_s, 0.0)
+        self.skipped.append(f"{what}: about {needed_s:.0f} s needed, {left_s:.0f} s left")
+        self.say(f"skipped {self.skipped[-1]}")
+        return False
 
 
 @dataclass(frozen=True)
@@ -74,164 +74,67 @@ class Row:
     what: str
     network: str
     ms_per_step: float
+    rounds: int
     busy_share: float | None = None
     waited_share: float | None = None
     tiles_per_s: float | None = None
     peak_gib: float | None = None
 
 
-def networks(size: Size) -> dict[str, Network]:
-    """Return the plain network and the one with the blocks of ResEnc-L."""
-    stages = len(size.features)
-    kernels = ((3, 3, 3),) * stages
-    return {
-        "plain": UNet(
-            features=size.features,
-            kernels=kernels,
-            strides=size.strides,
-            convs_encoder=(2,) * stages,
-            convs_decoder=(2,) * (stages - 1),
-        ),
-        "ResEnc-L": ResidualUNet(
-            features=size.features,
-            kernels=kernels,
-            strides=size.strides,
-            blocks_encoder=(1, 3, 4, 6, 6, 6)[:stages],
-            convs_decoder=(1,) * (stages - 1),
-        ),
-    }
-
-
-class Ours:
-    """selfseg's own step, with loader, augmentation and loss."""
-
-    def __init__(self, network: Network, size: Size, folder: Path, device: torch.device) -> None:
-        ids = make_folder(folder, cases=size.cases, shape=size.case)
-        configuration = make_configuration(size.patch, batch=size.batch).model_copy(
-            update={"network": network, "loss": Loss(terms=(DiceTerm(), CrossEntropyTerm()))}
-        )
-        recipe = Recipe(optimizer=SGD(), schedule=Poly())
-        self.state = create_state(
-            configuration, recipe, channels=1, outputs=OUTPUTS, seed=0, device=device
-        )
-        labels = tuple(Label(name=str(value), value=value) for value in range(1, OUTPUTS))
-        self.loss = build_loss(configuration.loss, Targets(labels=labels)).to(device)
-        self.batches = training_batches(
-            configuration,
-            folder,
-            ids,
-            steps=range(2**30),
-            seed=0,
-            workers=default_loader_workers(device),
-            device=device,
-        )
-        self.waited_s = 0.0
-
-    def __call__(self) -> None:
-        """Make a step."""
-        began_s = time.perf_counter()
-        batch = next(self.batches)
-        self.waited_s += time.perf_counter() - began_s
-        train_step(self.state, batch, self.loss, learning_rate=0.01, gradient_clip=12.0)
-
-
-class Theirs:
-    """A step of nnU-Net's network and loss, with data on the device."""
-
-    def __init__(self, kind: str, size: Size, device: torch.device, *, compiled: bool) -> None:
-        from dynamic_network_architectures.architectures import unet
-        from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
-        from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-        from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-
-        stages = len(size.features)
-        depth = (
-            {"n_conv_per_stage": [2] * stages, "n_conv_per_stage_decoder": [2] * (stages - 1)}
-            if kind == "plain"
-            else {
-                "n_blocks_per_stage": [1, 3, 4, 6, 6, 6][:stages],
-                "n_conv_per_stage_decoder": [1] * (stages - 1),
-            }
-        )
-        build = unet.PlainConvUNet if kind == "plain" else unet.ResidualEncoderUNet
-        network = build(
-            input_channels=1,
-            num_classes=OUTPUTS,
-            n_stages=stages,
-            features_per_stage=list(size.features),
-            conv_op=nn.Conv3d,
-            kernel_sizes=[[3, 3, 3]] * stages,
-            strides=[list(stride) for stride in size.strides],
-            conv_bias=True,
-            norm_op=nn.InstanceNorm3d,
-            norm_op_kwargs={"eps": 1e-5, "affine": True},
-            nonlin=nn.LeakyReLU,
-            nonlin_kwargs={"inplace": True},
-            deep_supervision=True,
-            **depth,
-        ).to(device)
-        self.parameters = list(network.parameters())
-        self.network = torch.compile(network) if compiled else network
-        weights = np.array([1 / 2**i for i in range(stages - 1)])
-        weights[-1] = 0 if stages > 2 else 1
-        options = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
-        loss = DC_and_CE_loss(options, {}, dice_class=MemoryEfficientSoftDiceLoss)
-        self.loss = DeepSupervisionWrapper(loss, weights / weights.sum())
-        self.optimizer = torch.optim.SGD(
-            self.parameters, lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5
-        )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-        self.device = device
-        self.image = torch.randn(size.batch, 1, *size.patch, device=device)
-        label = torch.randint(0, OUTPUTS, (size.batch, 1, *size.patch), device=device).float()
-        self.targets = [label[:, :, :: 2**i, :: 2**i, :: 2**i] for i in range(stages - 1)]
-
-    def __call__(self) -> None:
-        """Make a step."""
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            value = self.loss(self.network(self.image), self.targets)
-        self.scaler.scale(value).backward()
-        self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.parameters, 12)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+def seconds_a_step(step: Callable[[], None], steps: int, device: torch.device) -> float:
+    """Return the mean time of so many steps."""
+    wait_for(device)
+    began_s = time.perf_counter()
+    for _ in range(steps):
+        step()
+    wait_for(device)
+    return (time.perf_counter() - began_s) / steps
 
 
 def in_turn(
-    steppers: Sequence[Callable[[], None]], size: Size, device: torch.device
-) -> list[float]:
-    """Return the median milliseconds of a step of each, in rounds that alternate."""
-    for step in steppers:
-        for _ in range(size.warm_up):
-            step()
+    name: str,
+    steppers: Sequence[Callable[[], None]],
+    size: Size,
+    device: torch.device,
+    clock: Clock,
+) -> list[list[float]]:
+    """Return the milliseconds of a step of each in every round; in a round each has its turn."""
     times: list[list[float]] = [[] for _ in steppers]
-    for _ in range(ROUNDS):
+    needed_s = 0.0
+    for number in range(1, ROUNDS + 1):
+        what = f"{name}: steps, round {number} of {ROUNDS}"
+        if number > 1 and not clock.suffices(what, needed_s):  # what was begun gets one round
+            break
+        began_s = clock.elapsed_s
         for step, found in zip(steppers, times, strict=True):
-            wait_for(device)
-            began_s = time.perf_counter()
-            for _ in range(size.steps):
-                step()
-            wait_for(device)
-            found.append(1e3 * (time.perf_counter() - began_s) / size.steps)
-    return [statistics.median(found) for found in times]
+            found.append(1e3 * seconds_a_step(step, size.steps, device))
+        needed_s = clock.elapsed_s - began_s
+    return times
 
 
-def busy_share(step: Callable[[], None], steps: int, device: torch.device) -> float | None:
-    """Return the share of the time in which the device computes; None on a CPU."""
+def busy_and_waited(
+    ours: Ours, steps: int, device: torch.device
+) -> tuple[float | None, float | None]:
+    """Return the shares of the time in which the device computes, and a batch is waited for.
+
+    None on a CPU.
+    """
     if device.type != "cuda":
-        return None
+        return None, None
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
-        for _ in range(steps):
-            step()
-        wait_for(device)
-    events = profile.events() or []
+        ours.waited_s = 0.0
+        taken_s = steps * seconds_a_step(ours, steps, device)
     spans = sorted(
         (event.time_range.start, event.time_range.end)
-        for event in events
-        if event.device_type == DeviceType.CUDA
+        for event in profile.events() or []
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
     )
+    return busy_share(spans), ours.waited_s / taken_s
+
+
+def busy_share(spans: Sequence[tuple[float, float]]) -> float | None:
+    """Return the share of the time from the first to the last of sorted spans that they cover."""
     if not spans:
         return None
     busy, reached = 0.0, spans[0][0]
@@ -263,15 +166,19 @@ def tiles_per_second(ours: Ours, size: Size, device: torch.device) -> float:
     return len(windows) / times[-1]
 
 
-@contextmanager
-def peak(device: torch.device) -> Iterator[Callable[[], float | None]]:
-    """Give what returns the most device memory in GiB since the start; None on a CPU."""
+def peak_gib(step: Callable[[], None], device: torch.device) -> float | None:
+    """Return the most device memory during a step after the first ones; None on a CPU.
+
+    What building the network took, and trying convolutions in the first step, is not in it.
+    """
     if device.type != "cuda":
-        yield lambda: None
-        return
+        return None
+    wait_for(device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    yield lambda: torch.cuda.max_memory_allocated(device) / 2**30
+    step()
+    wait_for(device)
+    return torch.cuda.max_memory_allocated(device) / 2**30
 
 
 def has_nnunet() -> bool:
@@ -284,32 +191,60 @@ def has_nnunet() -> bool:
     return True
 
 
-def measure(name: str, network: Network, size: Size, device: torch.device) -> list[Row]:
-    """Measure ours, and theirs where it is there."""
-    with tempfile.TemporaryDirectory() as folder, peak(device) as most:
-        ours = Ours(network, size, Path(folder), device)
-        ours()
-        first = Row("selfseg, loading and augmenting", name, 0.0, peak_gib=most())
-        others: dict[str, Callable[[], None]] = {}
-        if has_nnunet():
-            others["nnU-Net's network and loss, eager"] = Theirs(name, size, device, compiled=False)
-            if device.type == "cuda":
-                others["the same, compiled"] = Theirs(name, size, device, compiled=True)
-        times = in_turn([ours, *others.values()], size, device)
-        ours.waited_s, began_s = 0.0, time.perf_counter()
-        busy = busy_share(ours, size.steps, device)
-        waited = None if busy is None else ours.waited_s / (time.perf_counter() - began_s)
-        rows = [
-            replace(
-                first,
-                ms_per_step=times[0],
-                busy_share=busy,
-                waited_share=waited,
-                tiles_per_s=tiles_per_second(ours, size, device),
-            )
-        ]
-        rows += [Row(what, name, ms) for what, ms in zip(others, times[1:], strict=True)]
-    return rows
+def add_theirs(
+    name: str, a_step_s: float, size: Size, device: torch.device, clock: Clock
+) -> dict[str, Callable[[], None]]:
+    """Return nnU-Net's steps, warmed up: those that there is time for, and a round with them."""
+    found: dict[str, Callable[[], None]] = {}
+    if not has_nnunet():
+        return found
+    kinds = {f"{THEIRS}, compiled": True, f"{THEIRS}, eager": False}  # as it trains comes first
+    for what, compiled in kinds.items():
+        if compiled and device.type != "cuda":
+            continue
+        steps = size.warm_up + size.steps * (2 + len(found))  # a round is of all
+        needed_s = size.setup_s + compiled * size.compile_s + CAUTION * steps * a_step_s
+        if clock.suffices(f"{name}: {what}", needed_s):
+            found[what] = Theirs(name, size, device, compiled=compiled)
+            seconds_a_step(found[what], size.warm_up, device)
+    return found
+
+
+def measure(
+    name: str, network: Network, size: Size, device: torch.device, workers: int, clock: Clock
+) -> list[Row]:
+    """Measure ours, and theirs where it is there; nothing if there is no time to begin."""
+    if not clock.suffices(f"{name}: selfseg", size.setup_s + size.compile_s):
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Ours(network, size, Path(folder), device, workers)
+        seconds_a_step(ours, size.warm_up, device)
+        peak = peak_gib(ours, device)
+        a_step_s = seconds_a_step(ours, 1, device)
+        busy = waited = tiles = None
+        if clock.suffices(f"{name}: busy and waiting", CAUTION * size.steps * a_step_s):
+            busy, waited = busy_and_waited(ours, size.steps, device)
+        if clock.suffices(f"{name}: tiles", size.setup_s):
+            tiles = tiles_per_second(ours, size, device)
+        others = add_theirs(name, a_step_s, size, device, clock)
+        times = in_turn(name, [ours, *others.values()], size, device, clock)
+    ms = [(statistics.median(found), len(found)) for found in times]
+    rows = [Row("selfseg, loading and augmenting", name, *ms[0], busy, waited, tiles, peak)]
+    return rows + [Row(what, name, *found) for what, found in zip(others, ms[1:], strict=True)]
+
+
+def write(path: Path, rows: Sequence[Row], clock: Clock, device: torch.device) -> None:
+    """Write what was found so far; the file is whole at any time."""
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    found = {
+        "device": on,
+        "torch": torch.__version__,
+        "elapsed_s": clock.elapsed_s,
+        "skipped": clock.skipped,
+        "rows": [asdict(row) for row in rows],
+    }
+    with arriving(path) as temporary:
+        temporary.write_text(json.dumps(found, indent=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -317,19 +252,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
     parser.add_argument("--toy", action="store_true", help="tiny sizes, any device")
+    parser.add_argument("--workers", type=int, help="processes that load; each takes shared memory")
+    parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="time for all of it")
     options = parser.parse_args(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    clock = Clock(options.limit_s)
+    device = select_device("auto")
     if device.type == "cpu" and not options.toy:
         parser.error("no CUDA device here; --toy tries the script out")
     size = TOY if options.toy else Size()
+    workers = default_loader_workers(device) if options.workers is None else options.workers
     rows: list[Row] = []
-    for name, network in networks(size).items():
-        rows += measure(name, network, size, device)
-        sys.stdout.write("\n".join(map(str, rows)) + "\n")
-        sys.stdout.flush()
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    found = {"device": on, "torch": torch.__version__, "rows": [asdict(row) for row in rows]}
-    options.out.write_text(json.dumps(found, indent=1))
+    tasks = networks(size)
+    for number, (name, network) in enumerate(tasks.items(), start=1):
+        clock.limit_s = options.limit_s * number / len(tasks)  # each one gets its share
+        found = measure(name, network, size, device, workers, clock)
+        for row in found:
+            clock.say(str(row))
+        rows += found
+        write(options.out, rows, clock, device)
     return 0
 
 

@@ -25,6 +25,7 @@ OFTEN = Augmentation(
 )  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 def test_cuda_agrees_with_cpu_and_never_waits() -> None:
     patch = (20, 24, 16)
     rng = np.random.default_rng(0)

@@ -47,6 +47,20 @@ def test_gpu_and_cpu_give_the_same_up_to_reduced_precision(max_gib: float | None
     torch.testing.assert_close(results["cuda"], results["cpu"], rtol=0.02, atol=0.02)
 
 
+def test_logits_are_read_while_something_else_is_computed() -> None:
+    logits = torch.arange(2**20, device="cuda").reshape(4, 64, 64, 64)[:, 1:] * 3
+    with LogitStore().reading(logits):
+        logits[:, 0].cpu()  # loading a kernel and taking memory may wait
+        other = torch.cuda.default_stream()
+        with torch.cuda.stream(other):
+            torch.cuda._sleep(4_000_000_000)  # type: ignore[no-untyped-call]  # cycles: seconds
+        parts = [logits[:, z].cpu() for z in range(logits.shape[1])]
+        assert not other.query(), "reading has waited"
+    expected = torch.arange(2**20).reshape(4, 64, 64, 64)[:, 1:] * 3
+    assert torch.equal(torch.stack(parts, dim=1), expected)
+    torch.cuda.synchronize()
+
+
 @pytest.mark.parametrize("room", [0.0, float("inf")])
 def test_networks_take_turns_on_the_gpu_and_leave_it(room: float) -> None:
     device = torch.device("cuda")

@@ -245,7 +245,7 @@ def test_scratch_files_leave_nothing_behind(tmp_path: Path) -> None:
     store = LogitStore(MemoryBudget(0.0), folder=tmp_path)
     logits = store.allocate((2, 3, 4, 5), CPU)
     logits += 1.5
-    with store.releasing(logits[:, 1:]):
+    with store.reading(logits[:, 1:]):
         threading.Event().wait(0.12)
     assert bool((logits == 1.5).all())
     assert list(tmp_path.iterdir()) == []

@@ -1,30 +1,38 @@
 """On a device that is not the CPU: most operations with tensors of another place fail, as do reads.
 
 Torch's meta device has shapes and no values. What mixes it with the CPU in one operation or reads a
-value fails, as it would fail or wait on CUDA. What depends on CUDA itself (compiling, autocast,
+value fails, as it would fail or wait on CUDA; so does here what copies numbers to the device in a
+way that waits, where a test looks for that. What depends on CUDA itself (compiling, autocast,
 streams) is not reached; tests/gpu has that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from targets import plain
+from targets import nested, plain
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from trainingdata import make_configuration
 
 from selfseg.augmentation.draw import draw_sample
 from selfseg.augmentation.geometry import loaded_patch
 from selfseg.augmentation.gpu import apply_batch
+from selfseg.inference.window_grid import Windows, make_grid, make_rounded_grid
 from selfseg.loading.batches import Batch
 from selfseg.losses.build import build_loss
+from selfseg.losses.marginal import MarginalLoss
 from selfseg.networks.training_heads import needed_heads
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.loss import Loss, LossTerm
 from selfseg.records.loss_maps import needed_maps
 from selfseg.records.loss_terms import (
     AdaptiveCrossEntropyTerm,
+    BinaryCrossEntropyTerm,
     BoundaryTerm,
     CbDiceTerm,
     ClDiceTerm,
@@ -56,6 +64,7 @@ META = torch.device("meta")
 TARGETS = plain(2)
 PATCH, BATCH = (16, 16, 16), 2
 PLAIN: tuple[LossTerm, ...] = (DiceTerm(), CrossEntropyTerm())
+SIGMOID = Loss(terms=(DiceTerm(), BinaryCrossEntropyTerm()))
 TERMS: tuple[LossTerm, ...] = (
     AdaptiveCrossEntropyTerm(), BoundaryTerm(), CbDiceTerm(iterations=3), ClDiceTerm(iterations=3),
     FocalTerm(), GeneralizedDiceTerm(), SegmentTerm(), SignedDistanceTerm(), SkeletonRecallTerm(),
@@ -82,6 +91,25 @@ ALWAYS = Augmentation(
 )  # fmt: skip
 
 
+class NoCopies(TorchFunctionMode):
+    """Fails where numbers are copied to the device in a way that waits for it on CUDA."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        result = func(*args, **named)
+        if func is torch.tensor:
+            copied = result.device == META
+        elif func is Tensor.to:
+            copied = args[0].device != result.device == META and not named.get("non_blocking")
+        elif func is Tensor.__getitem__:
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            copied = result.device == META and any(isinstance(part, list) for part in index)
+        else:
+            copied = False
+        assert not copied, f"{func.__name__} waits"
+        return result
+
+
 def step(network: Network, loss: Loss, optimizer: Optimizer) -> Tensor:
     """Make a training step on the meta device; return the loss, which has no value."""
     configuration = make_configuration(PATCH, batch=BATCH)
@@ -103,12 +131,40 @@ def step(network: Network, loss: Loss, optimizer: Optimizer) -> Tensor:
         torch.empty(BATCH, maps, *PATCH, device=META, dtype=torch.int16) if maps else None,
     )
     made = build_loss(loss, TARGETS).to(META)
-    return train_step(state, batch, made, learning_rate=0.01, gradient_clip=12.0)
+    with NoCopies():
+        return train_step(state, batch, made, learning_rate=0.01, gradient_clip=12.0)
 
 
 @pytest.mark.parametrize("term", TERMS, ids=lambda term: term.kind)
 def test_losses_stay_on_the_device_and_never_wait(term: LossTerm) -> None:
     assert step(UNET, Loss(terms=(*PLAIN, term)), SGD()).device == META
+
+
+@pytest.mark.parametrize("term", [t for t in TERMS if "labels" in type(t).model_fields], ids=str)
+def test_losses_of_some_labels_never_wait(term: LossTerm) -> None:
+    some = term.model_copy(update={"labels": (TARGETS.names[1],)})
+    assert step(UNET, Loss(terms=(*PLAIN, some)), SGD()).device == META
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_marginal_losses_never_wait(regions: bool) -> None:
+    targets = nested() if regions else TARGETS
+    inner = build_loss(SIGMOID if regions else Loss(terms=PLAIN), targets).to(META)
+    annotated = (True, *(False,) * (len(targets.names) - 1))
+    outputs = (torch.empty(BATCH, targets.outputs, *PATCH, device=META),)
+    labels = torch.empty(BATCH, *PATCH, device=META, dtype=torch.int64)
+    with NoCopies():
+        value = MarginalLoss(inner, annotated, regions=regions)(outputs, labels)
+    assert value.device == META
+
+
+@pytest.mark.parametrize("make", [make_grid, make_rounded_grid])
+def test_only_the_first_window_copies_weights_to_the_device(make: Callable[..., Windows]) -> None:
+    grid = make((20, 30, 24), PATCH, step=0.5, sigma=0.125)
+    first, *others = grid.windows()
+    grid.share(first, META)
+    with NoCopies():
+        assert all(grid.share(index, META).device == META for index in others)
 
 
 @pytest.mark.parametrize("optimizer", [SGD(), AdamW()], ids=lambda item: item.kind)

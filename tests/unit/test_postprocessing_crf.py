@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from selfseg.postprocessing.crf import (
     Method,
@@ -94,6 +96,22 @@ def test_smoothing_is_the_sum_over_all_pairs() -> None:
     kernel = torch.exp(-0.5 * all_pairs(shape, spacing_mm, theta_mm))
     expected = (values.flatten(1) @ kernel).reshape(values.shape)
     torch.testing.assert_close(smooth_filter(theta_mm, spacing_mm)(values), expected)
+
+
+def test_smoothing_is_no_convolution_which_a_gpu_would_round() -> None:
+    used: set[str] = set()
+
+    class Note(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            used.add(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Note():
+        smooth_filter(2.0, (1.0, 1.0))(random_case((6, 5))[0])
+    assert "addcmul_" in used
+    assert not [name for name in used if name.startswith("conv")]
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0), (1.0, 4.0), (0.7, 0.7, 5.0), (8.0, 1.0, 1.0)])

@@ -14,7 +14,7 @@ from commandline import selfseg
 
 from selfseg import phantoms
 
-TRAIN, TEST, SLICES = 24, 10, 20
+TEST, SLICES = 10, 20
 STEPS = 1500
 LABELS = {
     "plain": {"background": 0, "organ": 1, "lesion": 2},
@@ -78,19 +78,19 @@ def dice(predicted: Path, references: Path, value: int) -> float:
 
 
 @pytest.mark.bench
-def test_regions_and_a_tenth_of_the_slices_reach_plain_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "train"), [("regions", 24), ("partial", 96)])
+def test_other_annotation_reaches_plain_training(kind: str, train: int, tmp_path: Path) -> None:
+    """A tenth of the slices of 24 cases hold too few lesions: see docs/benchmarks.md."""
     plain = tmp_path / "base"
     phantoms.write_dataset(
-        plain, name="base", train=TRAIN, test=TEST, seed=5,
+        plain, name="base", train=train, test=TEST, seed=5,
         shape=(SLICES, 48, 48), spacing_mm=(3.0, 2.0, 2.0),
     )  # fmt: skip
-    scores = {
-        kind: unseen_dice(write_kind(plain, kind), tmp_path / "workspace", plain / "labelsTs")
-        for kind in LABELS
-    }
-    for kind, labels in scores.items():
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in labels.items())
-        sys.stdout.write(f"\n{kind}: {shown}\n")
-    means = {kind: np.mean(list(labels.values())) for kind, labels in scores.items()}
-    assert means["regions"] > means["plain"] - 0.01
-    assert means["partial"] > means["plain"] - 0.01
+    means = {}
+    for name in ("plain", kind):
+        root = write_kind(plain, name)
+        scores = unseen_dice(root, tmp_path / "workspace", plain / "labelsTs")
+        shown = ", ".join(f"{label} {value:.4f}" for label, value in scores.items())
+        sys.stdout.write(f"\n{name}: {shown}\n")
+        means[name] = np.mean(list(scores.values()))
+    assert means[kind] > means["plain"] - 0.01

@@ -10,7 +10,7 @@ import pytest
 from selfseg.errors import DatasetError, RecordError, SelfSegError
 from selfseg.records import serial
 from selfseg.records.dataset import Fold, Splits
-from selfseg.requests import parse_duration_s
+from selfseg.requests import parse_duration_s, read_case_list
 from selfseg.workspace.dataset import DatasetFolder
 from selfseg.workspace.lookup import planned_folder, workspace_root
 
@@ -93,6 +93,16 @@ def test_durations(text: str, seconds: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(SelfSegError, match="not a duration"):
         parse_duration_s(text)
+
+
+def test_case_ids_stand_one_a_line_and_may_hold_spaces(tmp_path: Path) -> None:
+    path = tmp_path / "cases.txt"
+    path.write_text("\ufeffpatient 1\r\n\n  patient 2 \npatient_3", encoding="utf-8")
+    assert read_case_list(path) == ("patient 1", "patient 2", "patient_3")
+    path.write_text("\n  \n")
+    with pytest.raises(SelfSegError, match="names no case"):
+        read_case_list(path)
+    assert read_case_list(None) is None
 
 
 def test_errors_cross_process_borders_whole() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 from selfseg.errors import NoPlanError, RecordError, SelfSegError
@@ -57,7 +58,8 @@ def planned_folder(root: Path, dataset: str) -> DatasetFolder:
     planned = sorted(path.parent.name for path in root.glob("*/plan.json"))
     raise NoPlanError(
         f"{dataset}: no plan in workspace {root} (planned there: {', '.join(planned) or 'none'})",
-        remedy=f"Run 'selfseg plan {dataset} --workspace {root}' first."
+        remedy=f"Run 'selfseg plan {shlex.quote(dataset)} --workspace {shlex.quote(str(root))}' "
+        "first."
         if Path(dataset).is_dir()
         else "Give one of these names, or plan a data folder with 'selfseg plan FOLDER'.",
     )

@@ -42,11 +42,11 @@ def test_unplanned_dataset_lists_what_is_planned(tmp_path: Path) -> None:
     with pytest.raises(SelfSegError, match=r"kidney.*liver") as caught:
         planned_folder(tmp_path, "kidney")
     assert caught.value.remedy.startswith("Give one of these names")
-    data = tmp_path / "data"
+    data = tmp_path / "my data"
     data.mkdir()
     with pytest.raises(SelfSegError) as caught:
         planned_folder(tmp_path, str(data))
-    assert f"selfseg plan {data}" in caught.value.remedy
+    assert f"selfseg plan '{data}'" in caught.value.remedy
 
 
 def test_record_round_trip_and_strictness(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -106,6 +107,7 @@ def _parse(raw: bytes, path: Path) -> Header:
         raise ImageError(
             f"{path}: a {dimension}D image ({shape}); 2D, 3D and 4D are supported", remedy=_REEXPORT
         )
+    _check_edges(sizes[: min(dimension, 3)], struct.unpack_from(order + "3f", raw, 80), path)
     codes = struct.unpack_from(order + "2h", raw, 252)
     if any(codes) and not np.isfinite(struct.unpack_from(order + "18f", raw, 256)).all():
         raise ImageError(f"{path}: impossible geometry (NaN in qform or sform)", remedy=_REEXPORT)
@@ -120,6 +122,20 @@ def _parse(raw: bytes, path: Path) -> Header:
         slope=slope,
         intercept=intercept,
     )
+
+
+def _check_edges(sizes: Sequence[int], edges_mm: Sequence[float], path: Path) -> None:
+    """Refuse voxel sizes that ITK would replace by 1 mm in silence, even beside an intact sform.
+
+    Along an axis of one voxel no distance follows from them, and some writers leave them at 0.
+    """
+    known = edges_mm[: len(sizes)]
+    if any(n > 1 and not 0 < mm < np.inf for n, mm in zip(sizes, known, strict=True)):
+        raise ImageError(
+            f"{path}: impossible geometry (voxel size {'×'.join(f'{mm:g}' for mm in known)} mm, "
+            "X×Y×Z, in pixdim)",
+            remedy="Export the image again with its voxel size, or correct pixdim in its header.",
+        )
 
 
 def _rest(stream: IO[bytes], needed: int, path: Path) -> bytearray:

@@ -178,6 +178,31 @@ def test_values_beyond_float32_become_infinite_without_a_warning(tmp_path: Path)
     assert np.isinf(read_image([tmp_path / "a.nrrd"]).array).all()
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("edge_mm", [0.0, float("nan"), float("inf"), -0.7])
+def test_a_voxel_size_that_cannot_be_is_refused_whatever_the_sform_says(
+    tmp_path: Path, axis: int, edge_mm: float
+) -> None:
+    path = nifti(tmp_path / "a.nii", (2, 3, 4), bytes(48))
+    header = bytearray(path.read_bytes())
+    struct.pack_into("<f", header, 80 + 4 * axis, edge_mm)
+    struct.pack_into("<2h", header, 252, 0, 1)
+    struct.pack_into("<12f", header, 280, 1.2, 0, 0, 0, 0, 1.2, 0, 0, 0, 0, 1.2, 0)
+    path.write_bytes(header)
+    with pytest.raises(ImageError, match="impossible geometry") as caught:
+        read_image([path])
+    assert "voxel size" in caught.value.remedy
+
+
+def test_the_voxel_size_of_an_axis_that_is_not_there_does_not_matter(tmp_path: Path) -> None:
+    for sizes in ((2, 3), (2, 3, 1), (2, 3, 1, 2)):
+        path = nifti(tmp_path / "a.nii", sizes, bytes(24))
+        header = bytearray(path.read_bytes())
+        struct.pack_into("<5f", header, 88, *[0.0] * 5)
+        path.write_bytes(header)
+        assert read_image([path]).geometry.spacing_mm == (1.0, 2.0, 2.0)
+
+
 @pytest.mark.parametrize(
     ("row", "spacing", "finding"),
     [

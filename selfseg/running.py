@@ -102,7 +102,7 @@ def run_dataset(source: str, workspace: Path, request: RunRequest) -> RunResult:
     began_s = time.monotonic()
     folder = _planned(source, workspace, request)
     with held(folder.run_lock, "is run"):
-        known = open_planned(folder)
+        known = open_planned(folder, source)
         former = _former(folder, request)
         if former is None:
             former = _begin(known, request, began_s)

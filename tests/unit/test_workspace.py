@@ -9,7 +9,7 @@ import pytest
 
 from selfseg.errors import DatasetError, RecordError, SelfSegError
 from selfseg.records import serial
-from selfseg.records.dataset import Fold, Splits
+from selfseg.records.dataset import Dataset, Fold, Splits
 from selfseg.requests import parse_duration_s, read_case_list
 from selfseg.workspace.dataset import DatasetFolder
 from selfseg.workspace.lookup import planned_folder, workspace_root
@@ -34,6 +34,21 @@ def test_planned_dataset_is_found_by_name_or_folder(tmp_path: Path, how: str) ->
     (data / "dataset.json").write_text(json.dumps({"name": name} if how == "declared" else {}))
     asked = name if how == "name" else str(data)
     assert planned_folder(tmp_path / "ws", asked) == planned
+
+
+def test_the_folder_in_the_workspace_is_no_other_data_set(tmp_path: Path) -> None:
+    planned, data = DatasetFolder(tmp_path / "ws" / "liver"), tmp_path / "liver"
+    data.mkdir()
+    record = Dataset(
+        name="liver", root=str(data), layout="nnunet", channels=("CT",), labels=(), cases=()
+    )
+    serial.save(record, planned.dataset)
+    planned.plan.write_text("{}")
+    assert planned_folder(tmp_path / "ws", str(planned.path)) == planned
+    (tmp_path / "other" / "liver").mkdir(parents=True)
+    (tmp_path / "other" / "liver" / "dataset.json").write_text("{}")  # named by its folder
+    with pytest.raises(SelfSegError, match="holds another dataset of this name"):
+        planned_folder(tmp_path / "ws", str(tmp_path / "other" / "liver"))
 
 
 def test_unplanned_dataset_lists_what_is_planned(tmp_path: Path) -> None:

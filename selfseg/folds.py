@@ -19,6 +19,7 @@ from selfseg.records.plan import Configuration, Plan
 from selfseg.requests import TrainRequest
 from selfseg.starting import start_of_fold, tell_of_random_weights
 from selfseg.workspace.dataset import DatasetFolder
+from selfseg.workspace.moved import follow, refuse_missing
 
 if TYPE_CHECKING:
     from selfseg.training.job import TrainingJob
@@ -26,13 +27,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def open_planned(folder: DatasetFolder) -> PlannedDataset:
-    """Read plan and dataset of a planned dataset; a plan that was edited is checked."""
+def open_planned(folder: DatasetFolder, source: str = "") -> PlannedDataset:
+    """Read plan and dataset of a planned dataset; a plan that was edited is checked.
+
+    Args:
+        folder: Of the data set in the workspace.
+        source: What the user gave to name it; a data folder is where the data are read from now.
+
+    Raises:
+        SelfSegError: The plan is none, or the folder given holds other files than were planned.
+    """
     from selfseg.plan_checks import check_plan
 
     plan = serial.load(Plan, folder.plan)
     check_plan(plan)
-    return PlannedDataset(folder, plan, serial.load(Dataset, folder.dataset))
+    dataset = follow(folder, serial.load(Dataset, folder.dataset), source)
+    return PlannedDataset(folder, plan, dataset)
 
 
 def find_configuration(plan: Plan, name: str) -> Configuration:
@@ -50,7 +60,8 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
     """Return the job of a fold, with all that its training reads made ready.
 
     Raises:
-        SelfSegError: No such configuration or fold; the previous stage of a cascade is not there.
+        SelfSegError: No such configuration or fold; the previous stage of a cascade is not there;
+            nor are files of held-out cases, which training itself would not miss.
     """
     from selfseg.networks.device import select_device
     from selfseg.training.job import TrainingJob
@@ -58,6 +69,7 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
 
     configuration = find_configuration(known.plan, request.configuration)
     train_cases, validation_cases = _fold_cases(known, request.fold)
+    _refuse_missing(known, configuration, request, validation_cases)
     start = start_of_fold(known, configuration, request.fold, validation_cases, request.start)
     output = known.folder.fold(configuration.name, request.fold)
     if start is None and (request.restart or not output.weights.is_file()):
@@ -95,6 +107,18 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         workers=request.workers,
         restart=request.restart,
     )
+
+
+def _refuse_missing(
+    known: PlannedDataset,
+    configuration: Configuration,
+    request: TrainRequest,
+    held_out: Sequence[str],
+) -> None:
+    """Refuse to train where validation would fail; a fold that has been validated needs no data."""
+    trained = None if request.restart else known.describe(configuration, request.fold)
+    if trained is None or not known.is_validated(configuration, trained):
+        refuse_missing(known.dataset, held_out, configuration=configuration.name, fold=request.fold)
 
 
 def validate_fold(

@@ -62,7 +62,7 @@ def train_fold(dataset: str, workspace: Path, request: TrainRequest) -> TrainRes
     from selfseg.training.train import train
     from selfseg.training.validate import validate
 
-    known = open_planned(planned_folder(workspace, dataset))
+    known = open_planned(planned_folder(workspace, dataset), dataset)
     job = training_job(known, request)
     trained = train(job)
     scores = validate(job, known)
@@ -144,7 +144,7 @@ def select_models(dataset: str, workspace: Path, request: SelectRequest) -> Sele
     from selfseg.selection.scoring import Measure
     from selfseg.selection.select import select
 
-    known = open_planned(planned_folder(workspace, dataset))
+    known = open_planned(planned_folder(workspace, dataset), dataset)
     selector = planning.find_selector(known.plan.planner)
     comparison = compare(known, selector.selection_rules())
     for fold in comparison.unvalidated:

@@ -83,7 +83,7 @@ def pretrain_network(
     from selfseg.networks.device import select_device
     from selfseg.pretraining.train import PretrainingJob, pretrain
 
-    known = open_planned(planned_folder(workspace, dataset))
+    known = open_planned(planned_folder(workspace, dataset), dataset)
     configuration = _configuration(known.plan, request.configuration)
     pretrainer = find_pretrainer(known.plan.planner)
     options, decision = pretrainer.pretraining(configuration)

@@ -170,11 +170,12 @@ def read_case_list(path: Path | None) -> tuple[str, ...] | None:
     if path is None:
         return None
     try:
-        ids = tuple(path.read_text(encoding="utf-8").split())
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SelfSegError(
             f"{path}: cannot be read ({error})", remedy="Give a text file with one case id a line."
         ) from error
+    ids = tuple(name for line in lines if (name := line.strip()))
     if not ids:
         raise SelfSegError(f"{path}: names no case", remedy="Write one case id a line.")
     return ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -101,7 +102,7 @@ def run_dataset(source: str, workspace: Path, request: RunRequest) -> RunResult:
     began_s = time.monotonic()
     folder = _planned(source, workspace, request)
     with held(folder.run_lock, "is run"):
-        known = open_planned(folder)
+        known = open_planned(folder, source)
         former = _former(folder, request)
         if former is None:
             former = _begin(known, request, began_s)
@@ -247,7 +248,7 @@ def _left(known: PlannedDataset, schedule: Schedule) -> list[Training]:
         if fold is None or not known.is_validated(configuration, fold):
             left.append(training)
     if outdated:
-        command = f"selfseg train {known.plan.dataset} {outdated[0].split()[0]}"
+        command = f"selfseg train {shlex.quote(known.plan.dataset)} {outdated[0].split()[0]}"
         raise SelfSegError(
             f"{known.folder.path}: {'; '.join(outdated)}",
             remedy=f"Train what is named again ('{command} FOLD --restart'), or restore the plan.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -102,8 +103,8 @@ def load_previous(model: Model) -> Model:
     raise ModelError(
         f"{model.folder}: {model.configuration.name} needs the segmentation of {stage}, which "
         "has no trained fold",
-        remedy=f"Run 'selfseg train {model.plan.dataset} {stage} FOLD', or bring its folder of "
-        "models/ here.",
+        remedy=f"Run 'selfseg train {shlex.quote(model.plan.dataset)} {stage} FOLD', or bring its "
+        "folder of models/ here.",
     )
 
 

@@ -124,6 +124,8 @@ class Export:
         cleaned = apply_steps(indices, self.steps, self.model.plan.targets, spacing_mm)
         if self.quality is not None:
             self.quality.add(case.id, cleaned)
+        # Those of a former label map would be scored with the new one.
+        self._probabilities_path(case).unlink(missing_ok=True)
         write_label_map(
             cleaned,
             self.model.plan.labels,
@@ -139,8 +141,10 @@ class Export:
         native = np.stack([to_native(part, record.orientation) for part in canonical])
         targets = self.model.plan.targets
         names = targets.names if targets.regions else ("background", *targets.names)
-        path = self.folder / f"{case.id}_probabilities.npz"
-        with arriving(path) as temporary:
+        with arriving(self._probabilities_path(case)) as temporary:
             np.savez_compressed(
                 temporary, probabilities=native.astype(np.float16), labels=np.array(names)
             )
+
+    def _probabilities_path(self, case: Case) -> Path:
+        return self.folder / f"{case.id}_probabilities.npz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ class Candidate:
         note = f"folds: {', '.join(self.folds)}"
         if (stage := self.configuration.previous_stage) is not None:
             note += f"; after {stage}, folds: {', '.join(trained_folds(self.folder, stage)) or '-'}"
-        return f"-m {self.folder.path} --config {self.configuration.name} ({note})"
+        folder = shlex.quote(str(self.folder.path))
+        return f"-m {folder} --config {self.configuration.name} ({note})"
 
 
 def find_models(folder: Path) -> tuple[Candidate, ...]:
@@ -53,7 +55,7 @@ def choose_model(folder: Path, configuration: str | None, folds: Sequence[str] |
     folders = dict.fromkeys(candidate.folder for candidate in trained)
     lines = [
         *(
-            f"-m {found.path} (what 'selfseg select' chose)"
+            f"-m {shlex.quote(str(found.path))} (what 'selfseg select' chose)"
             for found in folders
             if found.selection.is_file()
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +164,7 @@ def _selected(folder: Path) -> tuple[DatasetFolder, Selection] | None:
         "stage before. Run 'selfseg select %s' again.",
         dataset.selection,
         ", ".join(changed),
-        dataset.path.name,
+        shlex.quote(dataset.path.name),
     )
     return None
 

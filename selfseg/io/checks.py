@@ -91,12 +91,18 @@ def _grid_complaints(case: Case, image: Image, reference: Image) -> list[str]:
     paths = (Path(case.images[0].path), Path(file))
     pictures = [image_ending(path) in PICTURE_ENDINGS for path in paths]
     differences = grid_differences(image.geometry, reference.geometry)
-    if not any(pictures):
+    if not any(pictures) and differences:
+        # With a wrong header resampling would empty the label map, so the user has to look.
+        remedy = "resample the label map to the image's grid"
+        if image.native.shape == reference.native.shape:
+            remedy = (
+                "if its voxels lie on those of the image nevertheless, copy the image's header "
+                f"(datasets.md, 'Convert your own data'); else {remedy}"
+            )
         return [
-            f"{file}: not on the grid of {case.images[0].path}: {difference} (image first); "
-            "resample the label map to the image's grid"
-            for difference in differences
-        ][:4]
+            f"{file}: not on the grid of {case.images[0].path}: {'; '.join(differences)} "
+            f"(image first); {remedy}"
+        ]
     if image.geometry.shape != reference.geometry.shape:
         return [
             f"{file}: not of the size of {case.images[0].path}: {differences[0]} (image first); "

@@ -1,6 +1,7 @@
 """Voxels of NIfTI-1 files, complete or refused: ITK fills what is missing in silence.
 
-Geometry stays ITK's business. Layout of the header: NIfTI-1 standard, nifti1.h (Cox et al. 2004).
+Geometry stays ITK's business, but for what it refuses (`skewed.py`). Layout of the header: NIfTI-1
+standard, nifti1.h (Cox et al. 2004).
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -42,7 +45,10 @@ _COPY_AGAIN = "Copy or export the file again."
 
 @dataclass(frozen=True)
 class Header:
-    """What is needed to find the voxels: sizes in ITK order, type, place, scaling."""
+    """What is needed to find the voxels: sizes in ITK order, type, place, scaling.
+
+    `sform` are its three rows, from voxel indices (x, y, z, 1) to the world in mm, RAS.
+    """
 
     sizes: tuple[int, ...]
     dtype: np.dtype[np.generic]
@@ -50,6 +56,7 @@ class Header:
     offset: int
     slope: float
     intercept: float
+    sform: tuple[float, ...]
 
     @property
     def end(self) -> int:
@@ -67,17 +74,34 @@ def read_voxels(path: Path) -> NDArray[np.generic]:
     Raises:
         ImageError: No NIfTI-1 file, truncated, damaged, of a type or dimension not supported.
     """
+    with _opened(path) as stream:
+        header = _parse(stream.read(_HEADER_BYTES), path)
+        content = _rest(stream, header.end - _HEADER_BYTES, path)
+    start = header.offset - _HEADER_BYTES
+    values = np.frombuffer(content, header.dtype, offset=start)
+    return _scaled(_arranged(values, header), header)
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of a .nii or .nii.gz file.
+
+    Raises:
+        ImageError: As `read_voxels`, as far as the header tells.
+    """
+    with _opened(path) as stream:
+        return _parse(stream.read(_HEADER_BYTES), path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Give the uncompressed content of a file; what is wrong with it is an ImageError."""
     try:
         with _open(path) as stream:
-            header = _parse(stream.read(_HEADER_BYTES), path)
-            content = _rest(stream, header.end - _HEADER_BYTES, path)
+            yield stream
     except EOFError as error:
         raise _truncated(path, "the compressed data end too early") from error
     except (gzip.BadGzipFile, zlib.error, OSError) as error:
         raise ImageError(f"{path}: damaged file ({error})", remedy=_COPY_AGAIN) from error
-    start = header.offset - _HEADER_BYTES
-    values = np.frombuffer(content, header.dtype, offset=start)
-    return _scaled(_arranged(values, header), header)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -106,6 +130,7 @@ def _parse(raw: bytes, path: Path) -> Header:
         raise ImageError(
             f"{path}: a {dimension}D image ({shape}); 2D, 3D and 4D are supported", remedy=_REEXPORT
         )
+    _check_edges(sizes[: min(dimension, 3)], struct.unpack_from(order + "3f", raw, 80), path)
     codes = struct.unpack_from(order + "2h", raw, 252)
     if any(codes) and not np.isfinite(struct.unpack_from(order + "18f", raw, 256)).all():
         raise ImageError(f"{path}: impossible geometry (NaN in qform or sform)", remedy=_REEXPORT)
@@ -119,7 +144,22 @@ def _parse(raw: bytes, path: Path) -> Header:
         offset=int(offset),
         slope=slope,
         intercept=intercept,
+        sform=struct.unpack_from(order + "12f", raw, 280),
     )
+
+
+def _check_edges(sizes: Sequence[int], edges_mm: Sequence[float], path: Path) -> None:
+    """Refuse voxel sizes that ITK would replace by 1 mm in silence, even beside an intact sform.
+
+    Along an axis of one voxel no distance follows from them, and some writers leave them at 0.
+    """
+    known = edges_mm[: len(sizes)]
+    if any(n > 1 and not 0 < mm < np.inf for n, mm in zip(sizes, known, strict=True)):
+        raise ImageError(
+            f"{path}: impossible geometry (voxel size {'×'.join(f'{mm:g}' for mm in known)} mm, "
+            "X×Y×Z, in pixdim)",
+            remedy="Export the image again with its voxel size, or correct pixdim in its header.",
+        )
 
 
 def _rest(stream: IO[bytes], needed: int, path: Path) -> bytearray:

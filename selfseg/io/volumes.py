@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -16,7 +18,8 @@ from numpy.typing import NDArray
 
 from selfseg.errors import ImageError
 from selfseg.io import nifti
-from selfseg.io.geometry import triple
+from selfseg.io.geometry import GRID_TOLERANCE, triple
+from selfseg.io.skewed import nearest_grid
 from selfseg.records.geometry import Geometry
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -32,6 +35,8 @@ _READERS = {
     ".mha": "MetaImageIO",
     ".mhd": "MetaImageIO",
 }
+log = logging.getLogger(__name__)
+
 _STDERR_LOCK = threading.Lock()
 
 
@@ -46,9 +51,16 @@ def read_volume(path: Path, ending: str) -> tuple[NDArray[np.generic], Geometry]
     """
     # NIfTI first: its own reader finds damage that ITK would pass over.
     array = nifti.read_voxels(path) if _READERS[ending] == "NiftiImageIO" else None
-    with _opened(path, ending) as reader:
+    try:
+        with _opened(path, ending) as reader:
+            if array is None:
+                array = _arranged(_itk(), reader, path)
+    except _SkewedError as error:
         if array is None:
-            array = _arranged(_itk(), reader, path)
+            raise
+        geometry = _straightened(nifti.read_header(path), error)
+        _tell_of_straightening(path)
+        return array, geometry
     return array, _geometry(reader, array.shape[1:], path)
 
 
@@ -59,6 +71,16 @@ def read_volume_header(path: Path, ending: str) -> tuple[Geometry, int, int]:
         ImageError: The header is damaged or not supported.
     """
     itk = _itk()
+    try:
+        return _read_header(itk, path, ending)
+    except _SkewedError as error:
+        header = nifti.read_header(path)
+        volumes = header.sizes[3] if len(header.sizes) == 4 else 1
+        geometry = _straightened(header, error)
+        return geometry, header.components * volumes, header.dtype.itemsize
+
+
+def _read_header(itk: ModuleType, path: Path, ending: str) -> tuple[Geometry, int, int]:
     with _opened(path, ending) as reader:
         pixel = itk.Image([1, 1], reader.GetPixelID(), reader.GetNumberOfComponents())
     sizes = (*reader.GetSize(), 1, 1)
@@ -98,11 +120,38 @@ def _itk() -> ModuleType:
     return SimpleITK  # type: ignore[no-any-return]
 
 
+class _SkewedError(ImageError):
+    """The axes of a NIfTI file are not at right angles."""
+
+
+def _straightened(header: nifti.Header, error: _SkewedError) -> Geometry:
+    """Return the rectangular grid of a file that is skewed by no more than rounding; else raise."""
+    x, y, z, *_ = (*header.sizes, 1)
+    geometry = None
+    if len(header.sizes) > 2:
+        geometry = nearest_grid(np.reshape(header.sform, (3, 4)), (x, y, z))
+    if geometry is None:
+        raise error
+    return geometry
+
+
+@cache  # once a file: it is read again and again
+def _tell_of_straightening(path: Path) -> None:
+    log.warning(
+        "%s: the axes of the grid are not quite at right angles; taken as if they were, which "
+        "moves no voxel by more than %.0f %% of its edge",
+        path,
+        100 * GRID_TOLERANCE,
+    )
+
+
 def _unreadable(path: Path, reason: str) -> ImageError:
     if "orthonormal" in reason:
-        return ImageError(
-            f"{path}: the axes of the grid are not at right angles (sheared or missing sform)",
-            remedy="Resample it to a rectangular grid; a tilted CT gantry is the usual cause.",
+        return _SkewedError(
+            f"{path}: the axes of the grid are not at right angles (sheared or missing sform); a "
+            "tilted CT gantry is the usual cause",
+            remedy="Resample image and label map to a rectangular grid with nibabel: datasets.md, "
+            "'Convert your own data'.",
         )
     return ImageError(
         f"{path}: damaged, truncated or not supported ({reason})",

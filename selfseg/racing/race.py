@@ -63,7 +63,7 @@ def race_dataset(dataset: str, workspace: Path, request: RaceRequest) -> RaceRes
             another process races; the plan's configuration was changed meanwhile; a model to start
             from is not there, or has seen a held-out case.
     """
-    known = open_planned(planned_folder(workspace, dataset))
+    known = open_planned(planned_folder(workspace, dataset), dataset)
     names = known.plan.proposed or tuple(item.name for item in known.plan.configurations)
     configuration = find_configuration(known.plan, request.configuration or names[0])
     racer = find_racer(known.plan.planner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -109,8 +110,8 @@ def compare(known: PlannedDataset, rules: SelectionRules) -> Comparison:
         raise ModelError(
             f"{known.folder.models}: no trained fold of a cross-validation to compare"
             + "".join(f"\n  • {note}" for note in notes),
-            remedy=f"Train one: 'selfseg train {known.plan.dataset} {name} 0', with --restart if "
-            "it is named above; or predict without a selection: --config NAME.",
+            remedy=f"Train one: 'selfseg train {shlex.quote(known.plan.dataset)} {name} 0', with "
+            "--restart if it is named above; or predict without a selection: --config NAME.",
         )
     trained, folds, more = _common_folds(found, rules.fewest_share)
     _check_cases(known, trained, folds)
@@ -199,8 +200,8 @@ def _check_cases(known: PlannedDataset, trained: Sequence[Trained], folds: Seque
                 continue
             raise ModelError(
                 f"fold {fold} of {item.name} {fault}: the folds have changed between trainings",
-                remedy=f"Train it again: 'selfseg train {known.plan.dataset} {item.name} {fold} "
-                "--restart'.",
+                remedy=f"Train it again: 'selfseg train {shlex.quote(known.plan.dataset)} "
+                f"{item.name} {fold} --restart'.",
             )
 
 

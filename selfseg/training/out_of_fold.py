@@ -6,6 +6,7 @@ stage would learn to trust its input more than it ever may again.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,8 @@ def _explain(
             continue
         finding, option = _finding(sources.get(name), cases)
         complaints.append(f"fold {name} of {stage.name} {finding}")
-        commands.append(f"'selfseg train {known.plan.dataset} {stage.name} {name}{option}'")
+        dataset = shlex.quote(known.plan.dataset)
+        commands.append(f"'selfseg train {dataset} {stage.name} {name}{option}'")
     listing = "".join(f"\n  • {complaint}" for complaint in complaints)
     return SelfSegError(
         f"{folder.path}: label maps of {stage.name} are missing for {len(missing)} cases; each "

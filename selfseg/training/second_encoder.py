@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def source_weights(
     raise SelfSegError(
         f"{known.folder.path}: the second encoder of {configuration.name} fold {fold} starts at "
         f"fold {fold} of {name}, which is not there as planned, or has seen held-out cases",
-        remedy=f"First run 'selfseg train {known.plan.dataset} {name} {fold} --restart'.",
+        remedy=f"First run 'selfseg train {shlex.quote(known.plan.dataset)} {name} {fold} "
+        "--restart'.",
     )
 
 

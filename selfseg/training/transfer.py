@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,8 +184,9 @@ def misfit(source: SourceModel, configuration: Configuration, because: str) -> M
     """Return the error of a source that a configuration cannot start from."""
     return ModelError(
         f"{configuration.name} cannot start from {source.model.title}: {because}",
-        remedy=f"Make a plan that fits it: 'selfseg plan DATASET --init {source.model.folder} "
-        f"--init-config {source.model.configuration}'; or choose another model.",
+        remedy="Make a plan that fits it: 'selfseg plan DATASET --init "
+        f"{shlex.quote(source.model.folder)} --init-config {source.model.configuration}'; "
+        "or choose another model.",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 from selfseg.errors import NoPlanError, RecordError, SelfSegError
@@ -51,16 +52,26 @@ def planned_folder(root: Path, dataset: str) -> DatasetFolder:
     for name in dict.fromkeys((dataset, declared, Path(dataset).name)):
         folder = dataset_folder(root, name)
         if name and folder.plan.is_file():
-            if declared:
+            if is_data_folder(folder, Path(dataset)):
                 refuse_namesake(folder, Path(dataset))
             return folder
     planned = sorted(path.parent.name for path in root.glob("*/plan.json"))
     raise NoPlanError(
         f"{dataset}: no plan in workspace {root} (planned there: {', '.join(planned) or 'none'})",
-        remedy=f"Run 'selfseg plan {dataset} --workspace {root}' first."
+        remedy=f"Run 'selfseg plan {shlex.quote(dataset)} --workspace {shlex.quote(str(root))}' "
+        "first."
         if Path(dataset).is_dir()
         else "Give one of these names, or plan a data folder with 'selfseg plan FOLDER'.",
     )
+
+
+def is_data_folder(folder: DatasetFolder, given: Path) -> bool:
+    """Tell whether a user gave a data folder: not a name, nor the folder in the workspace itself.
+
+    That one holds a dataset.json of ours, which is no description of data.
+    """
+    described = (given / "dataset.json").is_file()
+    return described and given.resolve() != folder.path.resolve()
 
 
 def refuse_namesake(folder: DatasetFolder, root: Path) -> None:

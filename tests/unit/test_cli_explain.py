@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from plannerfacts import make_dataset, make_fingerprint
 
 from selfseg import planning
 from selfseg.cli.explain import print_decisions
+from selfseg.cli.tables import print_plan
+from selfseg.plan import PlanResult
 from selfseg.plan_checks import check_plan
+from selfseg.records.dataset import Splits
 from selfseg.records.plan import Budget, Plan
+from selfseg.workspace.dataset import DatasetFolder
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +59,19 @@ def test_an_edited_order_is_the_one_shown(
     out = capsys.readouterr().out
     assert out.index("1. 2d") < out.index("2. 3d_fullres") < out.index("│ 2.5d  ")
     assert "set by the user with --set" in out
+
+
+def test_the_next_command_can_be_pasted_whatever_the_names(
+    plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "2000")
+    result = PlanResult(
+        folder=DatasetFolder(Path("/my work/left lung")),
+        dataset=make_dataset(3),
+        fingerprint=make_fingerprint([((5.0, 0.8, 0.8), (20, 96, 96))] * 3),
+        plan=plan.model_copy(update={"dataset": "left lung"}),
+        splits=Splits(folds=()),
+    )
+    print_plan(result)
+    next_command = "Next: selfseg train 'left lung' 2.5d 0 --workspace '/my work'\n"
+    assert next_command in capsys.readouterr().out

@@ -131,6 +131,16 @@ def test_results_do_not_depend_on_the_memory_limit(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
 
 
+def test_probabilities_of_a_former_prediction_do_not_stay(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(blocks(), tmp_path / "in" / f"{name}.nii.gz")
+    cases = list_cases(tmp_path / "in", 1)
+    predict_cases(oracle(), cases, tmp_path / "out", probabilities=True)
+    predict_cases(oracle(), cases[:1], tmp_path / "out")
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["a.nii.gz", "b.nii.gz", "b_probabilities.npz"]
+
+
 def test_probabilities_are_in_the_axes_of_the_file(tmp_path: Path) -> None:
     volume = blocks()
     write(volume, tmp_path / "in" / "a.nii.gz")

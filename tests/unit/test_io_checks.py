@@ -82,6 +82,14 @@ def test_grid_of_the_label_map(changes: dict[str, object], finding: str) -> None
         f"labelsTr/a.nii.gz: not on the grid of imagesTr/a_0000.nii.gz: {finding}"
     )
     assert "resample" in line
+    # Of another size it is no wrong header; of the same one it may be.
+    assert ("copy the image's header" in line) == ("shape" not in changes)
+
+
+def test_a_wrong_header_is_one_complaint() -> None:
+    wrong = reference(spacing_mm=(1.0, 1.0, 1.0), origin_mm=(5.0, 5.0, 5.0))
+    (line,) = check_case(case(), image(), wrong, DATASET)
+    assert "spacing 2×1×1 and 1×1×1 mm (Z×Y×X); origin (0, 0, 0) and (5, 5, 5) mm" in line
 
 
 def test_pictures_need_only_the_same_size() -> None:

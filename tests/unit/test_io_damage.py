@@ -15,6 +15,7 @@ from PIL import Image as Pillow
 
 from selfseg.errors import ImageError
 from selfseg.io.images import read_image
+from selfseg.io.volumes import read_volume_header
 
 RNG = np.random.default_rng(3)
 VOXELS = RNG.integers(0, 30000, (12, 20, 30)).astype(np.int16)
@@ -176,6 +177,74 @@ def test_single_slices_and_trailing_axes(tmp_path: Path) -> None:
 def test_values_beyond_float32_become_infinite_without_a_warning(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(np.full((2, 3, 4), 1e300)), str(tmp_path / "a.nrrd"))
     assert np.isinf(read_image([tmp_path / "a.nrrd"]).array).all()
+
+
+def sheared(path: Path, shear: float) -> Path:
+    """Write 9 × 11 × 13 voxels (x, y, z) whose second axis leans to the first."""
+    voxels = np.arange(9 * 11 * 13, dtype="<i2")
+    path = nifti(path, (9, 11, 13), voxels.tobytes())
+    header = bytearray(path.read_bytes())
+    rows = [[0.0, -1.5, 0.0, 7.0], [1.2, 1.2 * shear, 0.0, 8.0], [0.0, 0.0, 2.0, 9.0]]
+    struct.pack_into("<2h", header, 252, 0, 1)
+    struct.pack_into("<12f", header, 280, *np.ravel(rows))
+    path.write_bytes(header)
+    return path
+
+
+def test_a_shear_within_rounding_is_straightened_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    straight = read_image([sheared(tmp_path / "straight.nii", 0.0)])
+    path = sheared(tmp_path / "a.nii", 0.002)
+    read_image([path])
+    image = read_image([path])
+    (told,) = (record for record in caplog.records if "right angles" in record.getMessage())
+    assert "5 %" in told.getMessage()
+    np.testing.assert_array_equal(image.array, straight.array)
+    axes = np.array(image.geometry.direction)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-12)
+    # The file's own affine, in LPS: no voxel center is further from it than 5 % of an edge.
+    corner = np.array([8, 10, 12])
+    for index in (np.zeros(3), corner, corner * [1, 0, 1]):
+        world = [-(7 - 1.5 * index[1]), -(8 + 1.2 * index[0] + 0.0024 * index[1]), 9 + 2 * index[2]]
+        grid = np.array(image.native.origin_mm) + np.array(image.native.direction) @ (
+            index[::-1] * image.native.spacing_mm
+        )
+        assert 0 < np.linalg.norm(grid - world) < 0.05 * 1.2
+    assert read_volume_header(path, ".nii") == (image.native, 1, 2)
+
+
+def test_a_larger_shear_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    path = sheared(tmp_path / "a.nii", 0.05)
+    for read in (lambda: read_image([path]), lambda: read_volume_header(path, ".nii")):
+        with pytest.raises(ImageError, match="not at right angles") as caught:
+            read()
+        assert "nibabel" in caught.value.remedy
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("edge_mm", [0.0, float("nan"), float("inf"), -0.7])
+def test_a_voxel_size_that_cannot_be_is_refused_whatever_the_sform_says(
+    tmp_path: Path, axis: int, edge_mm: float
+) -> None:
+    path = nifti(tmp_path / "a.nii", (2, 3, 4), bytes(48))
+    header = bytearray(path.read_bytes())
+    struct.pack_into("<f", header, 80 + 4 * axis, edge_mm)
+    struct.pack_into("<2h", header, 252, 0, 1)
+    struct.pack_into("<12f", header, 280, 1.2, 0, 0, 0, 0, 1.2, 0, 0, 0, 0, 1.2, 0)
+    path.write_bytes(header)
+    with pytest.raises(ImageError, match="impossible geometry") as caught:
+        read_image([path])
+    assert "voxel size" in caught.value.remedy
+
+
+def test_the_voxel_size_of_an_axis_that_is_not_there_does_not_matter(tmp_path: Path) -> None:
+    for sizes in ((2, 3), (2, 3, 1), (2, 3, 1, 2)):
+        path = nifti(tmp_path / "a.nii", sizes, bytes(24))
+        header = bytearray(path.read_bytes())
+        struct.pack_into("<5f", header, 88, *[0.0] * 5)
+        path.write_bytes(header)
+        assert read_image([path]).geometry.spacing_mm == (1.0, 2.0, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from commandline import write_tiny_dataset
+from commandline import TINY_NETWORK, write_tiny_dataset
 
 from selfseg import pipeline
 from selfseg.errors import SelfSegError
 from selfseg.evaluation.evaluate import Tolerances
+from selfseg.folds import open_planned
 from selfseg.pipeline import plan_dataset
-from selfseg.requests import PlanRequest, PredictRequest, parse_tolerances
+from selfseg.requests import PlanRequest, PredictRequest, TrainRequest, parse_tolerances
+from selfseg.status import read_status
 
 ONLY_PLAN = PlanRequest(device="cpu", workers=1, preprocess=False)
 
@@ -52,6 +54,52 @@ def test_a_dataset_that_was_moved_is_the_same(tmp_path: Path) -> None:
     moved = first.rename(tmp_path / "after")
     result = plan_dataset(str(moved), tmp_path / "workspace", ONLY_PLAN)
     assert result.dataset.root == str(moved)
+
+
+def test_a_fold_is_trained_and_validated_where_the_data_lie_now(tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    first = write_tiny_dataset(tmp_path / "before")
+    settings = TINY_NETWORK[1::2]
+    planned = plan_dataset(
+        str(first), workspace, PlanRequest(device="cpu", workers=1, settings=settings)
+    )
+    moved = first.rename(tmp_path / "after")
+    request = TrainRequest(
+        configuration="3d_fullres", fold="0", epochs=1, steps_per_epoch=1, device="cpu", workers=0
+    )
+    with pytest.raises(SelfSegError, match=f"at {first} as they were") as caught:
+        pipeline.train_fold("tiny", workspace, request)
+    assert "selfseg train FOLDER 3d_fullres 0" in caught.value.remedy
+    assert not planned.folder.models.exists()  # not a step was trained
+    assert pipeline.train_fold(str(moved), workspace, request).scores is not None
+    assert open_planned(planned.folder).dataset.root == str(moved)  # the name will do now
+    assert read_status("tiny", workspace)[0].folds[0].state != "outdated"
+    for path in moved.rglob("*.nii.gz"):
+        path.unlink()
+    assert pipeline.train_fold("tiny", workspace, request).scores is not None  # done already
+
+
+def test_other_data_are_not_taken_for_data_that_moved(tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    first = write_tiny_dataset(tmp_path / "before")
+    folder = plan_dataset(str(first), workspace, ONLY_PLAN).folder
+    record = folder.dataset.read_bytes()
+    moved = first.rename(tmp_path / "after")
+    image = next((moved / "imagesTr").iterdir())
+    kept = image.read_bytes()
+    image.write_bytes(kept + b"more")
+    with pytest.raises(SelfSegError, match=f"{image.name}: not of the size of what was planned"):
+        open_planned(folder, str(moved))
+    image.write_bytes(kept)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "dataset.json").write_text('{"name": "tiny"}')
+    with pytest.raises(SelfSegError, match="holds no file of what was planned"):
+        open_planned(folder, str(empty))
+    for name in ("tiny", str(folder.path), str(first)):  # none of them is a data folder
+        assert open_planned(folder, name).dataset.root == str(first)
+    assert folder.dataset.read_bytes() == record
+    assert open_planned(folder, str(moved)).dataset.root == str(moved)
 
 
 @pytest.mark.parametrize(

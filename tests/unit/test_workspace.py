@@ -9,8 +9,8 @@ import pytest
 
 from selfseg.errors import DatasetError, RecordError, SelfSegError
 from selfseg.records import serial
-from selfseg.records.dataset import Fold, Splits
-from selfseg.requests import parse_duration_s
+from selfseg.records.dataset import Dataset, Fold, Splits
+from selfseg.requests import parse_duration_s, read_case_list
 from selfseg.workspace.dataset import DatasetFolder
 from selfseg.workspace.lookup import planned_folder, workspace_root
 
@@ -36,17 +36,32 @@ def test_planned_dataset_is_found_by_name_or_folder(tmp_path: Path, how: str) ->
     assert planned_folder(tmp_path / "ws", asked) == planned
 
 
+def test_the_folder_in_the_workspace_is_no_other_data_set(tmp_path: Path) -> None:
+    planned, data = DatasetFolder(tmp_path / "ws" / "liver"), tmp_path / "liver"
+    data.mkdir()
+    record = Dataset(
+        name="liver", root=str(data), layout="nnunet", channels=("CT",), labels=(), cases=()
+    )
+    serial.save(record, planned.dataset)
+    planned.plan.write_text("{}")
+    assert planned_folder(tmp_path / "ws", str(planned.path)) == planned
+    (tmp_path / "other" / "liver").mkdir(parents=True)
+    (tmp_path / "other" / "liver" / "dataset.json").write_text("{}")  # named by its folder
+    with pytest.raises(SelfSegError, match="holds another dataset of this name"):
+        planned_folder(tmp_path / "ws", str(tmp_path / "other" / "liver"))
+
+
 def test_unplanned_dataset_lists_what_is_planned(tmp_path: Path) -> None:
     (tmp_path / "liver").mkdir()
     (tmp_path / "liver" / "plan.json").write_text("{}")
     with pytest.raises(SelfSegError, match=r"kidney.*liver") as caught:
         planned_folder(tmp_path, "kidney")
     assert caught.value.remedy.startswith("Give one of these names")
-    data = tmp_path / "data"
+    data = tmp_path / "my data"
     data.mkdir()
     with pytest.raises(SelfSegError) as caught:
         planned_folder(tmp_path, str(data))
-    assert f"selfseg plan {data}" in caught.value.remedy
+    assert f"selfseg plan '{data}'" in caught.value.remedy
 
 
 def test_record_round_trip_and_strictness(tmp_path: Path) -> None:
@@ -93,6 +108,16 @@ def test_durations(text: str, seconds: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(SelfSegError, match="not a duration"):
         parse_duration_s(text)
+
+
+def test_case_ids_stand_one_a_line_and_may_hold_spaces(tmp_path: Path) -> None:
+    path = tmp_path / "cases.txt"
+    path.write_text("\ufeffpatient 1\r\n\n  patient 2 \npatient_3", encoding="utf-8")
+    assert read_case_list(path) == ("patient 1", "patient 2", "patient_3")
+    path.write_text("\n  \n")
+    with pytest.raises(SelfSegError, match="names no case"):
+        read_case_list(path)
+    assert read_case_list(None) is None
 
 
 def test_errors_cross_process_borders_whole() -> None:

@@ -7,9 +7,11 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from selfseg.choosing import Chosen, choose_folds
 from selfseg.errors import ModelError
 from selfseg.files import arriving
 from selfseg.inference.find import Candidate, dataset_folders, find_models
@@ -24,7 +26,6 @@ from selfseg.records.plan import Plan
 from selfseg.records.selection import Selection
 from selfseg.records.shape_model import ShapeModels
 from selfseg.workspace.dataset import DatasetFolder
-from selfseg.workspace.network import FoldFolder
 
 FOREIGN = "Give a file that 'selfseg export MODEL -o FILE' has written."
 _ALLOWED = re.compile(
@@ -34,42 +35,70 @@ _ALLOWED = re.compile(
 )
 
 
-def export_model(model: Path, output: Path) -> tuple[str, ...]:
-    """Write all trained folds of a model folder into one file, which appears whole or not at all.
+@dataclass(frozen=True)
+class Exported:
+    """What an exported model holds.
+
+    Attributes:
+        files: Names in the file.
+        folds: Configurations and folds, such as `3d_fullres: 0, 1`.
+        because: Why these.
+    """
+
+    files: tuple[str, ...]
+    folds: tuple[str, ...]
+    because: str
+
+
+def export_model(
+    model: Path,
+    output: Path,
+    *,
+    configurations: Sequence[str] | None = None,
+    folds: Sequence[str] | None = None,
+) -> Exported:
+    """Write trained folds of a model folder into one file, which appears whole or not at all.
 
     Args:
         model: A folder with plan.json and models/.
         output: The file.
-
-    Returns:
-        The files in it, relative to the folder.
+        configurations: Default: of what was selected, without a selection all that are trained.
+        folds: Of these configurations; default: the same. Previous stages have all that
+            prediction averages.
 
     Raises:
-        ModelError: Nothing is trained there, there are several data sets, or the output is a
-            folder.
+        ModelError: Nothing is trained there, or not what is asked for; there are several data
+            sets, or the output is a folder.
     """
     if output.is_dir():
         raise ModelError(
             f"-o {output}: is a folder", remedy=f"Give a file, such as {output / 'model.zip'}."
         )
     folders = dataset_folders(model)
-    trained = find_models(model)
-    if len(folders) != 1 or not trained:
+    if len(folders) != 1 or not find_models(model):
         found = ", ".join(folder.path.name for folder in folders) or "none"
         raise ModelError(
             f"{model}: not one trained model; planned there: {found}",
             remedy="Give the folder of one data set, with plan.json and models/.",
         )
-    files = _files(folders[0], trained)
-    names = tuple(path.relative_to(folders[0].path).as_posix() for path in files)
+    chosen = choose_folds(folders[0], configurations, folds)
+    contents = _contents(folders[0], chosen)
     with (
         arriving(output) as temporary,
         # Weights hardly shrink: stored, the file is written and read much faster.
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
     ):
-        for path, name in zip(files, names, strict=True):
-            archive.write(path, name)
-    return names
+        for path, content in contents.items():
+            name = path.relative_to(folders[0].path).as_posix()
+            if content is None:
+                archive.write(path, name)
+            else:
+                archive.writestr(name, serial.text(content))
+    return Exported(
+        tuple(path.relative_to(folders[0].path).as_posix() for path in contents),
+        tuple(f"{name}: {', '.join(folds)}" for name, folds in chosen.folds.items()),
+        chosen.because,
+    )
 
 
 def is_bundle(path: Path) -> bool:
@@ -124,20 +153,30 @@ def opened_model(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _files(dataset: DatasetFolder, trained: Sequence[Candidate]) -> list[Path]:
-    """Return the files that prediction reads."""
-    files = [dataset.plan, *([dataset.selection] if dataset.selection.is_file() else [])]
-    for candidate in trained:
-        for fold in candidate.folds:
-            folder = dataset.fold(candidate.configuration.name, fold)
-            files += [folder.description, folder.weights]
-            if folder.shapes.is_file():
-                files += [folder.shapes, *_existing(folder)]
-    return files
+def _contents(dataset: DatasetFolder, chosen: Chosen) -> dict[Path, serial.Record | None]:
+    """Return the files that prediction reads; None: as they are. Records lose the ids of cases."""
+    contents: dict[Path, serial.Record | None] = {dataset.plan: None}
+    if chosen.selection is not None:
+        contents[dataset.selection] = _without_cases(chosen.selection)
+    for configuration, folds in chosen.folds.items():
+        for fold in folds:
+            files = dataset.fold(configuration, fold)
+            trained = serial.load(TrainedFold, files.description)
+            nobody = {"train_cases": (), "validation_cases": ()}
+            contents[files.description] = trained.model_copy(update=nobody)
+            contents[files.weights] = None
+            if files.shapes.is_file():
+                shapes = serial.load(ShapeModels, files.shapes)
+                models = tuple(m.model_copy(update={"cases": ()}) for m in shapes.models)
+                contents[files.shapes] = shapes.model_copy(update={"models": models})
+                if files.shape_tensors.is_file():
+                    contents[files.shape_tensors] = None
+    return contents
 
 
-def _existing(folder: FoldFolder) -> list[Path]:
-    return [folder.shape_tensors] if folder.shape_tensors.is_file() else []
+def _without_cases(selection: Selection) -> Selection:
+    candidates = tuple(item.model_copy(update={"cases": {}}) for item in selection.candidates)
+    return selection.model_copy(update={"candidates": candidates})
 
 
 def _check(path: Path, plan: Plan, candidate: Candidate) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,13 @@ from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.selection import Selection
 from selfseg.records.transfer import TransferReport
-from selfseg.requests import PredictRequest, SelectRequest, TrainRequest, parse_tolerances
+from selfseg.requests import (
+    PredictRequest,
+    SelectRequest,
+    TrainRequest,
+    parse_part,
+    parse_tolerances,
+)
 from selfseg.workspace.lookup import planned_folder
 
 if TYPE_CHECKING:
@@ -81,20 +87,16 @@ def predict_images(request: PredictRequest) -> PredictionReport:
     The model is what selection.json chose, unless a configuration or folds are asked for.
 
     Raises:
-        ModelError: No usable model, or several without a choice.
+        ModelError: No usable model, or several without a choice; or the finished cases that are to
+            be kept were made by another one.
         DatasetError: The input folder holds nothing that fits the model's channels.
         DeviceError: The limit of memory is too small, or the engine does not go with device or
             limit; nothing has been computed then.
     """
-    from selfseg.io.images import image_ending
-
-    if image_ending(request.output) and not request.output.is_dir():
-        raise SelfSegError(
-            f"-o {request.output}: is written as a folder, but looks like a file",
-            remedy="Give a folder; the label map in it is named after the image.",
-        )
-
+    _refuse_file(request.output)
     from selfseg.bundles import opened_model
+    from selfseg.inference.basis import prediction_basis
+    from selfseg.inference.journal import Journal
     from selfseg.inference.limit import room_gib
     from selfseg.inference.members import predict_ensemble
     from selfseg.inference.model import load_ensemble
@@ -103,6 +105,8 @@ def predict_images(request: PredictRequest) -> PredictionReport:
     from selfseg.networks.device import select_device
 
     device = select_device(request.device)
+    part = slice(None) if request.part is None else parse_part(request.part)
+    tta = True if request.tta is None else request.tta
     check_engine(request.engine, device, limited=request.max_memory is not None)
     with opened_model(request.model) as folder:
         model = load_ensemble(
@@ -113,22 +117,40 @@ def predict_images(request: PredictRequest) -> PredictionReport:
             engine=request.engine,
         )
         log.info("Model: %s", model.description)
-        cases = list_cases(request.source, len(model.members[0].plan.channels))
+        every = list_cases(request.source, len(model.members[0].plan.channels))
+        basis = prediction_basis(model, tta=tta, step=request.step)
+        journal = Journal(request.output, basis, request.probabilities, request.resume)
+        kept = {entry.case: entry for entry in journal.kept(every[part])}
+        cases = [case for case in every[part] if case.id not in kept]
         room = None
         if request.max_memory is not None:
             limit_gib = parse_gib(request.max_memory)
             room = room_gib(limit_gib, model, cases, probabilities=request.probabilities)
         elif device.type == "cpu":
             handle_freed_memory(Freed.KEPT)
-        return predict_ensemble(
+        report = predict_ensemble(
             model,
             cases,
             request.output,
-            tta=True if request.tta is None else request.tta,
+            tta=tta,
             step=request.step,
             max_memory_gib=room,
             probabilities=request.probabilities,
             workers=default_workers(request.workers),
+            journal=journal,
+        )
+        journal.save_quality(every)
+    former = tuple(entry.quality for entry in kept.values() if entry.quality is not None)
+    return replace(report, quality=(*former, *report.quality), kept=tuple(kept))
+
+
+def _refuse_file(output: Path) -> None:
+    from selfseg.io.images import image_ending
+
+    if image_ending(output) and not output.is_dir():
+        raise SelfSegError(
+            f"-o {output}: is written as a folder, but looks like a file",
+            remedy="Give a folder; the label map in it is named after the image.",
         )
 
 

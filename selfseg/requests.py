@@ -90,7 +90,10 @@ class TrainRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictRequest:
-    """Options of `predict`; `model` is a model folder or file, a dataset folder or a workspace."""
+    """Options of `predict`; `model` is a model folder or file, a dataset folder or a workspace.
+
+    `resume` keeps finished cases. `part`, such as `2/8`, chooses every eighth case from the second.
+    """
 
     source: Path
     output: Path
@@ -99,6 +102,8 @@ class PredictRequest:
     folds: tuple[str, ...] | None = None
     tta: bool | None = None
     probabilities: bool = False
+    resume: bool = False
+    part: str | None = None
     max_memory: str | None = None
     step: float | None = None
     engine: Engine = "torch"
@@ -163,6 +168,21 @@ def parse_duration_s(text: str) -> float:
     if seconds <= 0:
         raise SelfSegError(f"--time {text}: not a duration", remedy="Write 90s, 15m or 1h30m.")
     return seconds
+
+
+def parse_part(text: str) -> slice:
+    """Return which items of a sequence are the part `2/8`: every eighth, from the second.
+
+    Raises:
+        SelfSegError: It is not a number and how many there are.
+    """
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", text.strip())
+    number, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= parts:
+        raise SelfSegError(
+            f"--part {text}: not a part", remedy="Write 1/8 for the first of eight, up to 8/8."
+        )
+    return slice(number - 1, None, parts)
 
 
 def read_case_list(path: Path | None) -> tuple[str, ...] | None:

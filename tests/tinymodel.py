@@ -82,7 +82,9 @@ def save_model(folder: Path, plan: Plan, *, folds: Sequence[str] = ("0",)) -> Da
         for seed, fold in enumerate(folds):
             torch.manual_seed(seed)
             network = build_network(
-                configuration.network, channels=len(plan.channels), outputs=len(plan.labels) + 1
+                configuration.network,
+                channels=plan.input_channels(configuration),
+                outputs=len(plan.labels) + 1,
             )
             files = dataset.fold(configuration.name, fold)
             serial.save(_description(plan, configuration, fold), files.description)

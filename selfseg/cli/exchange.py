@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from selfseg.cli import options
+from selfseg.errors import SelfSegError
 
 
 def import_(
@@ -44,6 +45,13 @@ def export(
     nnunet: Annotated[
         bool, typer.Option("--nnunet", help="Write a data set in nnU-Net's raw layout.")
     ] = False,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", help="NAME,NAME. Default: what was selected, else all."),
+    ] = None,
+    folds: Annotated[
+        str | None, typer.Option("--folds", help="Such as 0,1,2 or all. Default: the same.")
+    ] = None,
     workspace: options.Workspace = None,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -56,13 +64,24 @@ def export(
     if nnunet:
         from selfseg import exporting
 
+        if config is not None or folds is not None:
+            raise SelfSegError(
+                "--config and --folds choose of a model; --nnunet writes a data set",
+                remedy="Leave them out, or leave out --nnunet.",
+            )
         dataset = exporting.export_dataset(source, output, workspace=root)
         cases = [case.id for case in dataset.cases]
-        exchange_tables.print_exported(cases, "cases", output, as_json=json)
+        exchange_tables.print_exported(cases, output, as_json=json)
         return
     from selfseg import bundles
 
     named = dataset_folder(root, source)
     folder = named.path if named.plan.is_file() and not Path(source).is_dir() else Path(source)
-    files = bundles.export_model(folder, output)
-    exchange_tables.print_exported(files, "files", output, as_json=json)
+    exported = bundles.export_model(
+        folder, output, configurations=_names(config), folds=_names(folds)
+    )
+    exchange_tables.print_exported_model(exported, output, as_json=json)
+
+
+def _names(given: str | None) -> tuple[str, ...] | None:
+    return None if given is None else tuple(name.strip() for name in given.split(","))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from selfseg.bundles import Exported
 from selfseg.cli.tables import console
 from selfseg.importing import ImportResult
 
@@ -60,9 +61,25 @@ def _names(result: ImportResult) -> tuple[str, ...]:
     return result.plan.targets.names
 
 
-def print_exported(names: Sequence[str], things: str, output: Path, *, as_json: bool) -> None:
-    """Print what was written: `files` of a model, or `cases` of a data set."""
+def print_exported(cases: Sequence[str], output: Path, *, as_json: bool) -> None:
+    """Print the `cases` of a data set that were written."""
     if as_json:
-        print(json.dumps({"output": str(output), things: list(names)}, indent=1))
+        print(json.dumps({"output": str(output), "cases": list(cases)}, indent=1))
         return
-    console().print(f"{len(names)} {things} written to {output}")
+    console().print(f"{len(cases)} cases written to {output}")
+
+
+def print_exported_model(exported: Exported, output: Path, *, as_json: bool) -> None:
+    """Print what went into a file, and why."""
+    if as_json:
+        shown = {
+            "output": str(output),
+            "files": list(exported.files),
+            "folds": list(exported.folds),
+            "because": exported.because,
+        }
+        print(json.dumps(shown, indent=1))
+        return
+    out = console()
+    out.print(f"{len(exported.files)} files written to {output}, without the ids of cases")
+    out.print(f"Folds of {'; '.join(exported.folds)} ({exported.because})")

@@ -30,7 +30,9 @@ from selfseg.errors import SelfSegError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-INTERRUPTED = "\nInterrupted; the same command goes on where it stopped.\n"
+INTERRUPTED = (
+    "\nInterrupted; the same command goes on where it stopped. With 'predict', add --continue.\n"
+)
 
 app = typer.Typer(
     name="selfseg",

@@ -39,6 +39,14 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write probabilities as well.")
     ] = False,
+    continue_: Annotated[
+        bool,
+        typer.Option("--continue", help="Keep what the same model and options have made."),
+    ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option("--part", metavar="N/PARTS", help="2/8: every eighth case from the second."),
+    ] = None,
     max_memory: Annotated[
         str | None,
         typer.Option("--max-memory", help="Most memory that the program may hold, such as 4GB."),
@@ -70,6 +78,8 @@ def predict(
             folds=None if folds is None else tuple(fold.strip() for fold in folds.split(",")),
             tta=tta,
             probabilities=probabilities,
+            resume=continue_,
+            part=part,
             max_memory=max_memory,
             step=step,
             engine=engine.value,

@@ -209,10 +209,17 @@ def print_predictions(report: PredictionReport, output: Path, *, as_json: bool) 
             }
             for case in report.quality
         }
-        shown = {"done": list(report.done), "failed": failed, "quality": scores}
+        shown = {
+            "done": list(report.done),
+            "kept": list(report.kept),
+            "failed": failed,
+            "quality": scores,
+        }
         print(json.dumps(shown, indent=1))
         return
     out = console()
+    if report.kept:
+        out.print(f"{len(report.kept)} cases were done before")
     out.print(f"{len(report.done)} cases segmented, written to {output}")
     for case, message in report.failed:
         out.print(f"FAILED {case}: {message}")

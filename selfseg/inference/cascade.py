@@ -14,6 +14,7 @@ from typing import TypedDict, Unpack
 from selfseg.errors import ModelError
 from selfseg.inference.export import label_map_path
 from selfseg.inference.find import find_models
+from selfseg.inference.journal import Journal
 from selfseg.inference.model import Model, load_model
 from selfseg.inference.predictor import PredictionReport, predict_cases
 from selfseg.records.dataset import Case
@@ -54,13 +55,16 @@ def previous_stages(
     models: Sequence[Model],
     cases: Sequence[Case],
     output: Path,
+    *,
+    journal: Journal | None = None,
     **options: Unpack[PredictionOptions],
 ) -> Iterator[StageMaps]:
     """Give the label maps of all previous stages that some models need, each stage run once.
 
     A stage goes over all cases before the next one, so that one network works at a time; all its
     trained folds are averaged. The weights of `models` wait in main memory, and count in
-    `max_memory_gib`. The label maps lie in a hidden folder in `output` until the end.
+    `max_memory_gib`. The label maps lie in a hidden folder in `output` until the end; with a
+    journal they outlast an interruption, and are taken from there if it resumes.
 
     Raises:
         ModelError: A previous stage is not trained.
@@ -74,32 +78,60 @@ def previous_stages(
         for stage, model in needed.items():
             if stage is None:
                 continue
-            output.mkdir(parents=True, exist_ok=True)
-            folder = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(dir=output, prefix=f".{stage}."))
-            )
-            report = _predict_previous(model, cases, folder, **options)
+            if journal is not None:
+                stage_journal = journal.of_stage(stage)
+                folder = stage_journal.output
+                made = (
+                    {entry.case for entry in stage_journal.finished(cases)}
+                    if journal.resume
+                    else set()
+                )
+            else:
+                output.mkdir(parents=True, exist_ok=True)
+                scratch = tempfile.TemporaryDirectory(dir=output, prefix=f".{stage}.")
+                stage_journal, folder, made = None, Path(stack.enter_context(scratch)), set()
+            left = [case for case in cases if case.id not in made]
+            report = _predict_previous(model, left, folder, stage_journal, **options)
             maps.failed.update(report.failed)
             maps.by_stage[stage] = {
-                case.id: label_map_path(folder, case) for case in cases if case.id in report.done
+                case.id: label_map_path(folder, case)
+                for case in cases
+                if case.id in made or case.id in report.done
             }
         yield maps
+    if journal is not None:
+        for done in maps.by_stage:
+            journal.of_stage(done).remove(cases)
 
 
 def load_previous(model: Model) -> Model:
     """Load the previous stage of a cascade from the same folder, on the same device.
 
+    Raises:
+        ModelError: It has no trained fold, or does not fit the plan.
+    """
+    return load_model(
+        previous_place(model),
+        configuration=model.configuration.previous_stage,
+        device=model.device,
+        engine=model.engine,
+    )
+
+
+def previous_place(model: Model) -> Path:
+    """Return the folder that has the previous stage of a cascade.
+
     An arm of a race has its own models of the cascade alone; the stage is the data set's.
 
     Raises:
-        ModelError: It has no trained fold, or does not fit the plan.
+        ModelError: There is none.
     """
     stage = model.configuration.previous_stage
     for place in (model.folder, race_home(model.folder)):
         if place is None:
             continue
         if stage in {found.configuration.name for found in find_models(place)}:
-            return load_model(place, configuration=stage, device=model.device, engine=model.engine)
+            return place
     raise ModelError(
         f"{model.folder}: {model.configuration.name} needs the segmentation of {stage}, which "
         "has no trained fold",
@@ -109,9 +141,13 @@ def load_previous(model: Model) -> Model:
 
 
 def _predict_previous(
-    model: Model, cases: Sequence[Case], folder: Path, **options: Unpack[PredictionOptions]
+    model: Model,
+    cases: Sequence[Case],
+    folder: Path,
+    journal: Journal | None,
+    **options: Unpack[PredictionOptions],
 ) -> PredictionReport:
     """Write the previous stage's label maps; its network is gone when this returns."""
     previous = load_previous(model)
     log.info("Previous stage: %s", previous.description)
-    return predict_cases(previous, cases, folder, **options)
+    return predict_cases(previous, cases, folder, journal=journal, **options)

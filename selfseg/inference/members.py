@@ -15,6 +15,7 @@ from torch import Tensor
 
 from selfseg.inference.cascade import StageMaps, previous_stages
 from selfseg.inference.export import Export
+from selfseg.inference.journal import Journal
 from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.model import Ensemble, Model
 from selfseg.inference.predictor import (
@@ -57,13 +58,15 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
     max_memory_gib: float | None = None,
     probabilities: bool = False,
     workers: int = 1,
+    journal: Journal | None = None,
 ) -> PredictionReport:
     """Segment cases and write a label map for each; the arguments are those of `predict_cases`.
 
     One member is predicted as always. Several: the mean of their probabilities on the image's own
     grid decides; a case for which one member fails has failed. Where a member is a cascade, its
     previous stage goes over all cases first. A CRF refines the probabilities before they decide.
-    With shape models, `quality.json` is written as well.
+    With shape models, `quality.json` is written as well, unless there is a journal, which does
+    that (`Journal.save_quality`).
     """
     meter = QualityMeter(
         tuple(shape for member in ensemble.members for shape in member.shapes),
@@ -77,6 +80,7 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
         step=step,
         max_memory_gib=max_memory_gib,
         workers=workers,
+        journal=journal,
     ) as maps:
         left = [case for case in cases if case.id not in maps.failed]
         if len(ensemble.members) == 1:
@@ -93,6 +97,7 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
                 crf=ensemble.crf,
                 steps=ensemble.steps,
                 quality=meter,
+                journal=journal,
             )
         else:
             budget = divide_memory(
@@ -109,18 +114,20 @@ def predict_ensemble(  # noqa: PLR0913 (the options of the command)
                 quality=meter,
             )
             report = _predict_several(
-                ensemble, left, export, maps, tta=tta, step=step, workers=workers
+                ensemble, left, export, maps, journal, tta=tta, step=step, workers=workers
             )
-    meter.save(output)
+    if journal is None:
+        meter.save(output)
     failed = (*maps.failed.items(), *report.failed)
     return PredictionReport(report.done, failed, tuple(meter.cases))
 
 
-def _predict_several(
+def _predict_several(  # noqa: PLR0913 (the options of the command)
     ensemble: Ensemble,
     cases: Sequence[Case],
     export: Export,
     maps: StageMaps,
+    journal: Journal | None,
     *,
     tta: bool,
     step: float | None,
@@ -131,6 +138,8 @@ def _predict_several(
 
     def prepare(turn: Turn) -> PreparedCase:
         export.check(turn.case)
+        if turn.is_first and journal is not None:
+            journal.begin(turn.case)
         made = maps.of(turn.member)
         return read_case(turn.member, turn.case, None if made is None else made[turn.case.id])
 
@@ -150,6 +159,9 @@ def _predict_several(
             if outcome.problem is not None and turn.case.id not in problems:
                 log.warning("%s: %s", turn.case.id, outcome.problem)
                 problems[turn.case.id] = str(outcome.problem)
+            if turn.is_last and turn.case.id not in problems and journal is not None:
+                meter = export.quality
+                journal.finish(turn.case, None if meter is None else meter.of(turn.case))
     done = tuple(case.id for case in cases if case.id not in problems)
     return PredictionReport(done, tuple(problems.items()))
 

@@ -190,7 +190,7 @@ def load_model(
         ModelError: There is no such model, or more than one; the message lists what there is.
     """
     candidate = choose_model(folder, configuration, folds)
-    chosen = tuple(folds) if folds else _default_folds(candidate.folds)
+    chosen = tuple(folds) if folds else default_folds(candidate.folds)
     trained = [describe_fold(candidate, fold) for fold in chosen]
     networks = [
         computed_by(
@@ -219,7 +219,8 @@ def load_model(
     )
 
 
-def _default_folds(trained: Sequence[str]) -> tuple[str, ...]:
+def default_folds(trained: Sequence[str]) -> tuple[str, ...]:
+    """Return the folds that are averaged where none are asked for."""
     return tuple(name for name in trained if name != ALL_CASES) or tuple(trained)
 
 

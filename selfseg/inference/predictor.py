@@ -18,6 +18,7 @@ from selfseg.errors import DeviceError, ImageError, SelfSegError
 from selfseg.inference.crops import paste_crops
 from selfseg.inference.ensemble import turn
 from selfseg.inference.export import Export
+from selfseg.inference.journal import Journal
 from selfseg.inference.logit_store import LogitStore, MemoryBudget
 from selfseg.inference.model import Model, load_model
 from selfseg.inference.quality import QualityMeter
@@ -47,12 +48,14 @@ IN_FLIGHT = 2
 class PredictionReport:
     """What became of each case: ids of those done; ids and messages of those that failed.
 
-    `quality` has the scores of predicted shapes, where the model has shape models.
+    `quality` has the scores of predicted shapes, where the model has shape models. `kept` are ids
+    of cases that an earlier prediction had done.
     """
 
     done: tuple[str, ...]
     failed: tuple[tuple[str, str], ...]
     quality: tuple[CaseQuality, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 Item = TypeVar("Item")
@@ -81,11 +84,11 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
     steps: Sequence[Step] = (),
     compact: Path | None = None,
     quality: QualityMeter | None = None,
+    journal: Journal | None = None,
 ) -> PredictionReport:
     """Segment cases and write a label map for each, in exactly its geometry.
 
-    A case that fails is reported and the others go on. Files appear whole or not at all, so an
-    interrupted prediction is simply run again.
+    A case that fails is reported and the others go on. Files appear whole or not at all.
 
     Args:
         model: From `load_model`.
@@ -103,6 +106,7 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
         steps: Post-processing of the label maps.
         compact: Folder that gets `CASE.b2nd`: probabilities in 8 bits, compressed, for selection.
         quality: Scores the shapes in the label maps.
+        journal: Of `output`; learns what is begun and finished.
     """
     if (previous is None) != (model.configuration.previous_stage is None):
         raise ValueError("label maps of a previous stage belong to a cascade, and to it alone")
@@ -114,6 +118,8 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
 
     def prepare(case: Case) -> PreparedCase:
         export.check(case)
+        if journal is not None:
+            journal.begin(case)
         return read_case(model, case, None if previous is None else previous[case.id])
 
     def compute(_: Case, prepared: PreparedCase) -> Tensor:
@@ -128,6 +134,10 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
             bar.advance(note=outcome.item.id)
             if outcome.problem is None:
                 done.append(outcome.item.id)
+                if journal is not None:
+                    journal.finish(
+                        outcome.item, None if quality is None else quality.of(outcome.item)
+                    )
             else:
                 log.warning("%s: %s", outcome.item.id, outcome.problem)
                 failed.append((outcome.item.id, str(outcome.problem)))

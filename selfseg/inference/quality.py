@@ -20,7 +20,7 @@ from selfseg.networks.shape_autoencoder import ShapeModel
 from selfseg.networks.shape_files import load_accepted
 from selfseg.networks.shape_grid import ShapeBox, bounds, dice, sample_box
 from selfseg.records import serial
-from selfseg.records.dataset import Targets
+from selfseg.records.dataset import Case, Targets
 from selfseg.records.shape_model import (
     CaseQuality,
     LabelQuality,
@@ -124,6 +124,10 @@ class QualityMeter:
                     label.score,
                     label.low,
                 )
+
+    def of(self, case: Case) -> CaseQuality | None:
+        """Return the scores of a case; None if it has none."""
+        return next((scored for scored in self.cases if scored.case == case.id), None)
 
     def save(self, folder: Path) -> None:
         """Write quality.json beside the label maps, if anything was scored."""

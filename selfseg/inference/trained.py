@@ -75,12 +75,12 @@ def previous_digest(folder: DatasetFolder, configuration: Configuration) -> str:
     if stage is None:
         return ""
     folds = [name for name in trained_folds(folder, stage) if name != ALL_CASES]
-    return _digest([(name, _file_digest(folder.fold(stage, name).weights)) for name in folds])
+    return _digest([(name, file_digest(folder.fold(stage, name).weights)) for name in folds])
 
 
 def model_digest(folder: DatasetFolder, configuration: Configuration, fold: str) -> str:
     """Return a digest of all weights that a fold predicts with; '' if it is not trained."""
-    own = _file_digest(folder.fold(configuration.name, fold).weights)
+    own = file_digest(folder.fold(configuration.name, fold).weights)
     if not own or configuration.previous_stage is None:
         return own
     return _digest((own, previous_digest(folder, configuration)))
@@ -157,7 +157,8 @@ class PlannedDataset:
         return all(files.case_probabilities(case).is_file() for case in cases)
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return a digest of a file's content; '' if there is no such file."""
     if not path.is_file():
         return ""
     with path.open("rb") as stream:

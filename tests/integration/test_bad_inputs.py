@@ -463,4 +463,4 @@ def test_a_broken_image_is_reported_and_the_others_are_done(
     code = run(monkeypatch, "predict", "-i", source, "-o", out, "--workspace", trained)
     assert code == 1
     assert "case_005" in capsys.readouterr().out
-    assert [path.name for path in out.iterdir()] == ["case_006.nii.gz"]
+    assert [path.name for path in out.glob("[!.]*")] == ["case_006.nii.gz"]

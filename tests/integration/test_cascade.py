@@ -304,7 +304,9 @@ def test_predict_runs_both_stages(trained: DatasetFolder, tmp_path: Path) -> Non
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     names = sorted(path.name.replace("_0000", "") for path in images.iterdir())
-    assert sorted(path.name for path in output.iterdir()) == names  # nothing hidden is left
+    assert sorted(path.name for path in output.glob("[!.]*")) == names
+    hidden = {path.name for path in output.rglob("*") if path.is_file()} - set(names)
+    assert hidden == {name.replace(".nii.gz", ".json") for name in names}  # no map of 3d_lowres
     for name in names:
         written = sitk.ReadImage(str(output / name))
         image = sitk.ReadImage(str(images / name.replace(".nii.gz", "_0000.nii.gz")))

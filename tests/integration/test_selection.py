@@ -87,7 +87,7 @@ def test_select_then_predict(trained: Path) -> None:
     said = predict(trained, "ensemble")
     assert said.returncode == 0, said.stderr
     assert "2d (folds 0, 1) + 3d_fullres (folds 0, 1)" in said.stderr
-    (made,) = (trained / "ensemble").iterdir()
+    (made,) = (trained / "ensemble").glob("[!.]*")
     given = read_label_map(trained / "data" / "labelsTs" / made.name)
     assert read_label_map(made).native == given.native
 

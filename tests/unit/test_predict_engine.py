@@ -72,7 +72,7 @@ def test_both_engines_give_the_same_segmentation(
     assert len(np.unique(expected_labels)) > 1
     np.testing.assert_array_equal(labels[clear], expected_labels[clear])
     assert sorted(path.name for path in (tmp_path / "openvino").iterdir()) == [
-        "a.nii.gz", "a_probabilities.npz",
+        ".predicted", "a.nii.gz", "a_probabilities.npz",
     ]  # fmt: skip
 
 

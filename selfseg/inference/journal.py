@@ -1,0 +1,190 @@
+"""What was made in a folder of predictions, and by what: one small file a case.
+
+There is nothing that two jobs would both write but `quality.json`, which is made from these files
+under a lock. A case is entered as begun before its files change and as finished after the last one
+is in place: however a job ends, an entry never promises what is not there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from selfseg.errors import ModelError, RecordError
+from selfseg.execution.locks import waited_for
+from selfseg.inference.export import label_map_path
+from selfseg.inference.quality import QUALITY_FILE
+from selfseg.inference.trained import file_digest
+from selfseg.records import serial
+from selfseg.records.dataset import Case, File
+from selfseg.records.prediction import PredictedCase, PredictionBasis, WrittenFile
+from selfseg.records.shape_model import CaseQuality, PredictionQuality
+
+log = logging.getLogger(__name__)
+
+HIDDEN_FOLDER = ".predicted"
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Entries of the cases in a folder.
+
+    Attributes:
+        output: Folder of the label maps.
+        basis: What they are made by now.
+        probabilities: Whether they are written as well.
+        resume: Whether finished cases are kept.
+    """
+
+    output: Path
+    basis: PredictionBasis
+    probabilities: bool = False
+    resume: bool = False
+    _images: dict[str, tuple[File, ...]] = field(default_factory=dict, repr=False)
+
+    def begin(self, case: Case) -> None:
+        """Enter that the files of a case may change from now on."""
+        self._images[case.id] = _with_digests(case)
+        self._save(case)
+
+    def finish(self, case: Case, quality: CaseQuality | None = None) -> None:
+        """Enter that all files of a case, which was begun, are in place."""
+        paths = [label_map_path(self.output, case)]
+        if self.probabilities:
+            paths.append(self.output / f"{case.id}_probabilities.npz")
+        files = tuple(WrittenFile(name=path.name, size=path.stat().st_size) for path in paths)
+        self._save(case, files, quality)
+
+    def kept(self, cases: Sequence[Case]) -> tuple[PredictedCase, ...]:
+        """Return the entries of cases that are not made again; none if everything is.
+
+        Raises:
+            ModelError: To resume is asked for, among label maps that something else has made.
+        """
+        if not self.resume:
+            return ()
+        self._check(cases)
+        return self.finished(cases)
+
+    def finished(self, cases: Sequence[Case]) -> tuple[PredictedCase, ...]:
+        """Return the entries of cases whose files are there, whole, and would be made the same."""
+        entries = ((case, self._entry(case)) for case in cases)
+        return tuple(
+            entry for case, entry in entries if entry is not None and self._fits(case, entry)
+        )
+
+    def _check(self, cases: Sequence[Case]) -> None:
+        """Refuse to go on among label maps that something else has made, or nobody knows what."""
+        unknown, others, fields = [], [], set[str]()
+        for case in cases:
+            if not label_map_path(self.output, case).exists():
+                continue
+            entry = self._entry(case)
+            if entry is not None and (found := self.basis.differences(entry.basis)):
+                others.append(case.id)
+                fields.update(found)
+            elif not self._path(case).is_file():
+                unknown.append(case.id)
+        if others:
+            raise ModelError(
+                f"--continue: {self.output} has label maps of {_some(others)} that were made "
+                f"with another {', '.join(sorted(fields))}",
+                remedy="Give the model and options they were made with, or another folder; "
+                "without --continue all are made anew.",
+            )
+        if unknown:
+            raise ModelError(
+                f"--continue: {self.output} has label maps of {_some(unknown)}, and nothing in "
+                f"{HIDDEN_FOLDER} says what made them",
+                remedy="Give another folder; without --continue all are made anew.",
+            )
+
+    def save_quality(self, cases: Sequence[Case]) -> None:
+        """Write quality.json of all cases that are finished, those of other jobs as well."""
+        if not any(digest for model in self.basis.members for digest in model.shapes):
+            return
+        with waited_for(self.output / HIDDEN_FOLDER / ".quality.lock"):
+            entries = self.finished(cases)
+            scores = tuple(entry.quality for entry in entries if entry.quality is not None)
+            if scores:
+                serial.save(PredictionQuality(cases=scores), self.output / QUALITY_FILE)
+
+    def of_stage(self, stage: str) -> Journal:
+        """Return the journal of the label maps of a previous stage, in a hidden folder."""
+        return Journal(self.output / HIDDEN_FOLDER / stage, self.basis, resume=self.resume)
+
+    def remove(self, cases: Sequence[Case]) -> None:
+        """Delete the label maps of some cases and their entries."""
+        for case in cases:
+            self._path(case).unlink(missing_ok=True)
+            label_map_path(self.output, case).unlink(missing_ok=True)
+
+    def _path(self, case: Case) -> Path:
+        return self.output / HIDDEN_FOLDER / f"{case.id}.json"
+
+    def _save(
+        self,
+        case: Case,
+        files: tuple[WrittenFile, ...] = (),
+        quality: CaseQuality | None = None,
+    ) -> None:
+        entry = PredictedCase(
+            case=case.id,
+            basis=self.basis,
+            images=self._images[case.id],
+            files=files,
+            quality=quality,
+        )
+        serial.save(entry, self._path(case))
+
+    def _entry(self, case: Case) -> PredictedCase | None:
+        """Return the entry of a case; None without one or where it is damaged."""
+        if not self._path(case).is_file():
+            return None
+        try:
+            return serial.load(PredictedCase, self._path(case))
+        except RecordError as error:
+            log.warning("%s; the case is made again", error.message)
+            return None
+
+    def _fits(self, case: Case, entry: PredictedCase) -> bool:
+        wanted = {label_map_path(self.output, case).name}
+        if self.probabilities:
+            wanted.add(f"{case.id}_probabilities.npz")
+        return (
+            entry.basis == self.basis
+            and wanted <= {file.name for file in entry.files}
+            and all(_is_whole(self.output / file.name, file.size) for file in entry.files)
+            and _same_images(case, entry.images)
+        )
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _with_digests(case: Case) -> tuple[File, ...]:
+    return tuple(
+        file.model_copy(
+            update={"path": Path(file.path).name, "digest": file_digest(Path(file.path))}
+        )
+        for file in case.images
+    )
+
+
+def _same_images(case: Case, former: Sequence[File]) -> bool:
+    """Tell whether images are those of an entry; they are read where time or size differ."""
+    if len(case.images) != len(former):
+        return False
+    return all(
+        (now.size, now.modified_ns) == (then.size, then.modified_ns)
+        or file_digest(Path(now.path)) == then.digest
+        for now, then in zip(case.images, former, strict=True)
+    )
+
+
+def _some(cases: Sequence[str]) -> str:
+    more = f" and {len(cases) - 3} more" if len(cases) > 3 else ""
+    return ", ".join(cases[:3]) + more

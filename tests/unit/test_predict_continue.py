@@ -1,0 +1,283 @@
+"""`selfseg predict --continue` and `--part`: what is there and the same is kept, nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813 (its users' name for it)
+import torch
+from tinymodel import save_model, tiny_configuration, tiny_plan
+from typer.testing import CliRunner
+
+from selfseg.arrays import Indices
+from selfseg.cli.main import app
+from selfseg.errors import ModelError, SelfSegError
+from selfseg.inference import journal as journals
+from selfseg.inference.basis import prediction_basis
+from selfseg.inference.members import predict_ensemble
+from selfseg.inference.model import Ensemble, load_model
+from selfseg.inference.predictor import PredictionReport
+from selfseg.inference.quality import QualityMeter
+from selfseg.io.unlabeled import list_cases
+from selfseg.pipeline import predict_images
+from selfseg.records import serial
+from selfseg.records.dataset import Case
+from selfseg.records.postprocessing import LargestComponent
+from selfseg.records.prediction import PredictedCase
+from selfseg.records.shape_model import CaseQuality, LabelQuality, PredictionQuality
+from selfseg.requests import PredictRequest, parse_part
+from selfseg.workspace.dataset import DatasetFolder
+
+CPU = torch.device("cpu")
+CASES = ("a", "b", "c", "d", "e")
+
+
+def write_image(path: Path, seed: int) -> None:
+    array = np.random.default_rng(seed).normal(1, 1, (8, 16, 16)).astype(np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> PredictRequest:
+    save_model(tmp_path / "model", tiny_plan(), folds=("0", "1"))
+    for seed, case in enumerate(CASES):
+        write_image(tmp_path / "in" / f"{case}.nii.gz", seed)
+    return PredictRequest(
+        source=tmp_path / "in", output=tmp_path / "out", model=tmp_path / "model",
+        folds=("0",), tta=False, device="cpu", workers=0,
+    )  # fmt: skip
+
+
+def again(asked: PredictRequest, **changes: object) -> PredictionReport:
+    return predict_images(replace(asked, resume=True, **changes))  # type: ignore[arg-type]
+
+
+def entry(asked: PredictRequest, case: str) -> Path:
+    return asked.output / journals.HIDDEN_FOLDER / f"{case}.json"
+
+
+def test_what_is_there_is_kept_and_what_is_missing_made(asked: PredictRequest) -> None:
+    assert again(asked).done == CASES  # in an empty folder everything is made
+    before = {case: (asked.output / f"{case}.nii.gz").stat().st_mtime_ns for case in CASES}
+    content = (asked.output / "b.nii.gz").read_bytes()
+    (asked.output / "b.nii.gz").unlink()
+    report = again(asked)
+    assert (report.done, report.kept) == (("b",), ("a", "c", "d", "e"))
+    assert (asked.output / "b.nii.gz").read_bytes() == content
+    for case in report.kept:
+        assert (asked.output / f"{case}.nii.gz").stat().st_mtime_ns == before[case]
+    assert again(asked).done == ()
+
+
+def test_without_the_option_everything_is_made_anew(asked: PredictRequest) -> None:
+    predict_images(asked)
+    report = predict_images(asked)
+    assert (report.done, report.kept) == (CASES, ())
+    assert again(asked).kept == CASES
+
+
+def test_files_that_are_not_whole_and_changed_images_do_not_count(asked: PredictRequest) -> None:
+    predict_images(asked)
+    half = asked.output / "a.nii.gz"
+    half.write_bytes(half.read_bytes()[:-20])
+    write_image(asked.source / "b.nii.gz", seed=99)
+    entry(asked, "c").write_text('{"case": "c"')  # a crash of the machine
+    moved = asked.source / "d.nii.gz"  # the same image, copied
+    moved.write_bytes(moved.read_bytes())
+    report = again(asked)
+    assert (report.done, report.kept) == (("a", "b", "c"), ("d", "e"))
+    assert again(asked).kept == CASES
+
+
+def test_a_case_that_was_begun_is_not_finished(
+    asked: PredictRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_images(asked)
+    monkeypatch.setattr(journals.Journal, "finish", lambda *_: (_ for _ in ()).throw(SystemExit))
+    with pytest.raises(SystemExit):  # killed while label maps of before lie there
+        predict_images(asked)
+    monkeypatch.undo()
+    begun = serial.load(PredictedCase, entry(asked, "a"))
+    assert not begun.files
+    report = again(asked)
+    assert "a" in report.done
+    assert "e" in report.kept
+
+
+def test_label_maps_of_another_model_or_options_are_refused(
+    asked: PredictRequest, tmp_path: Path
+) -> None:
+    predict_images(asked)
+    before = {path: path.read_bytes() for path in asked.output.rglob("*") if path.is_file()}
+    for changes, fields in (
+        ({"tta": True}, "tta"),
+        ({"step": 0.25}, "members"),
+        ({"folds": ("1",)}, "members"),
+        ({"folds": ("0", "1")}, "members"),
+    ):
+        with pytest.raises(ModelError, match=f"a, b, c and 2 more .* another {fields}") as caught:
+            again(asked, **changes)
+        assert "another folder" in caught.value.remedy
+    assert again(asked, step=0.5).kept == CASES  # as planned
+    assert before == {p: p.read_bytes() for p in asked.output.rglob("*") if p.is_file()}
+    shutil.copytree(tmp_path / "model", tmp_path / "moved")
+    assert again(asked, model=tmp_path / "moved").kept == CASES
+    edited = tiny_configuration()
+    inference = edited.inference.model_copy(update={"window_weight": "float16"})
+    save_model(tmp_path / "moved", tiny_plan(edited.model_copy(update={"inference": inference})))
+    with pytest.raises(ModelError, match="another members"):
+        again(asked, model=tmp_path / "moved")
+
+
+def test_label_maps_of_unknown_origin_are_refused(asked: PredictRequest) -> None:
+    predict_images(asked)
+    entry(asked, "c").unlink()
+    with pytest.raises(ModelError, match=r"label maps of c, and nothing in \.predicted") as caught:
+        again(asked)
+    assert "without --continue" in caught.value.remedy
+    # Label maps of other cases are nobody's business.
+    assert again(asked, source=asked.source / "a.nii.gz").kept == ("a",)
+
+
+def test_another_model_without_the_option_leaves_no_false_entry(asked: PredictRequest) -> None:
+    predict_images(asked)
+    predict_images(replace(asked, folds=("1",), source=asked.source / "b.nii.gz"))
+    with pytest.raises(ModelError, match="label maps of b that were made"):
+        again(asked)
+
+
+def test_probabilities_that_are_missing_are_made(asked: PredictRequest) -> None:
+    predict_images(asked)
+    assert again(asked, probabilities=True).done == CASES
+    assert again(asked, probabilities=True).kept == CASES
+    assert again(asked).kept == CASES
+    (asked.output / "a_probabilities.npz").unlink()
+    assert again(asked, probabilities=True).done == ("a",)
+
+
+def test_parts_share_a_folder_and_make_every_case_once(asked: PredictRequest) -> None:
+    reports = [again(asked, part=f"{number}/2") for number in (2, 1)]
+    assert [report.done for report in reports] == [("b", "d"), ("a", "c", "e")]
+    assert again(asked).kept == CASES
+    assert again(asked, part="6/9") == PredictionReport((), ())
+    whole = replace(asked, output=asked.output.with_name("whole"))
+    predict_images(whole)
+    for case in CASES:
+        name = f"{case}.nii.gz"
+        assert (asked.output / name).read_bytes() == (whole.output / name).read_bytes()
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "-1/2", "1/0", "1/2/3", ""])
+def test_no_part(text: str) -> None:
+    with pytest.raises(SelfSegError, match="not a part"):
+        parse_part(text)
+
+
+def test_parts_are_a_division() -> None:
+    items = list(range(11))
+    parts = [items[parse_part(f"{number}/4")] for number in (1, 2, 3, 4)]
+    assert sorted(chain.from_iterable(parts)) == items
+    assert parts[1] == [1, 5, 9]
+
+
+def test_the_command_says_what_was_done_before(asked: PredictRequest) -> None:
+    command = [
+        "predict", "-i", str(asked.source), "-o", str(asked.output), "-m", str(asked.model),
+        "--folds", "0", "--no-tta", "--device", "cpu", "--part", "1/2", "--continue",
+    ]  # fmt: skip
+    assert "3 cases segmented" in CliRunner().invoke(app, command).stdout
+    assert "3 cases were done before" in CliRunner().invoke(app, command).stdout
+    shown = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert (shown["done"], shown["kept"]) == ([], ["a", "c", "e"])
+
+
+def test_a_cascade_goes_on_after_its_first_stage(
+    asked: PredictRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low = tiny_configuration("3d_lowres")
+    last = tiny_configuration().model_copy(
+        update={"name": "3d_cascade", "previous_stage": "3d_lowres"}
+    )
+    save_model(tmp_path / "staged", tiny_plan(low, last))
+    staged = replace(asked, model=tmp_path / "staged", configuration="3d_cascade")
+    predict_images(replace(staged, output=tmp_path / "whole"))
+    finish = journals.Journal.finish
+
+    def killed(journal: journals.Journal, case: Case, quality: CaseQuality | None = None) -> None:
+        if journal.output == asked.output and case.id == "b":
+            raise SystemExit
+        finish(journal, case, quality)
+
+    monkeypatch.setattr(journals.Journal, "finish", killed)
+    with pytest.raises(SystemExit):
+        predict_images(staged)
+    monkeypatch.undo()
+    maps = asked.output / journals.HIDDEN_FOLDER / "3d_lowres"
+    before = {path.name: path.stat().st_mtime_ns for path in maps.glob("*.nii.gz")}
+    assert len(before) == len(CASES)
+    made: list[str] = []
+    begin = journals.Journal.begin
+
+    def watched(journal: journals.Journal, case: Case) -> None:
+        made.append(f"{journal.output.name} {case.id}")
+        begin(journal, case)
+
+    monkeypatch.setattr(journals.Journal, "begin", watched)
+    assert again(staged).kept == ("a",)
+    assert made == ["out b", "out c", "out d", "out e"]  # nothing of 3d_lowres
+    for case in CASES:
+        name = f"{case}.nii.gz"
+        assert (asked.output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not list((tmp_path / "whole").rglob("3d_lowres/*.nii.gz"))
+    weights = DatasetFolder(tmp_path / "staged").fold("3d_lowres", "0").weights
+    shutil.copy(DatasetFolder(asked.model).fold("3d_fullres", "1").weights, weights)
+    with pytest.raises(ModelError, match="another previous"):
+        again(staged)
+
+
+def test_an_ensemble_goes_on(asked: PredictRequest, tmp_path: Path) -> None:
+    both = (tiny_configuration("2d"), tiny_configuration())
+    folder = save_model(tmp_path / "two", tiny_plan(*both))
+    members = tuple(load_model(folder.path, configuration=c.name, device=CPU) for c in both)
+    cases = list_cases(asked.source, 1)
+
+    def journal(ensemble: Ensemble, *, resume: bool) -> journals.Journal:
+        basis = prediction_basis(ensemble, tta=False, step=None)
+        return journals.Journal(asked.output, basis, resume=resume)
+
+    ensemble = Ensemble(members)
+    report = predict_ensemble(
+        ensemble, cases[:3], asked.output, tta=False, journal=journal(ensemble, resume=False)
+    )
+    assert report.done == ("a", "b", "c")
+    kept = journal(ensemble, resume=True).kept(cases)
+    assert [entry.case for entry in kept] == ["a", "b", "c"]
+    for other in (Ensemble(members[:1]), Ensemble(members, (LargestComponent(),))):
+        with pytest.raises(ModelError, match=r"another (members|postprocessing)"):
+            journal(other, resume=True).kept(cases)
+
+
+def test_quality_of_all_parts_is_in_one_file(
+    asked: PredictRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(meter: QualityMeter, case: str, indices: Indices) -> None:
+        label = LabelQuality(name="core", score=float(np.mean(indices > 0)), low=0.0)
+        meter.cases.append(CaseQuality(case=case, labels=(label,)))
+
+    DatasetFolder(asked.model).fold("3d_fullres", "0").shape_tensors.write_bytes(b"shapes")
+    monkeypatch.setattr(QualityMeter, "add", add)
+    for part in ("1/2", "2/2"):
+        again(asked, part=part)
+    scores = serial.load(PredictionQuality, asked.output / "quality.json").cases
+    assert [scored.case for scored in scores] == list(CASES)
+    (asked.output / "quality.json").unlink()
+    report = again(asked)
+    assert (report.done, report.quality) == ((), scores)
+    assert serial.load(PredictionQuality, asked.output / "quality.json").cases == scores

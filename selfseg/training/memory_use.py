@@ -22,15 +22,13 @@ class MemoryUse:
     program with its libraries, nor the data.
 
     Args:
-        device: Of the training. On CUDA all is counted that torch allocates there.
+        device: Of the training. On CUDA all is counted that torch holds there during steps.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._network, self._counts = 0, False
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
+        if device.type != "cuda":
             _make_a_step()
         self._before = _own_bytes()
 
@@ -40,6 +38,9 @@ class MemoryUse:
 
     def steps_follow(self) -> None:
         """Note that what was allocated since belongs to the data."""
+        if self._device.type == "cuda":  # forget the trials of layouts and of cuDNN's algorithms
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return
         self._before = _own_bytes()
         self._counts = _forget_peak()
 

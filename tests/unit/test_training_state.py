@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -89,6 +90,7 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(
     full = Normed(RuntimeError(NO_ENGINE))
     with pytest.raises(RuntimeError, match="engine"):
         training_state._compiled(full, [(1, 1, 4, 4, 4)], CPU, LAST, None)
+    assert full.norm.running_mean is not None
     assert not full.norm.running_mean.any()
 
 
@@ -109,7 +111,7 @@ def test_a_layout_that_does_not_fit_is_infinitely_slow() -> None:
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9)])
 def test_a_restored_optimizer_has_the_layout_of_its_weights(
-    kind: type[torch.optim.Optimizer],
+    kind: Callable[..., torch.optim.Optimizer],
 ) -> None:
     conv = nn.Conv3d(4, 4, 3)
     set_layout(conv, LAST)

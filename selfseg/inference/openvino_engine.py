@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from selfseg.errors import DeviceError, SelfSegError
-from selfseg.inference.sliding_window import is_out_of_memory
+from selfseg.networks.device import is_out_of_memory
 
 if TYPE_CHECKING:
     from types import ModuleType

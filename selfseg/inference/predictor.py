@@ -22,9 +22,10 @@ from selfseg.inference.journal import Journal
 from selfseg.inference.logit_store import LogitStore, MemoryBudget
 from selfseg.inference.model import Model, load_model
 from selfseg.inference.quality import QualityMeter
-from selfseg.inference.sliding_window import is_out_of_memory, predict_logits
+from selfseg.inference.sliding_window import predict_logits
 from selfseg.inference.work import find_needs
 from selfseg.io.images import read_image
+from selfseg.networks.device import is_out_of_memory
 from selfseg.preprocessing.case import PreparedCase, prepare_case
 from selfseg.preprocessing.crops import Cropper
 from selfseg.preprocessing.previous import read_previous

@@ -19,6 +19,7 @@ from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.mirroring import mirrored_mean
 from selfseg.inference.uniform_windows import group_windows
 from selfseg.inference.window_grid import Index, Window, Windows, make_grid, make_rounded_grid
+from selfseg.networks.device import in_short, is_out_of_memory
 from selfseg.networks.layout import CHANNELS_LAST
 from selfseg.networks.precision import autocast_dtype, fine_dtype
 from selfseg.records.plan import Inference
@@ -29,13 +30,6 @@ log = logging.getLogger(__name__)
 # less, and larger batches leave its caches. The result does not depend on it.
 VOXELS_PER_CALL = {"cuda": 2**21, "cpu": 2**17}
 USUAL_FEATURES = 32  # of a network at full resolution
-
-ALLOCATION_FAILED = (
-    "can't allocate memory",
-    "not enough memory",  # on Windows
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
 
 
 def predict_logits(  # noqa: PLR0913 (what a window is, and where things lie)
@@ -170,17 +164,9 @@ def _make_room(runner: _Runner, total: Tensor, store: LogitStore, error: Runtime
         log.info("out of memory: logits move to the CPU")
         return store.allocate(total.shape, torch.device("cpu")).copy_(total)
     raise DeviceError(
-        f"{runner.device}: one window does not fit into memory ({error.__class__.__name__})",
+        f"{runner.device}: one window does not fit into memory ({in_short(error)})",
         remedy="Close other programs, use --device cpu, or plan anew with a smaller --memory.",
     ) from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory of a device or of the machine ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # The CPU allocator of torch and the CUDA libraries raise a plain RuntimeError.
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in ALLOCATION_FAILED)
 
 
 def _near(image: Tensor, device: torch.device) -> Tensor:

@@ -47,7 +47,7 @@ def bounds(masks: Tensor) -> Tensor:
     """
     lower, upper = [], []
     for others in ((-2, -1), (-3, -1), (-3, -2)):
-        line = masks.any(dim=others).to(torch.uint8)
+        line = masks.any(dim=others).long()  # a smaller type would not hold a length
         length = line.shape[-1] * line.amax(dim=-1)
         lower.append(line.argmax(dim=-1))
         upper.append((length - line.flip(-1).argmax(dim=-1)).clamp_min(0))

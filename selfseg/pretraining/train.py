@@ -19,6 +19,7 @@ from selfseg.errors import CheckpointError, DivergenceError, ModelError, RecordE
 from selfseg.execution.locks import held
 from selfseg.networks.build import build_network
 from selfseg.networks.counterparts import is_head
+from selfseg.networks.layout import set_layout
 from selfseg.networks.precision import autocast_dtype
 from selfseg.networks.weights import load_with_metadata, save_weights
 from selfseg.pretraining.masks import MaskedBatch, draw_batch, flat_error
@@ -100,6 +101,7 @@ class _State:
     network: nn.Module
     optimizer: torch.optim.AdamW
     position: Position
+    layout: torch.memory_format
 
 
 def pretrain(job: PretrainingJob) -> Pretrained:
@@ -117,8 +119,9 @@ def pretrain(job: PretrainingJob) -> Pretrained:
             shutil.rmtree(job.output.path, ignore_errors=True)
         if job.output.weights.is_file():
             return _finished(job)
+        began_s = time.perf_counter()
         state = _begin(job)
-        _train(state, job)
+        _train(state, job, began_s=began_s)
         return _finish(state, job)
 
 
@@ -127,26 +130,26 @@ def _begin(job: PretrainingJob) -> _State:
     channels = len(job.channels)
     network = build_network(job.configuration.network, channels=channels, outputs=channels)
     network.to(job.device).train()
+    shape = (job.configuration.batch, channels, *job.configuration.patch)
+    layout = choose_layout(network, shape, job.device)
+    set_layout(network, layout)
     chosen = job.options.optimizer
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay
     )
-    state = _State(network, optimizer, Position(basis=job.basis))
+    state = _State(network, optimizer, Position(basis=job.basis), layout)
     if job.output.checkpoint.is_file():
         _resume(state, job)
     return state
 
 
-def _train(state: _State, job: PretrainingJob) -> None:
+def _train(state: _State, job: PretrainingJob, *, began_s: float) -> None:
     """Make steps until the length is reached; keep a checkpoint now and then."""
-    began_s = saved_s = time.perf_counter()
-    zero_s = began_s - state.position.elapsed_s
-    shape = (job.configuration.batch, len(job.channels), *job.configuration.patch)
-    layout = choose_layout(state.network, shape, job.device)
+    saved_s, zero_s = began_s, began_s - state.position.elapsed_s
     with ProgressBar(f"Pretraining {job.configuration.name}", 1000) as bar:
         while (progress := _progress(state.position, job)) < 1.0 or state.position.step == 0:
             batch = _draw(job, state.position.step)
-            error = _step(state, batch, job, progress, layout)
+            error = _step(state, batch, job, progress)
             now_s = time.perf_counter()
             state.position = _moved(state.position, error, flat_error(batch), now_s - zero_s)
             shown = f"error {state.position.error:.3f} (zeros: {state.position.zeros:.3f})"
@@ -156,13 +159,7 @@ def _train(state: _State, job: PretrainingJob) -> None:
                 saved_s = now_s
 
 
-def _step(
-    state: _State,
-    batch: MaskedBatch,
-    job: PretrainingJob,
-    progress: float,
-    layout: torch.memory_format,
-) -> float:
+def _step(state: _State, batch: MaskedBatch, job: PretrainingJob, progress: float) -> float:
     """Update the weights once; return the error."""
     options = job.options
     rate = options.optimizer.learning_rate * learning_rate_factor(options.schedule, progress)
@@ -173,7 +170,7 @@ def _step(
     bfloat16 = dtype if dtype == torch.bfloat16 else None  # float16 would need a scaled loss
     placed = MaskedBatch(*(part.to(job.device) for part in (batch.seen, batch.image, batch.mask)))
     with mixed_precision(job.device, bfloat16):
-        painted = state.network(placed.seen.contiguous(memory_format=layout))[0]
+        painted = state.network(placed.seen.contiguous(memory_format=state.layout))[0]
     error = placed.error(painted)
     error.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.network.parameters(), options.gradient_clip)

@@ -48,6 +48,7 @@ def begin(job: TrainingJob) -> tuple[TrainState, Course]:
         heads=job.heads,
         start_=partial(start_, job=job),
         stream_outputs=None if job.auxiliary is None else job.auxiliary.targets.outputs,
+        borrowed=job.borrowed_samples,
     )
     if found is None and job.source is not None:
         start_encoders(state, job.source)

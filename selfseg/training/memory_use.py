@@ -28,7 +28,7 @@ class MemoryUse:
     is freed is kept for the next step. It counts no longer then.
 
     Args:
-        device: Of the training. On CUDA all is counted that torch allocates there.
+        device: Of the training. On CUDA all is counted that torch holds there during steps.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,9 +36,7 @@ class MemoryUse:
         self._network, self._counts = 0, False
         self._steps = 0
         self._shown_gib: float | None = None  # once freed memory is kept
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
+        if device.type != "cuda":
             handle_freed_memory(Freed.USUAL)  # an earlier training may have kept it
             _make_a_step()
         self._before = _own_bytes()
@@ -49,6 +47,9 @@ class MemoryUse:
 
     def steps_follow(self) -> None:
         """Note that what was allocated since belongs to the data."""
+        if self._device.type == "cuda":  # forget the trials of layouts and of cuDNN's algorithms
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return
         self._before = _own_bytes()
         self._counts = _forget_peak()
 

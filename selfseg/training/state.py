@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import assert_never
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from selfseg.networks.build import build_training_network
-from selfseg.networks.device import wait_for
+from selfseg.networks.device import is_out_of_memory, wait_for
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
 from selfseg.networks.low_rank import updated
 from selfseg.networks.precision import autocast_dtype
@@ -28,6 +28,8 @@ from selfseg.training.meter import LossMeter
 from selfseg.training.tuning import Tuning, learn_alike
 
 log = logging.getLogger(__name__)
+
+Forward = Callable[[Tensor], tuple[Tensor, ...]]  # a network as it is called
 
 TIMED_STEPS = 3
 # Losses in a row that may overflow in float16 while its scale settles; each halves the scale.
@@ -57,7 +59,7 @@ class TrainState:
     """
 
     network: nn.Module
-    forward: Callable[[Tensor], tuple[Tensor, ...]]
+    forward: Forward
     average: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -91,6 +93,7 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     heads: HeadCounts = NO_HEADS,
     start_: Callable[[nn.Module], Tuning] = learn_alike,
     stream_outputs: int | None = None,
+    borrowed: int = 0,
 ) -> TrainState:
     """Return the state at step 0; random weights depend on the seed only.
 
@@ -105,6 +108,7 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
         heads: Further heads that the loss needs.
         start_: Fills the fresh network with other weights, and tells how they learn.
         stream_outputs: Outputs for an auxiliary data set.
+        borrowed: Samples of a batch that come from one, and pass through the network apart.
     """
     torch.manual_seed(seed)
     network = build_training_network(
@@ -119,12 +123,18 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     network.to(device)
     shape = (configuration.batch, channels, *configuration.patch)
     layout = layout or choose_layout(network, shape, device)
-    tuning = start_(network)  # after the layouts were timed: that moves running statistics
+    tuning = start_(network)
     set_layout(network.to(device), layout)
+    forward: Forward = updated(network)
+    if device.type == "cuda":
+        # Where borrowed samples have a stream, they go through the network as it is.
+        apart = 0 if hasattr(network, "auxiliary_stream") else borrowed
+        calls = [(count, *shape[1:]) for count in {shape[0] - borrowed, apart} if count]
+        forward = _compiled(updated(network), calls, device, layout, dtype)
     averaged = recipe.average_decay > 0
     return TrainState(
         network=network,
-        forward=_compiled(updated(network), shape, device, layout, dtype),
+        forward=forward,
         average={n: p.detach().clone() for n, p in network.named_parameters()} if averaged else {},
         optimizer=build_optimizer(recipe.optimizer, network, tuning),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
@@ -185,10 +195,11 @@ def _seconds_or_too_large(
     """Time a step; one that does not fit is infinitely slow (compiled it may fit yet)."""
     try:
         return seconds_per_step(network, shape, device, layout)
-    except torch.OutOfMemoryError:
-        network.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()
-        return math.inf
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    torch.cuda.empty_cache()  # now that no error holds the tensors of the step
+    return math.inf
 
 
 def seconds_per_step(
@@ -199,7 +210,7 @@ def seconds_per_step(
     *,
     limit_s: float = math.inf,
 ) -> float:
-    """Return the time of a forward and backward pass; no weight changes, no gradient stays.
+    """Return the time of a forward and backward pass; only the weights' layout changes.
 
     Args:
         network: On the device.
@@ -209,19 +220,16 @@ def seconds_per_step(
         limit_s: Stop early when so much time is used up; at least one pass counts.
     """
     set_layout(network, layout)
-    image = torch.zeros(shape, device=device).to(memory_format=layout)
     dtype, _ = autocast_dtype(device)
     # The first pass warms up; on a CPU that costs little, and a slow one may count alone.
     needed = 1 if device.type == "cpu" else 2
     times: list[float] = []
-    while len(times) < 1 + TIMED_STEPS and (len(times) < needed or sum(times) < limit_s):
-        started_s = time.perf_counter()
-        with mixed_precision(device, dtype):
-            total = torch.stack([out.float().mean() for out in network(image)]).sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        wait_for(device)
-        times.append(time.perf_counter() - started_s)
-    network.zero_grad(set_to_none=True)
+    with _nothing_left(network):
+        while len(times) < 1 + TIMED_STEPS and (len(times) < needed or sum(times) < limit_s):
+            started_s = time.perf_counter()
+            _pass(network, shape, device, layout, dtype)
+            wait_for(device)
+            times.append(time.perf_counter() - started_s)
     counted = times[1:] or times
     return sum(counted) / len(counted)
 
@@ -233,31 +241,52 @@ def mixed_precision(device: torch.device, dtype: torch.dtype | None) -> Iterator
         yield
 
 
-def _compiled(
-    network: nn.Module,
-    shape: tuple[int, ...],
-    device: torch.device,
-    layout: torch.memory_format,
-    dtype: torch.dtype | None,
-) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Compile for CUDA, proven by one step; where that fails the network runs as it is."""
-    if device.type != "cuda":
-        return network
-    compiled = torch.compile(network)
-    image = torch.zeros(shape, device=device)
+@contextmanager
+def _nothing_left(network: nn.Module) -> Iterator[None]:
+    """Let passes be made on trial: no gradient stays, and no running statistic moves."""
     statistics = [buffer.clone() for buffer in network.buffers()]
     try:
-        with mixed_precision(device, dtype):
-            outputs = compiled(image.to(memory_format=layout))
-            total = torch.stack([out.float().mean() for out in outputs]).sum()
-            total.backward()  # type: ignore[no-untyped-call]
-    except torch.OutOfMemoryError:
-        raise  # without the compiler it would take still more
-    except Exception as error:  # the compiler may fail in any way; training must not
-        log.warning("torch.compile failed (%s); training without it", error)
-        return network
+        yield
     finally:
         network.zero_grad(set_to_none=True)
         for buffer, kept in zip(network.buffers(), statistics, strict=True):
             buffer.copy_(kept)
+
+
+def _pass(
+    forward: Forward,
+    shape: tuple[int, ...],
+    device: torch.device,
+    layout: torch.memory_format,
+    dtype: torch.dtype | None,
+) -> None:
+    """Make a forward and backward pass on an image that lies in memory as those of steps do."""
+    # `to` would give the one channel of most images other strides, and they would compile anew.
+    image = torch.zeros(shape, device=device).contiguous(memory_format=layout)
+    with mixed_precision(device, dtype):
+        total = torch.stack([out.float().mean() for out in forward(image)]).sum()
+    total.backward()  # type: ignore[no-untyped-call]
+
+
+def _compiled(
+    network: nn.Module,
+    shapes: Sequence[tuple[int, ...]],
+    device: torch.device,
+    layout: torch.memory_format,
+    dtype: torch.dtype | None,
+) -> Forward:
+    """Compile for images of some shapes, proven by a pass; else the network runs as it is."""
+    # All networks of a class share their code. Without a reset the next one's patch would be
+    # compiled with sizes that vary, which is slower, and the ninth network not at all.
+    torch.compiler.reset()
+    compiled = torch.compile(network, dynamic=False)
+    try:
+        for shape in shapes:
+            with _nothing_left(network):
+                _pass(compiled, shape, device, layout, dtype)
+    except Exception as error:  # the compiler may fail in any way; training must not
+        if is_out_of_memory(error):
+            raise  # without the compiler it would take still more
+        log.warning("torch.compile failed (%s); training without it", error)
+        return network
     return compiled

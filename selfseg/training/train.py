@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-
 from selfseg.errors import DeviceError, DivergenceError
 from selfseg.execution.locks import held
 from selfseg.inference.trained import weights_digest
 from selfseg.loading.batches import Batch
 from selfseg.losses.build import DeeplySupervisedSum, build_loss
 from selfseg.networks.convolution_check import warn_of_slow_convolutions
+from selfseg.networks.device import in_short, is_out_of_memory
 from selfseg.networks.precision import autocast_dtype
 from selfseg.networks.weights import save_weights
 from selfseg.progress import ProgressBar
@@ -77,11 +76,13 @@ def train(job: TrainingJob) -> TrainedFold:
     with held(job.output.lock, f"fold {job.fold} of {job.configuration.name} is being trained"):
         try:
             return _train(job)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             patch = f"configurations.{job.configuration.name}.batch"
             raise DeviceError(
                 f"{job.device}: out of memory at batch {job.configuration.batch} and patch "
-                f"{'×'.join(map(str, job.configuration.patch))} ({str(error).partition('.')[0]})",
+                f"{'×'.join(map(str, job.configuration.patch))} ({in_short(error)})",
                 remedy="Close other programs on the device, or plan for less: 'selfseg plan "
                 f"DATASET --memory 6GB', or --set {patch}=N.",
             ) from error

@@ -47,6 +47,16 @@ def test_bounds_are_those_of_the_voxels(seed: int) -> None:
             assert not high.any()
 
 
+@pytest.mark.parametrize("size", [255, 256, 320])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_bounds_of_long_axes(size: int, axis: int) -> None:
+    shape, low, high = [4, 5, 6], [0, 0, 0], [4, 5, 6]
+    shape[axis], low[axis], high[axis] = size, size - 100, size - 2
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[low[0] : high[0], low[1] : high[1], low[2] : high[2]] = True
+    assert bounds(mask).tolist() == [low, high]
+
+
 @pytest.mark.parametrize("factor", [1, 3])
 def test_a_box_is_sampled_at_the_centers_of_its_cells(factor: int) -> None:
     """A linear ramp keeps its values, also where voxels are averaged and beyond the first voxel."""

@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selfseg.planners.pretraining import decide_pretraining
 from tinymodel import tiny_configuration, tiny_plan
+from torch import nn
 from trainingdata import write_case
 from trainingjobs import CPU, make_job
 
 from selfseg.errors import CheckpointError, PlanError
 from selfseg.networks.build import build_network
+from selfseg.networks.layout import set_layout
 from selfseg.networks.weights import load_weights
 from selfseg.pretrain import _configuration
 from selfseg.pretraining import train as pretraining
@@ -126,6 +128,20 @@ def test_other_images_of_the_same_names_are_not_what_was_pretrained(tmp_path: Pa
         pretrain(job_of(tmp_path, images=("1", "2", "4")))
     job = job_of(tmp_path)
     assert job.basis != replace(job, images=("1",)).basis  # nor does a checkpoint go on with them
+
+
+def test_weights_have_the_chosen_layout_and_not_the_one_tried_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tried_last(network: nn.Module, *_: object) -> torch.memory_format:
+        set_layout(network, torch.channels_last_3d)
+        return torch.contiguous_format
+
+    kernels = [p for p in pretraining._begin(job_of(tmp_path)).network.parameters() if p.dim() > 2]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last_3d) for kernel in kernels)
+    monkeypatch.setattr(pretraining, "choose_layout", tried_last)
+    kernels = [p for p in pretraining._begin(job_of(tmp_path)).network.parameters() if p.dim() > 2]
+    assert all(kernel.is_contiguous() for kernel in kernels)
 
 
 class KilledError(Exception):

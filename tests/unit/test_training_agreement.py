@@ -246,14 +246,36 @@ def test_a_fold_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
     assert train(job).steps == 12
 
 
-def test_exhausted_device_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."), "(CUDA out of "),
+        (RuntimeError("CUDA error: out of memory\nFor debugging …"), "(CUDA error: out of memory)"),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), "(GET was"),
+    ],
+)
+def test_exhausted_device_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError, shown: str
+) -> None:
     def exhausted(*args: object, **options: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+        raise error
 
     monkeypatch.setattr(training, "train_step", exhausted)
-    with pytest.raises(DeviceError, match="out of memory at batch 2 and patch 8×8×8") as error:
+    with pytest.raises(DeviceError, match="out of memory at batch 2 and patch 8×8×8") as caught:
         train(make_job(tmp_path))
-    assert "--memory" in error.value.remedy
+    assert shown in str(caught.value)
+    assert "--memory" in caught.value.remedy
+
+
+def test_other_errors_of_a_step_come_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise RuntimeError("sizes do not match")
+
+    monkeypatch.setattr(training, "train_step", broken)
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        train(make_job(tmp_path))
 
 
 def test_validation_loss_that_is_no_number_does_not_end_training(

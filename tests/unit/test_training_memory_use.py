@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import trainingpeak
+
+from selfseg.training.memory_use import MemoryUse
 
 SCRIPT = """
 import resource
@@ -54,6 +57,21 @@ def test_network_and_steps_count_and_data_do_not() -> None:
     if platform.libc_ver()[0] == "glibc":
         # The first array takes new pages, once; each would else.
         assert faults < 1.2 * 2**29 / mmap.PAGESIZE
+
+
+def test_on_cuda_what_was_tried_before_the_steps_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held, peak = 2**30, [0]
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: peak[0])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: peak.__setitem__(0, held))
+    use = MemoryUse(torch.device("cuda", 0))
+    peak[0] = 9 * 2**30  # layouts and algorithms
+    use.data_follows()
+    use.steps_follow()
+    assert use.peak_gib() == 1.0
+    peak[0] = 3 * 2**30
+    assert use.peak_gib() == 3.0
 
 
 @pytest.mark.slow

@@ -14,19 +14,18 @@ from pathlib import Path
 from torch import Tensor
 
 from selfseg.inference.cascade import StageMaps, previous_stages
+from selfseg.inference.case_pipeline import IN_FLIGHT, run_pipeline
 from selfseg.inference.export import Export
 from selfseg.inference.journal import Journal
 from selfseg.inference.logit_store import LogitStore
 from selfseg.inference.model import Ensemble, Model
 from selfseg.inference.predictor import (
-    IN_FLIGHT,
     PredictionReport,
     divide_memory,
     inference_options,
     member_logits,
     predict_cases,
     read_case,
-    run_pipeline,
 )
 from selfseg.inference.probability_sum import ProbabilitySum
 from selfseg.inference.quality import QualityMeter

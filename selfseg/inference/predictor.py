@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from selfseg.errors import DeviceError, ImageError, SelfSegError
+from selfseg.errors import ImageError
+from selfseg.inference.case_pipeline import IN_FLIGHT, run_pipeline
 from selfseg.inference.crops import paste_crops
 from selfseg.inference.ensemble import turn
 from selfseg.inference.export import Export
@@ -25,14 +23,13 @@ from selfseg.inference.quality import QualityMeter
 from selfseg.inference.sliding_window import predict_logits
 from selfseg.inference.work import find_needs
 from selfseg.io.images import read_image
-from selfseg.networks.device import is_out_of_memory
 from selfseg.preprocessing.case import PreparedCase, prepare_case
 from selfseg.preprocessing.crops import Cropper
 from selfseg.preprocessing.previous import read_previous
 from selfseg.progress import ProgressBar
 from selfseg.records.crf import DenseCrf
 from selfseg.records.dataset import Case
-from selfseg.records.geometry import Box, PreprocessedCase
+from selfseg.records.geometry import Box
 from selfseg.records.plan import Inference
 from selfseg.records.postprocessing import Step
 from selfseg.records.shape_model import CaseQuality
@@ -40,9 +37,6 @@ from selfseg.records.shape_model import CaseQuality
 __all__ = ["Model", "PredictionReport", "load_model", "predict_cases"]
 
 log = logging.getLogger(__name__)
-
-# Cases read ahead, and finished cases waiting to be written: enough to overlap, little memory.
-IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -57,17 +51,6 @@ class PredictionReport:
     failed: tuple[tuple[str, str], ...]
     quality: tuple[CaseQuality, ...] = ()
     kept: tuple[str, ...] = ()
-
-
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[Item]):
-    """One item that is finished; `problem` is None if it went well."""
-
-    item: Item
-    problem: SelfSegError | None = None
 
 
 def predict_cases(  # noqa: PLR0913 (the options of the command)
@@ -241,61 +224,3 @@ def read_case(model: Model, case: Case, previous: Path | None = None) -> Prepare
         return prepared
     label = read_previous(previous, prepared.record, options, model.plan.targets)
     return replace(prepared, image=np.concatenate([prepared.image, label[None]], dtype=np.float32))
-
-
-def run_pipeline(
-    items: Sequence[Item],
-    prepare: Callable[[Item], PreparedCase],
-    compute: Callable[[Item, PreparedCase], Tensor],
-    write: Callable[[Item, PreprocessedCase, Tensor], None],
-    threads: int,
-    *,
-    overlap: bool = True,
-) -> Iterator[Outcome[Item]]:
-    """Yield items as they finish: the next ones are read while one is computed, one written.
-
-    Items are computed and written in their order, one at a time. Without `overlap` each is read,
-    computed and written before the next one is read.
-    """
-    in_flight = IN_FLIGHT if overlap else 1
-    upcoming = deque(items)
-    reading: deque[tuple[Item, Future[PreparedCase]]] = deque()
-    writing: deque[tuple[Item, Future[None]]] = deque()
-    with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(1) as writers:
-        while upcoming or reading:
-            while upcoming and len(reading) < in_flight:
-                item = upcoming.popleft()
-                reading.append((item, readers.submit(prepare, item)))
-            while len(writing) >= in_flight:
-                yield _outcome(*writing.popleft())
-            item, prepared = reading.popleft()
-            try:
-                record, logits = prepared.result().record, compute(item, prepared.result())
-            except Exception as error:
-                yield Outcome(item, _explained(error))
-                continue
-            writing.append((item, writers.submit(write, item, record, logits)))
-            del prepared, logits
-            if not overlap:
-                yield _outcome(*writing.popleft())
-        while writing:
-            yield _outcome(*writing.popleft())
-
-
-def _outcome(item: Item, written: Future[None]) -> Outcome[Item]:
-    error = written.exception()
-    return Outcome(item, None if error is None else _explained(error))
-
-
-def _explained(error: BaseException) -> SelfSegError:
-    """Return a mistake of the user or exhausted memory as such; raise anything else."""
-    if isinstance(error, SelfSegError):
-        return error
-    if is_out_of_memory(error):
-        return DeviceError(
-            f"out of memory ({error})",
-            remedy="Close other programs, or set --max-memory to less than what is free.",
-        )
-    if isinstance(error, OSError):
-        return SelfSegError(f"{error}", remedy="Check the disk's free space and permissions.")
-    raise error

@@ -29,6 +29,7 @@ from selfseg.records.plan import Configuration, Decision
 from selfseg.records.pretraining import MaskedReconstruction, Pretrained
 from selfseg.records.transfer import PRETRAINED, StartModel
 from selfseg.training.checkpoints import optimizer_tensors, restore_optimizer
+from selfseg.training.memory_use import MemoryUse
 from selfseg.training.schedule import learning_rate_factor
 from selfseg.training.state import choose_layout, mixed_precision
 from selfseg.workspace.network import PretrainedFolder
@@ -146,10 +147,13 @@ def _begin(job: PretrainingJob) -> _State:
 def _train(state: _State, job: PretrainingJob, *, began_s: float) -> None:
     """Make steps until the length is reached; keep a checkpoint now and then."""
     saved_s, zero_s = began_s, began_s - state.position.elapsed_s
+    memory = MemoryUse(job.device)
+    memory.steps_follow()
     with ProgressBar(f"Pretraining {job.configuration.name}", 1000) as bar:
         while (progress := _progress(state.position, job)) < 1.0 or state.position.step == 0:
             batch = _draw(job, state.position.step)
             error = _step(state, batch, job, progress)
+            memory.step_made()
             now_s = time.perf_counter()
             state.position = _moved(state.position, error, flat_error(batch), now_s - zero_s)
             shown = f"error {state.position.error:.3f} (zeros: {state.position.zeros:.3f})"

@@ -11,7 +11,7 @@ from tinymodel import LABELS, save_model, tiny_configuration, tiny_plan
 from torch import Tensor, nn
 
 from selfseg.errors import DeviceError, ImageError
-from selfseg.inference import predictor
+from selfseg.inference import case_pipeline
 from selfseg.inference.export import Export
 from selfseg.inference.logit_store import LogitStore, MemoryBudget
 from selfseg.inference.model import Model, load_model
@@ -177,9 +177,9 @@ def run_pipeline(
     prepare: Callable[[Case], PreparedCase],
     compute: Callable[[PreparedCase], Tensor],
     write: Callable[[Case, PreprocessedCase, Tensor], None],
-) -> list[predictor.Outcome[Case]]:
+) -> list[case_pipeline.Outcome[Case]]:
     cases = [Case(id=str(index), images=()) for index in range(count)]
-    return list(predictor.run_pipeline(cases, prepare, lambda _, p: compute(p), write, 2))
+    return list(case_pipeline.run_pipeline(cases, prepare, lambda _, p: compute(p), write, 2))
 
 
 def test_few_cases_are_in_flight_at_once() -> None:
@@ -208,8 +208,8 @@ def test_few_cases_are_in_flight_at_once() -> None:
     outcomes = run_pipeline(12, prepare, compute, write)
     assert [outcome.item.id for outcome in outcomes] == [str(index) for index in range(12)]
     assert all(outcome.problem is None for outcome in outcomes)
-    assert most["images"] <= predictor.IN_FLIGHT + 1
-    assert most["logits"] <= predictor.IN_FLIGHT + 1
+    assert most["images"] <= case_pipeline.IN_FLIGHT + 1
+    assert most["logits"] <= case_pipeline.IN_FLIGHT + 1
 
 
 @pytest.mark.parametrize("where", ["prepare", "compute", "write"])

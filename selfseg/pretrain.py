@@ -115,7 +115,7 @@ def pretrain_network(
 
 def _nominate(folder: DatasetFolder, idea: Idea) -> None:
     """Write an idea to the plan that is there now, in place of one of the same name."""
-    with waited_for(folder.plan_lock):
+    with waited_for(folder.plan_lock, "changes the plan"):
         plan = serial.load(Plan, folder.plan)
         nominated = with_idea(plan, idea)
         if nominated != plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 
 from rich.table import Table
@@ -54,7 +55,7 @@ def _outcome(record: RaceRecord) -> Iterator[str]:
     if record.accepted or any(idea.is_transfer for idea in basis.ideas):
         yield (
             f"Folds of {name} that are trained already were trained by the former plan; to train "
-            f"them by the new one: selfseg train {record.dataset} {name} 0 --restart (folds 0 to "
+            f"them by the new one: selfseg train {shlex.quote(record.dataset)} {name} 0 --restart (folds 0 to "
             f"{len(basis.splits.folds) - 1})"
         )
 

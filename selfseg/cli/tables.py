@@ -71,12 +71,13 @@ def print_plan(result: PlanResult) -> None:
         if item.start is not None:
             out.print(f"{item.name} starts from {item.start.title}")
     where = _workspace_option(result.folder.path.parent)
-    out.print(f"Next: selfseg train {result.plan.dataset} {names[0]} 0{where}")
+    name = shlex.quote(result.plan.dataset)
+    out.print(f"Next: selfseg train {name} {names[0]} 0{where}")
     foreign = [
         i.name for i in result.plan.nominated if i.is_transfer and i.configuration == names[0]
     ]
     if foreign:
-        race = f"selfseg race {result.plan.dataset} --ideas {','.join(foreign)}{where}"
+        race = f"selfseg race {name} --ideas {','.join(foreign)}{where}"
         out.print(f"Whether that beats training without: {race}")
 
 
@@ -105,7 +106,7 @@ def print_pretrained(made: Pretrained, idea: Idea | None, root: Path) -> None:
     out.print(
         f"Error of masked voxels: {made.error:.4f}; painting zeros has {made.error_of_zeros:.4f}"
     )
-    name, configuration = made.model.dataset, made.model.configuration
+    name, configuration = shlex.quote(made.model.dataset), made.model.configuration
     if idea is not None:
         race = f"selfseg race {name} --config {configuration} --ideas {idea.name}{where}"
         out.print(f"Whether it beats random weights: {race}")
@@ -267,6 +268,8 @@ def print_status(datasets: Sequence[DatasetStatus], root: Path) -> None:
                 "" if fold.dice is None else f"{fold.dice:.4f}",
             )
         out.print(table)
+        if dataset.note:
+            out.print(dataset.note)
         if dataset.next_command:
             out.print(f"Next: {dataset.next_command}{_workspace_option(root)}")
 

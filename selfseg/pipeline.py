@@ -24,6 +24,7 @@ from selfseg.workspace.lookup import planned_folder
 
 if TYPE_CHECKING:
     from selfseg.evaluation.further import Further
+    from selfseg.inference.model import Ensemble
     from selfseg.inference.predictor import PredictionReport
 
 __all__ = [
@@ -112,6 +113,8 @@ def predict_images(request: PredictRequest) -> PredictionReport:
             engine=request.engine,
         )
         log.info("Model: %s", model.description)
+        if request.device == "auto" and device.type == "cpu" and _is_for_cuda(model):
+            log.warning("Made for CUDA, and there is no CUDA device here: predicting on the CPU")
         cases = list_cases(request.source, len(model.members[0].plan.channels))
         room = None
         if request.max_memory is not None:
@@ -127,6 +130,10 @@ def predict_images(request: PredictRequest) -> PredictionReport:
             probabilities=request.probabilities,
             workers=default_workers(request.workers),
         )
+
+
+def _is_for_cuda(model: Ensemble) -> bool:
+    return any(member.plan.budget.device == "cuda" for member in model.members)
 
 
 def select_models(dataset: str, workspace: Path, request: SelectRequest) -> Selection:

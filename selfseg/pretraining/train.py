@@ -143,7 +143,7 @@ def _train(state: _State, job: PretrainingJob) -> None:
     zero_s = began_s - state.position.elapsed_s
     shape = (job.configuration.batch, len(job.channels), *job.configuration.patch)
     layout = choose_layout(state.network, shape, job.device)
-    with ProgressBar(f"Pretraining {job.configuration.name}", 1000) as bar:
+    with ProgressBar(f"Pretraining {job.configuration.name}", 1000, as_share=True) as bar:
         while (progress := _progress(state.position, job)) < 1.0 or state.position.step == 0:
             batch = _draw(job, state.position.step)
             error = _step(state, batch, job, progress, layout)

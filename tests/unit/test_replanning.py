@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from commandline import write_tiny_dataset
+from tinymodel import save_model, tiny_plan
 
-from selfseg.errors import SelfSegError
+from selfseg import pipeline, running
+from selfseg.errors import DeviceError, SelfSegError
 from selfseg.execution.locks import held
-from selfseg.folds import find_configuration, open_planned
+from selfseg.folds import find_configuration, open_planned, training_device
 from selfseg.inference.trained import weights_digest
 from selfseg.pipeline import plan_dataset
 from selfseg.records import serial
 from selfseg.records.model import TrainedFold
-from selfseg.requests import PlanRequest
+from selfseg.records.plan import Budget
+from selfseg.requests import PlanRequest, PredictRequest, RunRequest, TrainRequest
 from selfseg.status import FoldStatus, read_status
 from selfseg.workspace.dataset import DatasetFolder
 
@@ -136,3 +142,45 @@ def test_other_cases_outdate_the_folds_that_were_trained_on_them(
     with caplog.at_level(logging.WARNING):
         plan_dataset(str(data), tmp_path, request)
     assert f"Outdated now: {NAME} fold 0 (trained)." in warnings(caplog)
+
+
+def test_a_plan_for_cuda_is_not_trained_on_a_cpu_unasked(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    request = PlanRequest(device="cuda", memory="8GB", workers=1, preprocess=False)
+    plan = plan_dataset(str(data), tmp_path, request).plan
+    train = TrainRequest(configuration=NAME, fold="0")
+    for start in (
+        lambda: pipeline.train_fold("my data", tmp_path, train),
+        lambda: running.run_dataset("my data", tmp_path, RunRequest()),
+    ):
+        with pytest.raises(DeviceError, match="made for CUDA") as caught:
+            start()
+        assert "--device cpu if you mean it" in caught.value.remedy
+    assert not (tmp_path / "my data" / "preprocessed").exists()
+    assert training_device(plan, "cpu").type == "cpu"
+    for_cpu = plan.model_copy(update={"budget": Budget(memory_gib=8.0, device="cpu")})
+    assert training_device(for_cpu, "auto").type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("planned_for", "option"), [("cuda", "auto"), ("cuda", "cpu"), ("cpu", "auto")]
+)
+def test_predicting_on_a_cpu_is_told_where_the_plan_is_for_cuda(
+    planned_for: Literal["cpu", "cuda"], option: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    budget = Budget(memory_gib=8.0, device=planned_for)
+    save_model(tmp_path / "model", tiny_plan().model_copy(update={"budget": budget}))
+    image = sitk.GetImageFromArray(np.zeros((8, 16, 16), np.float32))
+    sitk.WriteImage(image, str(tmp_path / "case_0000.nii.gz"))
+    request = PredictRequest(
+        source=tmp_path / "case_0000.nii.gz", output=tmp_path / "out", model=tmp_path / "model",
+        device=option, workers=1,
+    )  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        pipeline.predict_images(request)
+    told = any("no CUDA device here" in message for message in caplog.messages)
+    assert told == ((planned_for, option) == ("cuda", "auto"))

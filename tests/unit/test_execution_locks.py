@@ -101,7 +101,7 @@ def test_a_file_system_without_locks_is_named(
 
     monkeypatch.setattr(fcntl, "flock", missing)
     assert not is_held(path)
-    for take in (lambda: held(path, "is trained"), lambda: waited_for(path, "trains")):
-        with pytest.raises(DeviceError, match="knows no locks") as caught, take():
+    for take in (held, waited_for):
+        with pytest.raises(DeviceError, match="knows no locks") as caught, take(path, "is trained"):
             pass
         assert "--workspace" in caught.value.remedy

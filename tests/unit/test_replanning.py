@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from selfseg.requests import PlanRequest, PredictRequest, RunRequest, TrainReque
 from selfseg.status import FoldStatus, read_status
 from selfseg.workspace.dataset import DatasetFolder
 
-NAME = "3d_fullres"
+NAME: Final = "3d_fullres"
 OTHER_NETWORK = f"configurations.{NAME}.network.features=[4,8,16]"
 OTHER_BATCH = f"configurations.{NAME}.batch=7"
 

@@ -24,3 +24,11 @@ def arriving(path: Path) -> Iterator[Path]:
             written.replace(path.parent / written.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def forget_unfinished(*paths: Path) -> None:
+    """Remove what a killed program left of these files; only for who alone writes them."""
+    for path in paths:
+        for folder in path.parent.glob(f".{path.name}.*"):
+            if folder.is_dir():
+                shutil.rmtree(folder, ignore_errors=True)

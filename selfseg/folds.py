@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfseg.errors import PlanError, SelfSegError
+from selfseg.errors import DeviceError, PlanError, SelfSegError
 from selfseg.execution.processes import default_workers
 from selfseg.inference.trained import PlannedDataset, previous_digest
 from selfseg.preparing import prepare, prepare_auxiliary, prepare_loss_maps, prepare_previous
@@ -22,6 +22,8 @@ from selfseg.workspace.dataset import DatasetFolder
 from selfseg.workspace.moved import follow, refuse_missing
 
 if TYPE_CHECKING:
+    import torch
+
     from selfseg.training.job import TrainingJob
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,25 @@ def find_configuration(plan: Plan, name: str) -> Configuration:
     )
 
 
+def training_device(plan: Plan, option: str) -> torch.device:
+    """Return the device to train on.
+
+    Raises:
+        DeviceError: No such device; or a plan for CUDA would be trained on a CPU unasked.
+    """
+    from selfseg.networks.device import select_device
+
+    device = select_device(option)
+    if option == "auto" and plan.budget.device == "cuda" and device.type == "cpu":
+        raise DeviceError(
+            f"plan of {plan.dataset}: was made for CUDA, and there is no CUDA device here; on a "
+            "CPU its training takes very long",
+            remedy="Ask the scheduler for a GPU, write --device cpu if you mean it, or plan for "
+            "the CPU with another --workspace ('selfseg plan DATASET --device cpu').",
+        )
+    return device
+
+
 def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
     """Return the job of a fold, with all that its training reads made ready.
 
@@ -63,10 +84,10 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         SelfSegError: No such configuration or fold; the previous stage of a cascade is not there;
             nor are files of held-out cases, which training itself would not miss.
     """
-    from selfseg.networks.device import select_device
     from selfseg.training.job import TrainingJob
     from selfseg.training.second_encoder import source_weights
 
+    device = training_device(known.plan, request.device)
     configuration = find_configuration(known.plan, request.configuration)
     train_cases, validation_cases = _fold_cases(known, request.fold)
     _refuse_missing(known, configuration, request, validation_cases)
@@ -103,7 +124,7 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
         steps_per_epoch=request.steps_per_epoch,
         time_s=request.time_s,
         seed=request.seed,
-        device=select_device(request.device),
+        device=device,
         workers=request.workers,
         restart=request.restart,
     )

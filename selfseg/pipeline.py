@@ -31,6 +31,7 @@ from selfseg.workspace.lookup import planned_folder
 
 if TYPE_CHECKING:
     from selfseg.evaluation.further import Further
+    from selfseg.inference.model import Ensemble
     from selfseg.inference.predictor import PredictionReport
 
 __all__ = [
@@ -122,6 +123,8 @@ def predict_images(request: PredictRequest) -> PredictionReport:
         journal = Journal(request.output, basis, request.probabilities, request.resume)
         kept = {entry.case: entry for entry in journal.kept(every[part])}
         cases = [case for case in every[part] if case.id not in kept]
+        if request.device == "auto" and device.type == "cpu" and _is_for_cuda(model):
+            log.warning("Made for CUDA, and there is no CUDA device here: predicting on the CPU")
         room = None
         if request.max_memory is not None:
             limit_gib = parse_gib(request.max_memory)
@@ -152,6 +155,10 @@ def _refuse_file(output: Path) -> None:
             f"-o {output}: is written as a folder, but looks like a file",
             remedy="Give a folder; the label map in it is named after the image.",
         )
+
+
+def _is_for_cuda(model: Ensemble) -> bool:
+    return any(member.plan.budget.device == "cuda" for member in model.members)
 
 
 def select_models(dataset: str, workspace: Path, request: SelectRequest) -> Selection:

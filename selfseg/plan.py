@@ -14,6 +14,7 @@ from selfseg.adopting import adopt_model, judge_model, with_verdict
 from selfseg.auxiliary import borrow
 from selfseg.budget import detect_budget, parse_gib
 from selfseg.errors import RecordError, SelfSegError
+from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import default_workers
 from selfseg.plan_checks import MEND_PLAN, check_plan
 from selfseg.preparing import prepare_all
@@ -22,6 +23,12 @@ from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
 from selfseg.records.plan import Plan
 from selfseg.records.transfer import Start
+from selfseg.replanning import (
+    PlannedState,
+    newly_outdated,
+    refuse_while_training,
+    tell_of_outdated,
+)
 from selfseg.requests import PlanRequest, RunRequest, read_case_list
 from selfseg.starting import is_planned, opened_start, planned_as
 from selfseg.workspace.dataset import DatasetFolder
@@ -146,16 +153,25 @@ def _decide(
 
 
 def _write(result: PlanResult, auxiliary: Dataset | None) -> None:
-    """Write all records, the plan last; former plans and folds are kept."""
+    """Write all records, the plan last; former plans and folds are kept.
+
+    Raises:
+        SelfSegError: A fold is being trained that would not fit the plan; nothing is written then.
+    """
     folder = result.folder
-    _forget_facts_of_others(folder, result.dataset)
-    serial.save(result.dataset, folder.dataset)
-    serial.save(result.fingerprint, folder.fingerprint)
-    serial.save_keeping_former(result.splits, folder.splits)
-    if auxiliary is not None:
-        serial.save(auxiliary, folder.auxiliary)
-    _tell_of_races(result)
-    serial.save_keeping_former(result.plan, folder.plan)
+    with waited_for(folder.plan_lock, "changes the plan"):
+        state = PlannedState(result.plan, result.dataset, result.splits, auxiliary)
+        outdated = newly_outdated(folder, state)
+        refuse_while_training(folder, outdated)
+        _forget_facts_of_others(folder, result.dataset)
+        serial.save(result.dataset, folder.dataset)
+        serial.save(result.fingerprint, folder.fingerprint)
+        serial.save_keeping_former(result.splits, folder.splits)
+        if auxiliary is not None:
+            serial.save(auxiliary, folder.auxiliary)
+        _tell_of_races(result)
+        kept = serial.save_keeping_former(result.plan, folder.plan)
+        tell_of_outdated(outdated, kept)
 
 
 def _tell_of_races(result: PlanResult) -> None:

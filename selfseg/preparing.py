@@ -71,7 +71,7 @@ def prepare_previous(
     from selfseg.preprocessing.previous import preprocess_previous
 
     target = known.folder.previous_stage(configuration.preprocessing, configuration.previous_stage)
-    with waited_for(target.with_name(f".{target.name}.lock")):
+    with waited_for(target.with_name(f".{target.name}.lock"), "prepares these segmentations"):
         preprocess_previous(
             maps,
             known.folder.preprocessed(configuration.preprocessing),

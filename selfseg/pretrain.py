@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from selfseg.errors import PlanError
 from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import default_workers
-from selfseg.folds import find_configuration, open_planned
+from selfseg.folds import find_configuration, open_planned, training_device
 from selfseg.planning import find_planner
 from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset
@@ -80,10 +80,10 @@ def pretrain_network(
         DatasetError: The folder holds nothing that fits the channels.
         CheckpointError: See `selfseg.pretraining.train.pretrain`.
     """
-    from selfseg.networks.device import select_device
     from selfseg.pretraining.train import PretrainingJob, pretrain
 
     known = open_planned(planned_folder(workspace, dataset), dataset)
+    device = training_device(known.plan, request.device)
     configuration = _configuration(known.plan, request.configuration)
     pretrainer = find_pretrainer(known.plan.planner)
     options, decision = pretrainer.pretraining(configuration)
@@ -102,7 +102,7 @@ def pretrain_network(
         steps=request.steps,
         time_s=request.time_s,
         seed=request.seed,
-        device=select_device(request.device),
+        device=device,
         restart=request.restart,
     )
     made = pretrain(job)
@@ -115,7 +115,7 @@ def pretrain_network(
 
 def _nominate(folder: DatasetFolder, idea: Idea) -> None:
     """Write an idea to the plan that is there now, in place of one of the same name."""
-    with waited_for(folder.plan_lock):
+    with waited_for(folder.plan_lock, "changes the plan"):
         plan = serial.load(Plan, folder.plan)
         nominated = with_idea(plan, idea)
         if nominated != plan:

@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -25,13 +26,14 @@ class ProgressBar:
 
     Use as a context manager. On a terminal it draws a bar; elsewhere it prints a line at most
     every 15 seconds and one at the end. `start` items were done before: they do not count for the
-    speed.
+    speed. `as_share` shows percent in place of items that are only parts of a whole.
     """
 
-    def __init__(self, label: str, total: int, *, start: int = 0) -> None:
+    def __init__(self, label: str, total: int, *, start: int = 0, as_share: bool = False) -> None:
         self._label = label
         self._total = total
         self._start = start
+        self._as_share = as_share
         self._done = start
         self._started = time.monotonic()
         self._last_line = self._started
@@ -40,7 +42,7 @@ class ProgressBar:
             self._bar = Progress(
                 TextColumn("[bold]{task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                TaskProgressColumn("{task.percentage:.1f} %") if as_share else MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
@@ -82,7 +84,10 @@ class ProgressBar:
         self.advance(done - self._done, note=note)
 
     def _line(self, text: str) -> None:
-        sys.stderr.write(f"{self._label}: {self._done}/{self._total}, {text}\n")
+        done = f"{self._done}/{self._total}"
+        if self._as_share:
+            done = f"{100 * self._done / self._total:.1f} %"
+        sys.stderr.write(f"{self._label}: {done}, {text}\n")
         sys.stderr.flush()
 
 

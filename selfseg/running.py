@@ -14,7 +14,7 @@ from pathlib import Path
 from selfseg import pipeline, planning
 from selfseg.errors import NoPlanError, RecordError, SelfSegError
 from selfseg.execution.locks import held
-from selfseg.folds import find_configuration, open_planned
+from selfseg.folds import find_configuration, open_planned, training_device
 from selfseg.inference.trained import PlannedDataset
 from selfseg.plan import refuse_other_plan
 from selfseg.records import serial
@@ -184,11 +184,10 @@ def _former(folder: DatasetFolder, request: RunRequest) -> RunRecord | None:
 
 def _speeds(plan: Plan, request: RunRequest, *, trainings_each: int) -> tuple[Speed, ...]:
     """Measure every proposed configuration; without a time limit nothing needs to be known."""
-    from selfseg.networks.device import select_device
     from selfseg.training.job import measure_step_s
     from selfseg.training.schedule import choose_recipe
 
-    device = select_device(request.device)
+    device = training_device(plan, request.device)
     names = plan.proposed or tuple(item.name for item in plan.configurations)
     speeds = []
     for name in names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from selfseg.errors import RecordError, SelfSegError
@@ -52,12 +53,13 @@ class FoldStatus:
 
 @dataclass(frozen=True)
 class DatasetStatus:
-    """All folds of a planned dataset."""
+    """All folds of a planned dataset; `note` is what to know before the next command."""
 
     name: str
     summary: str
     folds: tuple[FoldStatus, ...]
     next_command: str
+    note: str = ""
 
 
 def read_status(dataset: str | None, workspace: Path) -> tuple[DatasetStatus, ...]:
@@ -93,7 +95,8 @@ def _status(folder: DatasetFolder) -> DatasetStatus:
     run = _run(folder)
     chosen = _selected(known, folds)
     summary = _summary(folder, folds, run, chosen)
-    return DatasetStatus(plan.dataset, summary, folds, _next(known, folds, run, chosen))
+    command = _next(known, folds, run, chosen)
+    return DatasetStatus(plan.dataset, summary, folds, command, _way_back(known, folds))
 
 
 def _model_status(folder: DatasetFolder, plan: Plan) -> DatasetStatus:
@@ -147,6 +150,31 @@ def _fold_status(known: PlannedDataset, item: Configuration, fold: str) -> FoldS
     )
 
 
+def _way_back(known: PlannedDataset, folds: Sequence[FoldStatus]) -> str:
+    """Name the former plan that outdated folds were trained with; '' if there is none."""
+    outdated = [fold for fold in folds if fold.state == "outdated"]
+    for path in known.folder.former_plans if outdated else ():
+        try:
+            former = PlannedDataset(known.folder, serial.load(Plan, path), known.dataset)
+        except RecordError:
+            continue
+        fitting = [
+            f"{fold.configuration} fold {fold.fold}"
+            for fold in outdated
+            for item in former.plan.configurations
+            if item.name == fold.configuration
+            and (trained := former.describe(item, fold.fold)) is not None
+            and not former.fault(item, trained)
+        ]
+        if fitting:
+            return (
+                f"{', '.join(fitting)} {'fits' if len(fitting) == 1 else 'fit'} the former plan "
+                f"{path}: exchange it with {known.folder.plan.name} to use what is trained, "
+                "which --restart erases."
+            )
+    return ""
+
+
 def _run(folder: DatasetFolder) -> RunRecord | None:
     try:
         return serial.load(RunRecord, folder.run) if folder.run.is_file() else None
@@ -197,7 +225,7 @@ def _next(
         return f"{_train(name, outdated)} --restart"
     if run is not None and not run.finished:
         limit = "" if run.total_s is None else f" --time {run.total_s:.0f}s"
-        return f"selfseg run {name}{limit}"
+        return f"selfseg run {quote(name)}{limit}"
     if run is None or run.total_s is None:  # a limited run has left out what it did on purpose
         order = known.plan.proposed or tuple(item.name for item in known.plan.configurations)
         for state in ("interrupted", "missing"):
@@ -205,10 +233,10 @@ def _next(
                 for fold in folds:
                     if fold.configuration == configuration and fold.state == state:
                         return _train(name, fold)
-    return "" if chosen == "yes" else f"selfseg select {name}"
+    return "" if chosen == "yes" else f"selfseg select {quote(name)}"
 
 
 def _train(name: str, fold: FoldStatus) -> str:
     """Return the command that trains a fold, from the model that it was begun with."""
     start = f" {fold.start}" if fold.start else ""
-    return f"selfseg train {name} {fold.configuration} {fold.fold}{start}"
+    return f"selfseg train {quote(name)} {quote(fold.configuration)} {fold.fold}{start}"

@@ -27,6 +27,7 @@ from selfseg.cli import (
     train,
 )
 from selfseg.errors import SelfSegError
+from selfseg.execution.termination import EXIT_TERMINATED, end_when_asked
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -87,6 +88,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("selfseg").setLevel(logging.DEBUG if debug else logging.INFO)
+    end_when_asked()
     try:
         app()
     except SelfSegError as error:
@@ -107,7 +109,7 @@ def main() -> None:
         sys.stderr.write(INTERRUPTED)
         sys.exit(EXIT_INTERRUPTED)
     except SystemExit as stop:  # typer turns an interrupt into this
-        if stop.code == EXIT_INTERRUPTED:
+        if stop.code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
             sys.stderr.write(INTERRUPTED)
         raise
 

@@ -55,9 +55,8 @@ def _outcome(record: RaceRecord) -> Iterator[str]:
     if record.accepted or any(idea.is_transfer for idea in basis.ideas):
         yield (
             f"Folds of {name} that are trained already were trained by the former plan; to train "
-            f"them by the new one: selfseg train {shlex.quote(record.dataset)} {name} 0 "
-            f"--restart (folds 0 to "
-            f"{len(basis.splits.folds) - 1})"
+            f"them by the new one: selfseg train {shlex.quote(record.dataset)} {name} 0 --restart "
+            f"(folds 0 to {len(basis.splits.folds) - 1})"
         )
 
 

@@ -274,6 +274,8 @@ def print_status(datasets: Sequence[DatasetStatus], root: Path) -> None:
                 "" if fold.dice is None else f"{fold.dice:.4f}",
             )
         out.print(table)
+        if dataset.note:
+            out.print(dataset.note)
         if dataset.next_command:
             out.print(f"Next: {dataset.next_command}{_workspace_option(root)}")
 

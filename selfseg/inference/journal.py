@@ -105,7 +105,7 @@ class Journal:
         """Write quality.json of all cases that are finished, those of other jobs as well."""
         if not any(digest for model in self.basis.members for digest in model.shapes):
             return
-        with waited_for(self.output / HIDDEN_FOLDER / ".quality.lock"):
+        with waited_for(self.output / HIDDEN_FOLDER / ".quality.lock", "writes quality.json"):
             entries = self.finished(cases)
             scores = tuple(entry.quality for entry in entries if entry.quality is not None)
             if scores:

@@ -70,7 +70,7 @@ def preprocess(
         patch: Training patch; the arrays' chunks are sized for it.
         workers: Parallel processes.
     """
-    with waited_for(folder.with_name(f".{folder.name}.lock")):
+    with waited_for(folder.with_name(f".{folder.name}.lock"), "prepares these arrays"):
         return _preprocess(dataset, options, folder, patch=patch, workers=workers)
 
 

@@ -66,7 +66,7 @@ def prepare_maps(  # noqa: PLR0913 (what a map depends on)
     work = partial(
         _prepare_case, arrays=arrays, maps=tuple(maps), targets=targets, flat=flat, patch=patch
     )
-    with waited_for(folder.with_name(f".{folder.name}.lock")):
+    with waited_for(folder.with_name(f".{folder.name}.lock"), "prepares these maps"):
         files = [CompanionFiles(folder, case) for case in cases]
         return sum(map_parallel(work, files, workers=workers, label="Maps for the loss"))
 

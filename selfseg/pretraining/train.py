@@ -149,7 +149,7 @@ def _train(state: _State, job: PretrainingJob, *, began_s: float) -> None:
     saved_s, zero_s = began_s, began_s - state.position.elapsed_s
     memory = MemoryUse(job.device)
     memory.steps_follow()
-    with ProgressBar(f"Pretraining {job.configuration.name}", 1000) as bar:
+    with ProgressBar(f"Pretraining {job.configuration.name}", 1000, as_share=True) as bar:
         while (progress := _progress(state.position, job)) < 1.0 or state.position.step == 0:
             batch = _draw(job, state.position.step)
             error = _step(state, batch, job, progress)

@@ -24,7 +24,8 @@ def write_outcome(folder: DatasetFolder, record: RaceRecord) -> None:
     Raises:
         PlanError: The raced configuration or an idea was changed during the race.
     """
-    with waited_for(folder.plan_lock):  # another configuration's race may end now as well
+    # Another configuration's race may end now as well.
+    with waited_for(folder.plan_lock, "changes the plan"):
         updated = with_outcome(serial.load(Plan, folder.plan), record)
         check_plan(updated)
         serial.save_keeping_former(updated, folder.plan)

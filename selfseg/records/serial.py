@@ -67,15 +67,20 @@ def text(record: Record) -> str:
     return record.model_dump_json(indent=1) + "\n"
 
 
-def save_keeping_former(record: Record, path: Path) -> None:
-    """Write a record; a different file that stands there is kept: it may hold edits by hand."""
-    content = text(record)
+def save_keeping_former(record: Record, path: Path) -> Path | None:
+    """Write a record; a different file that stands there is kept: it may hold edits by hand.
+
+    Returns:
+        Where the former file is now; None if there was none, or none that differs.
+    """
+    content, kept = text(record), None
     if path.is_file() and (former := path.read_text(encoding="utf-8")) != content:
         names = (path.with_name(f"{path.stem}.former-{n}{path.suffix}") for n in count(1))
         kept = next(name for name in names if not name.exists())
         write_text(former, kept)
         log.warning("%s differs from the one that stood there, which is now %s", path, kept)
     write_text(content, path)
+    return kept
 
 
 def load(kind: type[RecordT], path: Path) -> RecordT:

@@ -88,7 +88,7 @@ def select(  # noqa: PLR0913 (what the plan says, what the user asks for)
     """
     by_name = {item.name: item for item in comparison.trained}
     refinement = cleaning = None
-    with waited_for(cache.with_name(f".{cache.name}.lock")):
+    with waited_for(cache.with_name(f".{cache.name}.lock"), "selects models"):
         candidates = _score_candidates(comparison, targets, measure, selector, cache, workers)
         decision = selector.choose_candidate(candidates)
         chosen = next(item for item in candidates if item.name == decision.value)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from selfseg.errors import DeviceError, DivergenceError
+from selfseg.errors import DeviceError
 from selfseg.execution.locks import held
+from selfseg.execution.termination import EXIT_TERMINATED, termination_noted
+from selfseg.files import forget_unfinished
 from selfseg.inference.trained import weights_digest
 from selfseg.loading.batches import Batch
 from selfseg.losses.build import DeeplySupervisedSum, build_loss
@@ -26,13 +29,22 @@ from selfseg.training.agreement import check_finished
 from selfseg.training.begin import as_recipe_says, batches_of, begin
 from selfseg.training.borrowing import Borrowing, start_borrowing
 from selfseg.training.checkpoints import save_checkpoint
-from selfseg.training.epoch import EpochScores, score_epoch
+from selfseg.training.epoch import score_epoch
 from selfseg.training.job import Course, TrainingJob
 from selfseg.training.memory_use import MemoryUse
 from selfseg.training.schedule import learning_rate_factor
 from selfseg.training.shapes import prepare_shapes
 from selfseg.training.state import TrainState
 from selfseg.training.step import final_weights, train_step
+from selfseg.training.telling import (
+    PARTS,
+    diverged,
+    parts_done,
+    show,
+    tell_device,
+    tell_epoch,
+    written_to,
+)
 from selfseg.workspace.network import FoldFolder
 
 __all__ = ["TrainingJob", "train"]
@@ -40,12 +52,14 @@ __all__ = ["TrainingJob", "train"]
 log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_S = 300.0
-SETTLED_EPOCH, LONG_WAIT = 2, 0.1  # the first epoch also waits for the workers to start
 
 
 @dataclass(frozen=True)
 class Run:
-    """What stays the same while a fold trains; `zero_s` is the clock's value at elapsed time 0."""
+    """What stays the same while a fold trains; `zero_s` is the clock's value at elapsed time 0.
+
+    `is_asked_to_end` tells whether the program is to end before the run does.
+    """
 
     job: TrainingJob
     course: Course
@@ -54,6 +68,7 @@ class Run:
     bar: ProgressBar
     memory: MemoryUse
     zero_s: float
+    is_asked_to_end: Callable[[], bool]
     borrowing: Borrowing | None = None
 
     def is_over(self, state: TrainState) -> bool:
@@ -65,7 +80,8 @@ def train(job: TrainingJob) -> TrainedFold:
     """Train a fold to its end, from its checkpoint if there is one; return its description.
 
     A finished fold is not trained again. On a CPU a resumed run gives exactly the weights of an
-    uninterrupted one, if its length is given in steps.
+    uninterrupted one, if its length is given in steps. SIGTERM ends the program after the step at
+    work, which is kept.
 
     Raises:
         CheckpointError: The checkpoint is damaged, or it or the finished fold belongs to other
@@ -94,6 +110,14 @@ def _train(job: TrainingJob) -> TrainedFold:
         _forget(job.output)
     if job.output.weights.is_file():
         return _finished(job)
+    forget_unfinished(job.output.checkpoint, job.output.weights, job.output.history)
+    with written_to(job.output.log):
+        return _trained(job, started_s)
+
+
+def _trained(job: TrainingJob, started_s: float) -> TrainedFold:
+    """Train what is left; `started_s` is the clock's value when the preparations began."""
+    tell_device(job.device)
     if len(job.configuration.patch) == 3:
         warn_of_slow_convolutions(job.device, autocast_dtype(job.device)[0])
     memory = MemoryUse(job.device)
@@ -103,22 +127,34 @@ def _train(job: TrainingJob) -> TrainedFold:
     steps = course.steps_from(state.step)
     label = f"Training {job.configuration.name} fold {job.fold}"
     memory.data_follows()
-    with ProgressBar(label, 1000, start=_thousandths(state, course)) as bar:
-        run = Run(
-            job=job,
-            course=course,
-            loss=loss.to(job.device),
-            batches=batches_of(job, course, state),
-            bar=bar,
-            memory=memory,
-            zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too
-            borrowing=start_borrowing(job, as_recipe_says(job.configuration, course), steps),
-        )
-        memory.steps_follow()
-        state.elapsed_s = time.perf_counter() - run.zero_s
-        while not run.is_over(state):
+    bar = ProgressBar(label, PARTS, start=parts_done(state, course), as_share=True)
+    with termination_noted() as is_asked_to_end:
+        with bar:
+            run = Run(
+                job=job,
+                course=course,
+                loss=loss.to(job.device),
+                batches=batches_of(job, course, state),
+                bar=bar,
+                memory=memory,
+                zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too
+                is_asked_to_end=is_asked_to_end,
+                borrowing=start_borrowing(job, as_recipe_says(job.configuration, course), steps),
+            )
+            memory.steps_follow()
+            state.elapsed_s = time.perf_counter() - run.zero_s
+            _train_epochs(state, run)
+        return _finish(state, job, memory.peak_gib())
+
+
+def _train_epochs(state: TrainState, run: Run) -> None:
+    """Train to the end of the run."""
+    while not run.is_over(state):
+        try:
             _train_epoch(state, run)
-    return _finish(state, job, memory.peak_gib())
+        except DeviceError:  # a scheduler asks those who prepare batches to end as well
+            _stop_if_asked(state, run)
+            raise
 
 
 def _forget(folder: FoldFolder) -> None:
@@ -155,7 +191,7 @@ def _train_epoch(state: TrainState, run: Run) -> None:
     history.append(record, job.output.history)
     save_checkpoint(state, job, course)
     state.elapsed_s = time.perf_counter() - run.zero_s
-    _tell(state, record, scores)
+    tell_epoch(state, record, scores)
 
 
 def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
@@ -165,6 +201,7 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
     began_s = saved_s = time.perf_counter()
     end = (state.epoch + 1) * course.steps_per_epoch
     while state.step < end and not run.is_over(state):
+        _stop_if_asked(state, run)
         before_s = time.perf_counter()
         batch = next(run.batches)
         waited_s += time.perf_counter() - before_s
@@ -191,7 +228,7 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
         state.elapsed_s = now_s - run.zero_s
         steps += 1
         run.memory.step_made()
-        _show(state, run, step_s=(now_s - began_s) / steps)
+        show(state, run.course, run.bar, step_s=(now_s - began_s) / steps)
         if now_s - saved_s > CHECKPOINT_EVERY_S:
             _refuse_divergence(state, run)
             save_checkpoint(state, run.job, course)
@@ -199,37 +236,14 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
     return rate, waited_s
 
 
-def _show(state: TrainState, run: Run, *, step_s: float) -> None:
-    """Move the bar to the run's progress in thousandths: it knows steps and time alike."""
-    note = f"epoch {state.epoch + 1}, step {state.step}, {step_s:.2f} s/step"
-    if state.device.type == "cpu":
-        note += f", loss {state.losses.mean():.3f}"
-    run.bar.move_to(_thousandths(state, run.course), note=note + state.latest)
-
-
-def _thousandths(state: TrainState, course: Course) -> int:
-    return int(1000 * course.progress(state.step, state.elapsed_s))
-
-
-def _tell(state: TrainState, record: EpochRecord, scores: EpochScores) -> None:
-    """Log an epoch, and keep its figures for the bar."""
-    dice = "" if scores.mean_dice is None else f", Dice {scores.mean_dice:.3f}"
-    on_bar = "" if state.device.type == "cpu" else f", loss {record.loss:.3f}"
-    state.latest = on_bar + dice
-    log.info(
-        "Epoch %d: loss %.4f%s, %.1f s, waited for data %.1f %%",
-        record.epoch,
-        record.loss,
-        dice,
-        record.seconds,
-        100 * record.wait_share,
-    )
-    if record.epoch == SETTLED_EPOCH and record.wait_share > LONG_WAIT:
-        log.warning(
-            "Training waits for data %.0f %% of the time: give it more processes (--workers) if "
-            "there are free cores, or keep the preprocessed cases on a faster disk",
-            100 * record.wait_share,
-        )
+def _stop_if_asked(state: TrainState, run: Run) -> None:
+    """Keep how far the run is and end the program, if it is asked to end."""
+    if run.is_asked_to_end():
+        if state.step > state.epoch * run.course.steps_per_epoch:  # else there is no loss to check
+            _refuse_divergence(state, run)
+        save_checkpoint(state, run.job, run.course)
+        log.info("Asked to end: kept as it is after step %d", state.step)
+        sys.exit(EXIT_TERMINATED)
 
 
 def _refuse_divergence(state: TrainState, run: Run) -> None:
@@ -240,16 +254,7 @@ def _refuse_divergence(state: TrainState, run: Run) -> None:
     """
     if not state.losses.has_diverged() and math.isfinite(state.losses.mean()):
         return
-    recipe = "recipe" if run.course.kind == "long" else "short_recipe"
-    place = f"configurations.{run.job.configuration.name}.optimization.{recipe}.optimizer"
-    rate = f"{place}.learning_rate={run.course.recipe.optimizer.learning_rate / 10:g}"
-    raise DivergenceError(
-        f"{run.job.output.path}: the loss is not a number after step {state.step}: "
-        "training has diverged",
-        step=state.step,
-        remedy=f"Lower the learning rate ('selfseg plan DATASET --set {rate}'), then train with "
-        "--restart.",
-    )
+    raise diverged(run.job, run.course, state.step)
 
 
 def _finish(state: TrainState, job: TrainingJob, peak_gib: float | None) -> TrainedFold:

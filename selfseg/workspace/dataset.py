@@ -48,6 +48,12 @@ class DatasetFolder:
         return self.path / "plan.json"
 
     @property
+    def former_plans(self) -> tuple[Path, ...]:
+        """Plans that stood in place of the plan before, the last one first."""
+        found = self.path.glob(f"{self.plan.stem}.former-*{self.plan.suffix}")
+        return tuple(sorted(found, key=lambda path: (len(path.name), path.name), reverse=True))
+
+    @property
     def plan_lock(self) -> Path:
         """Held by the process that reads the plan to write a changed one."""
         return self.path / ".plan.lock"

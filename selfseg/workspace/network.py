@@ -58,6 +58,11 @@ class FoldFolder(NetworkFolder):
         return self.path / "history.jsonl"
 
     @property
+    def log(self) -> Path:
+        """What training told, with the time of each line."""
+        return self.path / "train.log"
+
+    @property
     def validation(self) -> Path:
         """Predictions of the fold's validation cases, and their scores."""
         return self.path / "validation"

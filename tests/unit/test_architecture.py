@@ -52,7 +52,7 @@ STAGE_EDGES = {
 TOP = {
     "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
     "phantoms", "auxiliary", "classifying", "adopting", "pretrain", "importing", "exporting",
-    "bundles", "choosing", "plan", "starting", "preparing",
+    "bundles", "choosing", "plan", "starting", "preparing", "replanning",
 }  # fmt: skip
 
 

@@ -211,7 +211,7 @@ def test_outcomes_are_written_one_after_another(tmp_path: Path) -> None:
     serial.save(a_plan(TOP_K, FOCAL), folder.plan)
     before = folder.plan.read_bytes()
     writer = threading.Thread(target=write_outcome, args=(folder, raced()))
-    with waited_for(folder.plan_lock):
+    with waited_for(folder.plan_lock, "changes the plan"):
         writer.start()
         writer.join(0.5)
         assert writer.is_alive()

@@ -1,0 +1,92 @@
+"""What a training tells while it runs: its device, how far it is, every epoch, train.log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from selfseg.errors import DivergenceError
+from selfseg.progress import ProgressBar
+from selfseg.records.model import EpochRecord
+from selfseg.training.epoch import EpochScores
+from selfseg.training.job import Course, TrainingJob
+from selfseg.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+SETTLED_EPOCH, LONG_WAIT = 2, 0.1  # the first epoch also waits for the workers to start
+PARTS = 1000  # of a run, on the bar: it knows steps and time alike
+
+
+@contextmanager
+def written_to(path: Path) -> Iterator[None]:
+    """Append what is logged meanwhile to a file, with the time of each line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("selfseg")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def tell_device(device: torch.device) -> None:
+    """Log what computes."""
+    if device.type == "cuda":
+        log.info("Device: %s (%s)", torch.cuda.get_device_name(device), device)
+    else:
+        log.info("Device: CPU, %d threads", torch.get_num_threads())
+
+
+def parts_done(state: TrainState, course: Course) -> int:
+    """Return how many parts of the run are over."""
+    return int(PARTS * course.progress(state.step, state.elapsed_s))
+
+
+def show(state: TrainState, course: Course, bar: ProgressBar, *, step_s: float) -> None:
+    """Move the bar to where the run is."""
+    note = f"epoch {state.epoch + 1}, step {state.step}, {step_s:.2f} s/step"
+    if state.device.type == "cpu":
+        note += f", loss {state.losses.mean():.3f}"
+    bar.move_to(parts_done(state, course), note=note + state.latest)
+
+
+def tell_epoch(state: TrainState, record: EpochRecord, scores: EpochScores) -> None:
+    """Log an epoch, and keep its figures for the bar."""
+    dice = "" if scores.mean_dice is None else f", Dice {scores.mean_dice:.3f}"
+    on_bar = "" if state.device.type == "cpu" else f", loss {record.loss:.3f}"
+    state.latest = on_bar + dice
+    log.info(
+        "Epoch %d: loss %.4f%s, %.1f s, waited for data %.1f %%",
+        record.epoch,
+        record.loss,
+        dice,
+        record.seconds,
+        100 * record.wait_share,
+    )
+    if record.epoch == SETTLED_EPOCH and record.wait_share > LONG_WAIT:
+        log.warning(
+            "Training waits for data %.0f %% of the time: give it more processes (--workers) if "
+            "there are free cores, or keep the preprocessed cases on a faster disk",
+            100 * record.wait_share,
+        )
+
+
+def diverged(job: TrainingJob, course: Course, step: int) -> DivergenceError:
+    """Return the error of a loss that is not a number, with the option that lowers the rate."""
+    recipe = "recipe" if course.kind == "long" else "short_recipe"
+    place = f"configurations.{job.configuration.name}.optimization.{recipe}.optimizer"
+    rate = f"{place}.learning_rate={course.recipe.optimizer.learning_rate / 10:g}"
+    return DivergenceError(
+        f"{job.output.path}: the loss is not a number after step {step}: training has diverged",
+        step=step,
+        remedy=f"Lower the learning rate ('selfseg plan DATASET --set {rate}'), then train with "
+        "--restart.",
+    )

@@ -71,7 +71,7 @@ def test_training_and_prediction(planned: DatasetFolder, tmp_path: Path) -> None
     images = planned.path.parent.parent / "own" / "imagesTs"
     done = selfseg("predict", "-i", images, "-o", tmp_path, "-m", planned.path, "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("*.nii.gz"))) == 1
 
 
 def test_a_fold_is_outdated_when_the_auxiliary_data_set_changes(planned: DatasetFolder) -> None:

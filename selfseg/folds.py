@@ -58,8 +58,8 @@ def find_configuration(plan: Plan, name: str) -> Configuration:
     )
 
 
-def training_device(plan: Plan, option: str) -> torch.device:
-    """Return the device to train on.
+def training_device(plan: Plan, option: str, *, trains: bool = True) -> torch.device:
+    """Return the device to train on, or to predict what a trained network has not yet.
 
     Raises:
         DeviceError: No such device; or a plan for CUDA would be trained on a CPU unasked.
@@ -67,7 +67,7 @@ def training_device(plan: Plan, option: str) -> torch.device:
     from selfseg.networks.device import select_device
 
     device = select_device(option)
-    if option == "auto" and plan.budget.device == "cuda" and device.type == "cpu":
+    if trains and option == "auto" and plan.budget.device == "cuda" and device.type == "cpu":
         raise DeviceError(
             f"plan of {plan.dataset}: was made for CUDA, and there is no CUDA device here; on a "
             "CPU its training takes very long",
@@ -87,13 +87,14 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
     from selfseg.training.job import TrainingJob
     from selfseg.training.second_encoder import source_weights
 
-    device = training_device(known.plan, request.device)
     configuration = find_configuration(known.plan, request.configuration)
+    output = known.folder.fold(configuration.name, request.fold)
+    trains = request.restart or not output.weights.is_file()
+    device = training_device(known.plan, request.device, trains=trains)
     train_cases, validation_cases = _fold_cases(known, request.fold)
     _refuse_missing(known, configuration, request, validation_cases)
     start = start_of_fold(known, configuration, request.fold, validation_cases, request.start)
-    output = known.folder.fold(configuration.name, request.fold)
-    if start is None and (request.restart or not output.weights.is_file()):
+    if start is None and trains:
         tell_of_random_weights(known.plan, configuration.name, request.fold)
     maps = previous_maps(known, configuration, (*train_cases, *validation_cases))
     workers = default_workers(request.workers)

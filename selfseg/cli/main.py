@@ -32,7 +32,8 @@ from selfseg.execution.termination import EXIT_TERMINATED, end_when_asked
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 INTERRUPTED = (
-    "\nInterrupted; the same command goes on where it stopped. With 'predict', add --continue.\n"
+    "\nInterrupted; the same command goes on where it stopped. Leave out --restart; with "
+    "'predict', add --continue.\n"
 )
 
 app = typer.Typer(

@@ -41,9 +41,14 @@ def usable_cores(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
 
 
 def free_memory_gib(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float:
-    """Return the memory that can still be taken: of the machine, and of this container's share."""
+    """Return the memory that can still be taken: of the machine, and of this container's share.
+
+    What this process has freed and kept goes back first, as it can be taken.
+    """
     import psutil
 
+    if (library := _glibc()) is not None:
+        library.malloc_trim(0)
     free = [float(psutil.virtual_memory().available), *_free_shares(cgroups, membership)]
     return max(min(free), 0.0) / 2**30
 
@@ -57,11 +62,16 @@ def held_gib() -> float:
 
 def handle_freed_memory(how: Freed) -> None:
     """Say what becomes of freed memory from here on; what was kept goes back, unless it is kept."""
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+    if (library := _glibc()) is not None:
         for option, value in how.value:
             library.mallopt(option, value)
         if how is not Freed.KEPT:
             library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return library if hasattr(library, "mallopt") else None
 
 
 def _quotas(cgroups: Path, membership: Path) -> Iterator[float]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from selfseg.errors import ModelError, RecordError
+from selfseg.errors import DeviceError, ModelError, RecordError
 from selfseg.execution.locks import waited_for
 from selfseg.inference.export import label_map_path
 from selfseg.inference.quality import QUALITY_FILE
@@ -105,11 +105,14 @@ class Journal:
         """Write quality.json of all cases that are finished, those of other jobs as well."""
         if not any(digest for model in self.basis.members for digest in model.shapes):
             return
-        with waited_for(self.output / HIDDEN_FOLDER / ".quality.lock", "writes quality.json"):
-            entries = self.finished(cases)
-            scores = tuple(entry.quality for entry in entries if entry.quality is not None)
-            if scores:
-                serial.save(PredictionQuality(cases=scores), self.output / QUALITY_FILE)
+        try:
+            with waited_for(self.output / HIDDEN_FOLDER / ".quality.lock", "writes quality.json"):
+                entries = self.finished(cases)
+                scores = tuple(entry.quality for entry in entries if entry.quality is not None)
+                if scores:
+                    serial.save(PredictionQuality(cases=scores), self.output / QUALITY_FILE)
+        except DeviceError as error:  # the label maps are there all the same
+            log.warning("%s was not written: %s", QUALITY_FILE, error)
 
     def of_stage(self, stage: str) -> Journal:
         """Return the journal of the label maps of a previous stage, in a hidden folder."""
@@ -156,7 +159,11 @@ class Journal:
         return (
             entry.basis == self.basis
             and wanted <= {file.name for file in entry.files}
-            and all(_is_whole(self.output / file.name, file.size) for file in entry.files)
+            and all(
+                _is_whole(self.output / file.name, file.size)
+                for file in entry.files
+                if file.name in wanted
+            )
             and _same_images(case, entry.images)
         )
 

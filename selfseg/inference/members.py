@@ -133,7 +133,7 @@ def _predict_several(  # noqa: PLR0913 (the options of the command)
     workers: int,
 ) -> PredictionReport:
     export.folder.mkdir(parents=True, exist_ok=True)
-    adder = _Adder(export, share=1 / len(ensemble.members))
+    adder = _Adder(export, journal, share=1 / len(ensemble.members))
 
     def prepare(turn: Turn) -> PreparedCase:
         export.check(turn.case)
@@ -158,9 +158,6 @@ def _predict_several(  # noqa: PLR0913 (the options of the command)
             if outcome.problem is not None and turn.case.id not in problems:
                 log.warning("%s: %s", turn.case.id, outcome.problem)
                 problems[turn.case.id] = str(outcome.problem)
-            if turn.is_last and turn.case.id not in problems and journal is not None:
-                meter = export.quality
-                journal.finish(turn.case, None if meter is None else meter.of(turn.case))
     done = tuple(case.id for case in cases if case.id not in problems)
     return PredictionReport(done, tuple(problems.items()))
 
@@ -183,6 +180,7 @@ class _Adder:
     """
 
     export: Export
+    journal: Journal | None
     share: float
     _case: str = ""
     _added: int = 0
@@ -204,6 +202,9 @@ class _Adder:
             self._added += 1
             if turn.is_last and self._added == round(1 / self.share):
                 self.export.write_sum(turn.case, record, total)
+                if self.journal is not None:  # at once: what comes next may be interrupted
+                    meter = self.export.quality
+                    self.journal.finish(turn.case, None if meter is None else meter.of(turn.case))
         except BaseException:
             self._sum = None
             raise

@@ -29,7 +29,7 @@ from selfseg.preprocessing.previous import read_previous
 from selfseg.progress import ProgressBar
 from selfseg.records.crf import DenseCrf
 from selfseg.records.dataset import Case
-from selfseg.records.geometry import Box
+from selfseg.records.geometry import Box, PreprocessedCase
 from selfseg.records.plan import Inference
 from selfseg.records.postprocessing import Step
 from selfseg.records.shape_model import CaseQuality
@@ -109,19 +109,20 @@ def predict_cases(  # noqa: PLR0913 (the options of the command)
     def compute(_: Case, prepared: PreparedCase) -> Tensor:
         return member_logits(model, prepared, options, store)
 
+    def write(case: Case, record: PreprocessedCase, logits: Tensor) -> None:
+        export.write(case, record, logits)
+        if journal is not None:  # at once: what comes next may be interrupted
+            journal.finish(case, None if quality is None else quality.of(case))
+
     done, failed = [], []
     with ProgressBar("predicting", len(cases)) as bar:
         threads = max(1, min(workers, IN_FLIGHT))
         for outcome in run_pipeline(
-            cases, prepare, compute, export.write, threads, overlap=budget.overlaps
+            cases, prepare, compute, write, threads, overlap=budget.overlaps
         ):
             bar.advance(note=outcome.item.id)
             if outcome.problem is None:
                 done.append(outcome.item.id)
-                if journal is not None:
-                    journal.finish(
-                        outcome.item, None if quality is None else quality.of(outcome.item)
-                    )
             else:
                 log.warning("%s: %s", outcome.item.id, outcome.problem)
                 failed.append((outcome.item.id, str(outcome.problem)))

@@ -230,8 +230,10 @@ def test_a_cascade_goes_on_after_its_first_stage(
         begin(journal, case)
 
     monkeypatch.setattr(journals.Journal, "begin", watched)
-    assert again(staged).kept == ("a",)
-    assert made == ["out b", "out c", "out d", "out e"]  # nothing of 3d_lowres
+    kept = again(staged).kept
+    assert "a" in kept
+    assert "b" not in kept
+    assert made == [f"out {case}" for case in CASES if case not in kept]  # nothing of 3d_lowres
     for case in CASES:
         name = f"{case}.nii.gz"
         assert (asked.output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

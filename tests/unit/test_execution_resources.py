@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -71,3 +73,22 @@ def test_no_quota_and_odd_files_are_no_limit(groups: tuple[Path, Path]) -> None:
     write(root, {"cpu.max": "", "memory.max": "many"})
     assert usable_cores(*groups) == CORES
     assert free_memory_gib(*groups) > 0
+
+
+KEPT = """
+import numpy as np
+from selfseg.execution.resources import Freed, free_memory_gib, handle_freed_memory
+handle_freed_memory(Freed.KEPT)
+before = free_memory_gib()
+array = np.ones(2**30 // 8)
+held = before - free_memory_gib()
+del array
+print(held, before - free_memory_gib())
+"""
+
+
+def test_freed_memory_that_is_kept_counts_as_free() -> None:
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True)
+    held, kept = map(float, done.stdout.split())
+    assert held > 0.8
+    assert kept < 0.5  # other programs take some

@@ -1,7 +1,7 @@
 """Training arrays on disk: compressed Blosc2 files that are read patch by patch.
 
 Chunk and block sizes follow nnU-Net v2 (Isensee et al. 2021, nnunetv2 2.8), which fits blocks to
-a share of the L1 cache and chunks to a share of the L3 cache.
+a share of the L1 cache and chunks to a share of the L3 cache. But slices share a chunk.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def chunk_and_block(
         item_bytes: Bytes a value.
 
     Returns:
-        Chunk shape and block shape, each (1, z, y, x).
+        Chunk shape and block shape, each (1, z, y, x). Blocks of flat patches are of one slice.
     """
     full_patch = np.array(patch if len(patch) == 3 else (1, *patch))
     image = np.array(shape[1:])
@@ -179,6 +179,10 @@ def chunk_and_block(
         axis = max((i for i in range(3) if block[i] > 1), key=lambda i: (block[i] / target[i], i))
         block[axis] = _power_of_two_below(int(block[axis]))
     chunk = _grown_chunk(block, np.minimum(image, target), full_patch, image, item_bytes)
+    if full_patch[0] == 1:
+        # Readers decompress blocks. Blosc2 starts four threads for every chunk that it writes.
+        slices = _CHUNK_BYTES // (math.prod(chunk.tolist()) * item_bytes)
+        chunk[0] = min(max(slices, 1), image[0])
     return (1, *chunk.tolist()), (1, *block.tolist())
 
 

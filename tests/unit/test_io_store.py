@@ -22,7 +22,7 @@ RNG = np.random.default_rng(1)
         ((1, 138, 170, 138), (128, 128, 128), 4, (1, 128, 128, 96), (1, 32, 32, 32)),
         ((1, 138, 170, 138), (128, 128, 128), 2, (1, 138, 170, 128), (1, 32, 64, 32)),
         ((1, 93, 512, 512), (40, 224, 224), 4, (1, 40, 192, 192), (1, 8, 64, 64)),
-        ((1, 93, 512, 512), (512, 512), 4, (1, 1, 512, 512), (1, 1, 256, 128)),
+        ((1, 1, 512, 512), (512, 512), 4, (1, 1, 512, 512), (1, 1, 256, 128)),
     ],
 )
 def test_golden_chunks_of_nnunet(
@@ -33,6 +33,22 @@ def test_golden_chunks_of_nnunet(
     block: tuple[int, ...],
 ) -> None:
     assert chunk_and_block(shape, patch, item_bytes) == (chunk, block)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunk"),
+    [
+        ((93, 512, 512), (6, 512, 512)),
+        ((36, 50, 35), (36, 50, 35)),
+        ((9, 1500, 1500), (2, 768, 768)),
+    ],
+)
+def test_slices_share_a_chunk_but_no_block(
+    shape: tuple[int, int, int], chunk: tuple[int, int, int]
+) -> None:
+    found, block = chunk_and_block((1, *shape), (512, 512), 4)
+    assert found == (1, *chunk)
+    assert block[1] == 1
 
 
 @settings(max_examples=100, deadline=None)

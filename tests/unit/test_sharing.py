@@ -111,7 +111,7 @@ def test_nobody_makes_shared_arrays_anew(planned: PlanResult) -> None:
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_shared_arrays_are_chunked_for_slices(
+def test_shared_arrays_have_blocks_for_slices(
     planned: PlanResult, tmp_path: Path, *, alone: bool
 ) -> None:
     full = find_configuration(planned.plan, "3d_fullres")
@@ -122,8 +122,8 @@ def test_shared_arrays_are_chunked_for_slices(
     arrays = prepare(folder, planned.dataset, full, planned=sharing, workers=1)
     image = open_array(CaseFiles(arrays, planned.dataset.cases[0].id).image)
     expected = chunk_and_block(image.shape, full.patch if alone else flat.patch, 4)
-    assert cast(Any, image).chunks == expected[0]
-    assert (expected[0][1] > 1) == alone
+    assert (cast(Any, image).chunks, cast(Any, image).blocks) == expected
+    assert (expected[1][1] > 1) == alone
 
 
 def test_facts_of_other_cases_are_forgotten_first(

@@ -1,21 +1,23 @@
 """Instance normalization followed by leaky ReLU, as one step that stays in channels-last memory.
 
 torch's own instance norm copies channels-last tensors to planar memory and back, which costs up
-to a third of a training step on a CPU. The forward and backward passes here are written on the
-channels-last view (batch, voxels, channels); they give the same numbers up to float rounding.
-In bfloat16 (autocast on CPUs that have it) statistics and arithmetic are still float32.
+to a third of a training step on a CPU. Its batch norm has kernels for channels-last memory and
+for reduced formats; of one sample, it is the instance norm. But it adds up a million voxels one by
+one, so mean and variance, float32 in any format, are computed here, in parts that stay in cache.
 Elsewhere (planar memory, CUDA) torch's own operators are used.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FORMATS = (torch.float32, torch.bfloat16)
+FORMATS = (torch.float32, torch.bfloat16, torch.float16)
+CACHED_VALUES = 1 << 17  # half a mebibyte of float32
 
 
 class InstanceNormLeakyReLU(nn.Module):
@@ -60,37 +62,40 @@ def _fused(x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) ->
     return result
 
 
-def _rows(x: Tensor) -> Tensor:
-    """View channels-last (b, c, *spatial) as contiguous (b, voxels, c)."""
-    return x.movedim(1, -1).flatten(1, -2)
-
-
-def _precise(x: Tensor) -> Tensor:
-    """Return `x` in float32 or better; itself if it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance over space, (b, c), of channels-last `x`; float32 or better."""
+    rows = x.movedim(1, -1).flatten(1, -2)  # (b, voxels, c), contiguous
+    samples, voxels, channels = rows.shape
+    parts = rows.tensor_split(math.ceil(rows.numel() / CACHED_VALUES), dim=1)
+    precise = torch.promote_types(x.dtype, torch.float32)
+    mean = x.new_zeros((samples, channels), dtype=precise)
+    squares = torch.zeros_like(mean)
+    for part in parts:
+        mean += part.to(precise).sum(dim=1)
+    mean /= voxels
+    for part in parts:
+        squares += (part - mean[:, None]).square_().sum(dim=1)
+    return mean, squares / voxels
 
 
 class _NormAct(torch.autograd.Function):
-    """Keeps only its input for the backward pass; the activation's sign follows from it."""
+    """Keeps its input and output for the backward pass; the output has the activation's sign."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float
     ) -> Tensor:
-        rows = _precise(_rows(x))
-        variance, mean = torch.var_mean(rows, dim=1, correction=0, keepdim=True)
-        inverse_std = torch.rsqrt(variance + eps)
-        scale = inverse_std * weight
-        shift = bias - mean * scale
-        y = torch.empty_like(x)
-        if rows.dtype == x.dtype:
-            torch.addcmul(shift, rows, scale, out=_rows(y))
-        else:
-            _rows(y).copy_(torch.addcmul(shift, rows, scale))
+        mean, variance = _statistics(x)
+        y, unused = torch.empty_like(x), mean.new_empty(0)
+        for n in range(len(x)):
+            torch.native_batch_norm(
+                x[n : n + 1], weight, bias, mean[n], variance[n], False, 0.0, eps,
+                out=(y[n : n + 1], unused, unused),
+            )  # fmt: skip
         if slope != 1.0:
             F.leaky_relu_(y, slope)
-        ctx.save_for_backward(x, y, weight, mean, inverse_std)
-        ctx.slope = slope
+        ctx.save_for_backward(x, y, weight, mean, torch.rsqrt(variance + eps))
+        ctx.eps, ctx.slope = eps, slope
         return y
 
     @staticmethod
@@ -100,21 +105,12 @@ class _NormAct(torch.autograd.Function):
         grad = grad.contiguous(memory_format=layout)
         if ctx.slope != 1.0:  # y has the sign of the normalized value
             grad = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
-        rows, grad_rows = _precise(_rows(x)), _precise(_rows(grad))
-        voxels = rows.shape[1]
-        grad_sum = grad_rows.sum(dim=1, keepdim=True)
-        # Σ g·x̂ with x̂ = (x − mean)·inverse_std
-        product_sum = (grad_rows * rows).sum(dim=1, keepdim=True)
-        centered = (product_sum - mean * grad_sum) * inverse_std
-        # dx = w·inverse_std·(g − mean(g) − x̂·mean(g·x̂)) = a·g + b·x + c
-        a = weight * inverse_std
-        b = -a * inverse_std * centered / voxels
-        c = -a * grad_sum / voxels - b * mean
         grad_x = torch.empty_like(x)
-        if rows.dtype == x.dtype:
-            out = _rows(grad_x)
-            torch.addcmul(c, rows, b, out=out)
-            out.addcmul_(grad_rows, a)
-        else:
-            _rows(grad_x).copy_(torch.addcmul(c, rows, b).addcmul_(grad_rows, a))
-        return grad_x, centered.sum(dim=(0, 1)), grad_sum.sum(dim=(0, 1)), None, None
+        of_weight, of_bias = torch.empty_like(mean), torch.empty_like(mean)
+        for n in range(len(x)):
+            torch.ops.aten.native_batch_norm_backward.out(
+                grad[n : n + 1], x[n : n + 1], weight, None, None, mean[n], inverse_std[n],
+                True, ctx.eps, [True, True, True],
+                out0=grad_x[n : n + 1], out1=of_weight[n], out2=of_bias[n],
+            )  # fmt: skip
+        return grad_x, of_weight.sum(dim=0), of_bias.sum(dim=0), None, None

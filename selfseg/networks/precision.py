@@ -28,22 +28,40 @@ def autocast_dtype(device: torch.device) -> tuple[torch.dtype | None, str]:
 
 
 def fine_dtype(device: torch.device) -> torch.dtype | None:
-    """Return the reduced format that loses least: float16 on a CUDA device; None: no reduced one.
+    """Return the reduced format that loses least: float16 where the device computes fast in it.
 
-    nnU-Net predicts in these.
+    nnU-Net predicts in these. Its networks stay within float16, since they were trained in it.
+
+    Args:
+        device: Where the network runs.
+
+    Returns:
+        The format for `torch.autocast`, or None for plain float32.
     """
-    return torch.float16 if device.type == "cuda" else None
+    native = device.type == "cuda" or (device.type == "cpu" and cpu_has_native_float16())
+    return torch.float16 if native else None
 
 
 def cpu_has_native_bfloat16() -> bool:
     """Return whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
-    capabilities = getattr(torch.cpu, "get_capabilities", None)  # torch before 2.12 lacks it
-    if capabilities is not None:
-        known = capabilities()
-        return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    checks = (getattr(torch.cpu, name, None) for name in names)
-    return any(check is not None and bool(check()) for check in checks)
+    return _cpu_has(
+        ("avx512_bf16", "amx_bf16"), ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+
+
+def cpu_has_native_float16() -> bool:
+    """Return whether this CPU multiplies float16 as fast as bfloat16 (AMX-FP16)."""
+    return _cpu_has(("amx_fp16",), ("_is_amx_fp16_supported",))
+
+
+def _cpu_has(capabilities: tuple[str, ...], checks: tuple[str, ...]) -> bool:
+    """Tell whether the CPU has one of some capabilities, or passes one of torch's own checks."""
+    known = getattr(torch.cpu, "get_capabilities", None)  # torch before 2.12 lacks it
+    if known is not None:
+        found = known()
+        return any(found.get(name, False) for name in capabilities)
+    asked = (getattr(torch.cpu, name, None) for name in checks)
+    return any(check is not None and bool(check()) for check in asked)
 
 
 def _cuda_format(capability: tuple[int, int]) -> tuple[torch.dtype | None, str]:

@@ -51,8 +51,8 @@ class Inference(GrownRecord):
         window_sigma: Width of the window weight, in patches.
         window_weight: `exact`: a product of Gaussians. `float16`: that product times ten as nnU-Net
             rounds it; where it would be 0, its smallest positive value.
-        precision: `fast`: bfloat16 where the device computes fast in it. `fine`: float16 on GPUs
-            (three more binary digits) and float32 on CPUs, as nnU-Net.
+        precision: `fast`: bfloat16 where the device computes fast in it. `fine`: float16 (three
+            more binary digits) on GPUs, as nnU-Net, and on CPUs with AMX-FP16; else float32.
     """
 
     step: float = 0.5

@@ -102,21 +102,22 @@ def test_fused_norm_equals_torch_forward_and_backward(shape: tuple[int, ...], sl
     assert module(ours).is_contiguous(memory_format=layout)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(2, 6, 9, 8), (2, 6, 5, 7, 6)])
-def test_fused_norm_in_bfloat16_keeps_the_layout_and_float32_statistics(
-    shape: tuple[int, ...],
+def test_fused_norm_in_reduced_formats_keeps_the_layout_and_float32_statistics(
+    shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     layout = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
     module = InstanceNormLeakyReLU(shape[1])
     module.weight.data.normal_()
-    x = (torch.randn(shape) + 3).bfloat16().contiguous(memory_format=layout).requires_grad_()
+    x = (torch.randn(shape) + 3).to(dtype).contiguous(memory_format=layout).requires_grad_()
     exact = x.detach().float().requires_grad_()
     y, expected = module(x), module(exact)
-    assert y.dtype == torch.bfloat16
+    assert y.dtype == dtype
     assert y.is_contiguous(memory_format=layout)
     torch.testing.assert_close(y.float(), expected, rtol=2e-2, atol=2e-2)
     grad = torch.randn(shape)
-    y.backward(grad.bfloat16())
+    y.backward(grad.to(dtype))
     expected.backward(grad)
     assert x.grad is not None
     torch.testing.assert_close(x.grad.float(), exact.grad, rtol=4e-2, atol=4e-2)

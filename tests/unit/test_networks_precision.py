@@ -1,3 +1,9 @@
+"""The format of numbers follows what the hardware multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -37,15 +43,27 @@ def test_cpu_computes_in_bfloat16_only_where_native(
     assert reason.startswith("bfloat16" if native else "float32")
 
 
-def test_cpu_capabilities_are_read_or_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
-    assert precision.cpu_has_native_bfloat16()
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
-    assert not precision.cpu_has_native_bfloat16()
+@pytest.mark.parametrize(
+    ("asked", "capability", "check"),
+    [
+        (precision.cpu_has_native_bfloat16, "avx512_bf16", "_is_avx512_bf16_supported"),
+        (precision.cpu_has_native_bfloat16, "amx_bf16", "_is_amx_tile_supported"),
+        (precision.cpu_has_native_float16, "amx_fp16", "_is_amx_fp16_supported"),
+    ],
+)
+def test_cpu_capabilities_are_read_or_guessed(
+    monkeypatch: pytest.MonkeyPatch, asked: Callable[[], bool], capability: str, check: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True}, raising=False)
+    assert asked()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_fp16": True}, raising=False)
+    assert not asked()
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-    assert precision.cpu_has_native_bfloat16()
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_amx_fp16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda found=name == check: found, raising=False)
+    assert asked()
+    monkeypatch.setattr(torch.cpu, check, lambda: False)
+    assert not asked()
 
 
 def test_unknown_devices_stay_in_float32() -> None:
@@ -54,6 +72,9 @@ def test_unknown_devices_stay_in_float32() -> None:
     assert "meta" in reason
 
 
-def test_fine_is_float16_on_a_gpu_and_float32_elsewhere() -> None:
+@pytest.mark.parametrize("native", [True, False])
+def test_fine_is_float16_where_that_is_fast(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    monkeypatch.setattr(precision, "cpu_has_native_float16", lambda: native)
     assert precision.fine_dtype(torch.device("cuda:0")) is torch.float16
-    assert precision.fine_dtype(torch.device("cpu")) is None
+    assert precision.fine_dtype(torch.device("cpu")) is (torch.float16 if native else None)
+    assert precision.fine_dtype(torch.device("meta")) is None

@@ -131,6 +131,8 @@ def predict_images(request: PredictRequest) -> PredictionReport:
             room = room_gib(limit_gib, model, cases, probabilities=request.probabilities)
         elif device.type == "cpu":
             handle_freed_memory(Freed.KEPT)
+        if not request.resume:
+            journal.take_over(cases)
         report = predict_ensemble(
             model,
             cases,

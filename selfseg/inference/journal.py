@@ -47,7 +47,7 @@ class Journal:
     def begin(self, case: Case) -> None:
         """Enter that the files of a case may change from now on."""
         self._images[case.id] = _with_digests(case)
-        self._save(case)
+        self._save(case, self._images[case.id])
 
     def finish(self, case: Case, quality: CaseQuality | None = None) -> None:
         """Enter that all files of a case, which was begun, are in place."""
@@ -55,7 +55,16 @@ class Journal:
         if self.probabilities:
             paths.append(self.output / f"{case.id}_probabilities.npz")
         files = tuple(WrittenFile(name=path.name, size=path.stat().st_size) for path in paths)
-        self._save(case, files, quality)
+        self._save(case, self._images[case.id], files, quality)
+
+    def take_over(self, cases: Sequence[Case]) -> None:
+        """Enter as begun what something else has made and is going to be replaced.
+
+        After an interruption --continue replaces the rest of it, too.
+        """
+        others, unknown, _ = self._foreign(cases)
+        for case in (*others, *unknown):
+            self._save(case, images=())
 
     def kept(self, cases: Sequence[Case]) -> tuple[PredictedCase, ...]:
         """Return the entries of cases that are not made again; none if everything is.
@@ -77,16 +86,7 @@ class Journal:
 
     def _check(self, cases: Sequence[Case]) -> None:
         """Refuse to go on among label maps that something else has made, or nobody knows what."""
-        unknown, others, fields = [], [], set[str]()
-        for case in cases:
-            if not label_map_path(self.output, case).exists():
-                continue
-            entry = self._entry(case)
-            if entry is not None and (found := self.basis.differences(entry.basis)):
-                others.append(case.id)
-                fields.update(found)
-            elif not self._path(case).is_file():
-                unknown.append(case.id)
+        others, unknown, fields = self._foreign(cases)
         if others:
             raise ModelError(
                 f"--continue: {self.output} has label maps of {_some(others)} that were made "
@@ -100,6 +100,23 @@ class Journal:
                 f"{HIDDEN_FOLDER} says what made them",
                 remedy="Give another folder; without --continue all are made anew.",
             )
+
+    def _foreign(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case], set[str]]:
+        """Return cases whose label maps something else has made, or nobody knows what.
+
+        And in which fields of its basis that something differs.
+        """
+        others, unknown, fields = [], [], set[str]()
+        for case in cases:
+            if not label_map_path(self.output, case).exists():
+                continue
+            entry = self._entry(case)
+            if entry is not None and (found := self.basis.differences(entry.basis)):
+                others.append(case)
+                fields.update(found)
+            elif not self._path(case).is_file():
+                unknown.append(case)
+        return others, unknown, fields
 
     def save_quality(self, cases: Sequence[Case]) -> None:
         """Write quality.json of all cases that are finished, those of other jobs as well."""
@@ -130,13 +147,14 @@ class Journal:
     def _save(
         self,
         case: Case,
+        images: tuple[File, ...],
         files: tuple[WrittenFile, ...] = (),
         quality: CaseQuality | None = None,
     ) -> None:
         entry = PredictedCase(
             case=case.id,
             basis=self.basis,
-            images=self._images[case.id],
+            images=images,
             files=files,
             quality=quality,
         )
@@ -192,6 +210,6 @@ def _same_images(case: Case, former: Sequence[File]) -> bool:
     )
 
 
-def _some(cases: Sequence[str]) -> str:
+def _some(cases: Sequence[Case]) -> str:
     more = f" and {len(cases) - 3} more" if len(cases) > 3 else ""
-    return ", ".join(cases[:3]) + more
+    return ", ".join(case.id for case in cases[:3]) + more

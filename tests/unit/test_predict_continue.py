@@ -153,6 +153,33 @@ def test_another_model_without_the_option_leaves_no_false_entry(asked: PredictRe
         again(asked)
 
 
+def test_label_maps_that_were_to_be_replaced_are_replaced_after_an_interruption(
+    asked: PredictRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(asked, folds=("1",))
+    predict_images(replace(other, output=asked.output.with_name("whole")))
+    predict_images(asked)
+    entry(asked, "e").unlink()  # nobody knows what made it
+    begin = journals.Journal.begin
+
+    def killed(journal: journals.Journal, case: Case) -> None:
+        if case.id == "b":
+            raise SystemExit
+        begin(journal, case)
+
+    monkeypatch.setattr(journals.Journal, "begin", killed)
+    with pytest.raises(SystemExit):
+        predict_images(other)
+    monkeypatch.undo()
+    with pytest.raises(ModelError, match="another members"):
+        again(asked)
+    assert {"b", "c", "d", "e"} <= set(again(other).done)
+    for case in CASES:
+        name = f"{case}.nii.gz"
+        whole = asked.output.with_name("whole") / name
+        assert (asked.output / name).read_bytes() == whole.read_bytes()
+
+
 def test_probabilities_that_are_missing_are_made(asked: PredictRequest) -> None:
     predict_images(asked)
     assert again(asked, probabilities=True).done == CASES

@@ -144,6 +144,8 @@ def predict_images(request: PredictRequest) -> PredictionReport:
             workers=default_workers(request.workers),
             journal=journal,
         )
+        finished = {*kept, *report.done}
+        journal.remove_previous([case for case in every[part] if case.id in finished])
         journal.save_quality(every)
     former = tuple(entry.quality for entry in kept.values() if entry.quality is not None)
     return replace(report, quality=(*former, *report.quality), kept=tuple(kept))

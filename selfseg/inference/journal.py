@@ -135,11 +135,13 @@ class Journal:
         """Return the journal of the label maps of a previous stage, in a hidden folder."""
         return Journal(self.output / HIDDEN_FOLDER / stage, self.basis, resume=self.resume)
 
-    def remove(self, cases: Sequence[Case]) -> None:
-        """Delete the label maps of some cases and their entries."""
-        for case in cases:
-            self._path(case).unlink(missing_ok=True)
-            label_map_path(self.output, case).unlink(missing_ok=True)
+    def remove_previous(self, cases: Sequence[Case]) -> None:
+        """Delete what previous stages have made of some cases, in this run or an earlier one."""
+        for folder in (self.output / HIDDEN_FOLDER).glob("[!.]*/"):
+            stage = self.of_stage(folder.name)
+            for case in cases:
+                stage._path(case).unlink(missing_ok=True)
+                label_map_path(stage.output, case).unlink(missing_ok=True)
 
     def _path(self, case: Case) -> Path:
         return self.output / HIDDEN_FOLDER / f"{case.id}.json"

@@ -225,15 +225,50 @@ def test_the_command_says_what_was_done_before(asked: PredictRequest) -> None:
     assert (shown["done"], shown["kept"]) == ([], ["a", "c", "e"])
 
 
-def test_a_cascade_goes_on_after_its_first_stage(
-    asked: PredictRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def staged_model(asked: PredictRequest) -> PredictRequest:
+    """Write a cascade, and return how it is asked for."""
     low = tiny_configuration("3d_lowres")
     last = tiny_configuration().model_copy(
         update={"name": "3d_cascade", "previous_stage": "3d_lowres"}
     )
-    save_model(tmp_path / "staged", tiny_plan(low, last))
-    staged = replace(asked, model=tmp_path / "staged", configuration="3d_cascade")
+    folder = asked.output.with_name("staged")
+    save_model(folder, tiny_plan(low, last))
+    return replace(asked, model=folder, configuration="3d_cascade")
+
+
+def maps_of_stage(output: Path) -> list[str]:
+    """Return the cases whose label map of the previous stage is there."""
+    folder = output / journals.HIDDEN_FOLDER / "3d_lowres"
+    made = sorted(path.name.removesuffix(".nii.gz") for path in folder.glob("*.nii.gz"))
+    assert made == sorted(path.stem for path in folder.glob(".predicted/*.json"))
+    return made
+
+
+def test_what_the_previous_stage_made_is_kept_until_a_case_is_finished(
+    asked: PredictRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = staged_model(asked)
+    finish = journals.Journal.finish
+
+    def fails(journal: journals.Journal, case: Case, quality: CaseQuality | None = None) -> None:
+        if journal.output == asked.output and case.id == "c":
+            raise OSError("disk full")
+        finish(journal, case, quality)
+
+    monkeypatch.setattr(journals.Journal, "finish", fails)
+    assert [case for case, _ in again(staged, part="1/2").failed] == ["c"]
+    monkeypatch.undo()
+    assert maps_of_stage(asked.output) == ["c"]
+    assert again(staged, part="2/2").done == ("b", "d")
+    assert maps_of_stage(asked.output) == ["c"]  # of another job, which may be at work
+    assert again(staged).done == ("c",)
+    assert maps_of_stage(asked.output) == []
+
+
+def test_a_cascade_goes_on_after_its_first_stage(
+    asked: PredictRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = staged_model(asked)
     predict_images(replace(staged, output=tmp_path / "whole"))
     finish = journals.Journal.finish
 
@@ -246,9 +281,7 @@ def test_a_cascade_goes_on_after_its_first_stage(
     with pytest.raises(SystemExit):
         predict_images(staged)
     monkeypatch.undo()
-    maps = asked.output / journals.HIDDEN_FOLDER / "3d_lowres"
-    before = {path.name: path.stat().st_mtime_ns for path in maps.glob("*.nii.gz")}
-    assert len(before) == len(CASES)
+    assert maps_of_stage(asked.output) == list(CASES)
     made: list[str] = []
     begin = journals.Journal.begin
 
@@ -264,7 +297,8 @@ def test_a_cascade_goes_on_after_its_first_stage(
     for case in CASES:
         name = f"{case}.nii.gz"
         assert (asked.output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not list((tmp_path / "whole").rglob("3d_lowres/*.nii.gz"))
+    for folder in (asked.output, tmp_path / "whole"):
+        assert not maps_of_stage(folder)
     weights = DatasetFolder(tmp_path / "staged").fold("3d_lowres", "0").weights
     shutil.copy(DatasetFolder(asked.model).fold("3d_fullres", "1").weights, weights)
     with pytest.raises(ModelError, match="another previous"):

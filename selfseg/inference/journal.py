@@ -16,7 +16,7 @@ from selfseg.errors import DeviceError, ModelError, RecordError
 from selfseg.execution.locks import waited_for
 from selfseg.inference.export import label_map_path
 from selfseg.inference.quality import QUALITY_FILE
-from selfseg.inference.trained import file_digest
+from selfseg.io.companions import companion_files, digest_image
 from selfseg.records import serial
 from selfseg.records.dataset import Case, File
 from selfseg.records.prediction import PredictedCase, PredictionBasis, WrittenFile
@@ -51,9 +51,10 @@ class Journal:
 
     def finish(self, case: Case, quality: CaseQuality | None = None) -> None:
         """Enter that all files of a case, which was begun, are in place."""
-        paths = [label_map_path(self.output, case)]
+        label_map = label_map_path(self.output, case)
+        paths = [label_map, *companion_files(label_map)]
         if self.probabilities:
-            paths.append(self.output / f"{case.id}_probabilities.npz")
+            paths.append(self.output / _probabilities(case))
         files = tuple(WrittenFile(name=path.name, size=path.stat().st_size) for path in paths)
         self._save(case, self._images[case.id], files, quality)
 
@@ -141,7 +142,9 @@ class Journal:
             stage = self.of_stage(folder.name)
             for case in cases:
                 stage._path(case).unlink(missing_ok=True)
-                label_map_path(stage.output, case).unlink(missing_ok=True)
+                label_map = label_map_path(stage.output, case)
+                for path in (*companion_files(label_map), label_map):
+                    path.unlink(missing_ok=True)
 
     def _path(self, case: Case) -> Path:
         return self.output / HIDDEN_FOLDER / f"{case.id}.json"
@@ -173,19 +176,21 @@ class Journal:
             return None
 
     def _fits(self, case: Case, entry: PredictedCase) -> bool:
-        wanted = {label_map_path(self.output, case).name}
-        if self.probabilities:
-            wanted.add(f"{case.id}_probabilities.npz")
+        more = _probabilities(case)
+        files = {file.name: file.size for file in entry.files}
+        if not self.probabilities:
+            files.pop(more, None)
         return (
             entry.basis == self.basis
-            and wanted <= {file.name for file in entry.files}
-            and all(
-                _is_whole(self.output / file.name, file.size)
-                for file in entry.files
-                if file.name in wanted
-            )
+            and label_map_path(self.output, case).name in files
+            and (more in files or not self.probabilities)
+            and all(_is_whole(self.output / name, size) for name, size in files.items())
             and _same_images(case, entry.images)
         )
+
+
+def _probabilities(case: Case) -> str:
+    return f"{case.id}_probabilities.npz"
 
 
 def _is_whole(path: Path, size: int) -> bool:
@@ -195,19 +200,25 @@ def _is_whole(path: Path, size: int) -> bool:
 def _with_digests(case: Case) -> tuple[File, ...]:
     return tuple(
         file.model_copy(
-            update={"path": Path(file.path).name, "digest": file_digest(Path(file.path))}
+            update={"path": Path(file.path).name, "digest": digest_image(Path(file.path))}
         )
         for file in case.images
     )
 
 
 def _same_images(case: Case, former: Sequence[File]) -> bool:
-    """Tell whether images are those of an entry; they are read where time or size differ."""
+    """Tell whether images are those of an entry.
+
+    They are read where time or size differ, or are not all: voxels may lie in another file.
+    """
     if len(case.images) != len(former):
         return False
     return all(
-        (now.size, now.modified_ns) == (then.size, then.modified_ns)
-        or file_digest(Path(now.path)) == then.digest
+        (
+            (now.size, now.modified_ns) == (then.size, then.modified_ns)
+            and not companion_files(Path(now.path))
+        )
+        or digest_image(Path(now.path)) == then.digest
         for now, then in zip(case.images, former, strict=True)
     )
 

@@ -96,6 +96,20 @@ def test_files_that_are_not_whole_and_changed_images_do_not_count(asked: Predict
     assert again(asked).kept == CASES
 
 
+def test_voxels_in_a_file_of_their_own_count(asked: PredictRequest) -> None:
+    apart = replace(asked, source=asked.source.with_name("apart"))
+    for seed, case in enumerate(CASES):
+        write_image(apart.source / f"{case}.mhd", seed)
+    predict_images(apart)
+    assert again(apart).kept == CASES
+    other = replace(apart, source=apart.source.with_name("other"))
+    write_image(other.source / "a.mhd", seed=99)
+    (other.source / "a.raw").replace(apart.source / "a.raw")  # the header stays as it is
+    (asked.output / "c.raw").unlink()
+    assert again(apart).done == ("a", "c")
+    assert again(apart).kept == CASES
+
+
 def test_a_case_that_was_begun_is_not_finished(
     asked: PredictRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

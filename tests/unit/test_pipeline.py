@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,11 @@ from commandline import TINY_NETWORK, write_tiny_dataset
 from selfseg import pipeline
 from selfseg.errors import SelfSegError
 from selfseg.evaluation.evaluate import Tolerances
+from selfseg.execution.locks import held
 from selfseg.folds import open_planned
 from selfseg.pipeline import plan_dataset
+from selfseg.records import serial
+from selfseg.records.dataset import Dataset
 from selfseg.requests import PlanRequest, PredictRequest, TrainRequest, parse_tolerances
 from selfseg.status import read_status
 
@@ -77,6 +82,21 @@ def test_a_fold_is_trained_and_validated_where_the_data_lie_now(tmp_path: Path) 
     for path in moved.rglob("*.nii.gz"):
         path.unlink()
     assert pipeline.train_fold("tiny", workspace, request).scores is not None  # done already
+
+
+def test_data_are_not_followed_while_they_are_planned_anew(tmp_path: Path) -> None:
+    first = write_tiny_dataset(tmp_path / "before")
+    planned = plan_dataset(str(first), tmp_path / "workspace", ONLY_PLAN)
+    moved, folder = first.rename(tmp_path / "after"), planned.folder
+    fewer = planned.dataset.model_copy(update={"cases": planned.dataset.cases[1:]})
+    with ThreadPoolExecutor(1) as pool, held(folder.plan_lock, "is planned"):
+        opened = pool.submit(open_planned, folder, str(moved))
+        time.sleep(0.5)
+        assert not opened.done()
+        serial.save(fewer, folder.dataset)
+    found = opened.result().dataset
+    assert found == fewer.model_copy(update={"root": str(moved)})
+    assert serial.load(Dataset, folder.dataset) == found
 
 
 def test_other_data_are_not_taken_for_data_that_moved(tmp_path: Path) -> None:

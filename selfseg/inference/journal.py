@@ -8,7 +8,7 @@ is in place: however a job ends, an entry never promises what is not there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from selfseg.records.shape_model import CaseQuality, PredictionQuality
 log = logging.getLogger(__name__)
 
 HIDDEN_FOLDER = ".predicted"
+# By case; None for one that is damaged.
+Entries = dict[str, PredictedCase | None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Journal:
 
         After an interruption --continue replaces the rest of it, too.
         """
-        others, unknown, _ = self._foreign(cases)
+        others, unknown, _ = self._foreign(cases, self._entries(cases))
         for case in (*others, *unknown):
             self._save(case, images=())
 
@@ -75,58 +77,22 @@ class Journal:
         """
         if not self.resume:
             return ()
-        self._check(cases)
-        return self.finished(cases)
+        entries = self._entries(cases)
+        self._check(cases, entries)
+        return self._fitting(cases, entries)
 
     def finished(self, cases: Sequence[Case]) -> tuple[PredictedCase, ...]:
         """Return the entries of cases whose files are there, whole, and would be made the same."""
-        entries = ((case, self._entry(case)) for case in cases)
-        return tuple(
-            entry for case, entry in entries if entry is not None and self._fits(case, entry)
-        )
-
-    def _check(self, cases: Sequence[Case]) -> None:
-        """Refuse to go on among label maps that something else has made, or nobody knows what."""
-        others, unknown, fields = self._foreign(cases)
-        if others:
-            raise ModelError(
-                f"--continue: {self.output} has label maps of {_some(others)} that were made "
-                f"with another {', '.join(sorted(fields))}",
-                remedy="Give the model and options they were made with, or another folder; "
-                "without --continue all are made anew.",
-            )
-        if unknown:
-            raise ModelError(
-                f"--continue: {self.output} has label maps of {_some(unknown)}, and nothing in "
-                f"{HIDDEN_FOLDER} says what made them",
-                remedy="Give another folder; without --continue all are made anew.",
-            )
-
-    def _foreign(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case], set[str]]:
-        """Return cases whose label maps something else has made, or nobody knows what.
-
-        And in which fields of its basis that something differs.
-        """
-        others, unknown, fields = [], [], set[str]()
-        for case in cases:
-            if not label_map_path(self.output, case).exists():
-                continue
-            entry = self._entry(case)
-            if entry is not None and (found := self.basis.differences(entry.basis)):
-                others.append(case)
-                fields.update(found)
-            elif not self._path(case).is_file():
-                unknown.append(case)
-        return others, unknown, fields
+        return self._fitting(cases, self._entries(cases))
 
     def save_quality(self, cases: Sequence[Case]) -> None:
-        """Write quality.json of all cases that are finished, those of other jobs as well."""
+        """Write quality.json of all label maps that are there, those of other jobs as well."""
         if not any(digest for model in self.basis.members for digest in model.shapes):
             return
         try:
             with waited_for(self.output / HIDDEN_FOLDER / ".quality.lock", "writes quality.json"):
-                entries = self.finished(cases)
-                scores = tuple(entry.quality for entry in entries if entry.quality is not None)
+                entries = self._written(cases, self._entries(cases))
+                scores = tuple(entry.quality for _, entry in entries if entry.quality is not None)
                 if scores:
                     serial.save(PredictionQuality(cases=scores), self.output / QUALITY_FILE)
         except DeviceError as error:  # the label maps are there all the same
@@ -146,6 +112,79 @@ class Journal:
                 for path in (*companion_files(label_map), label_map):
                     path.unlink(missing_ok=True)
 
+    def _check(self, cases: Sequence[Case], entries: Entries) -> None:
+        """Refuse to go on among label maps that something else has made, or nobody knows what."""
+        others, unknown, fields = self._foreign(cases, entries)
+        if others:
+            raise ModelError(
+                f"--continue: {self.output} has label maps of {_some(others)} that were made "
+                f"with another {', '.join(sorted(fields))}",
+                remedy="Give the model and options they were made with, or another folder; "
+                "without --continue all are made anew.",
+            )
+        if unknown:
+            raise ModelError(
+                f"--continue: {self.output} has label maps of {_some(unknown)}, and nothing in "
+                f"{HIDDEN_FOLDER} says what made them",
+                remedy="Give another folder; without --continue all are made anew.",
+            )
+
+    def _foreign(
+        self, cases: Sequence[Case], entries: Entries
+    ) -> tuple[list[Case], list[Case], set[str]]:
+        """Return cases whose label maps something else has made, or nobody knows what.
+
+        And in which fields of its basis that something differs.
+        """
+        others, unknown, fields = [], [], set[str]()
+        for case in cases:
+            if not label_map_path(self.output, case).exists():
+                continue
+            entry = entries.get(case.id)
+            if entry is not None and (found := self.basis.differences(entry.basis)):
+                others.append(case)
+                fields.update(found)
+            elif case.id not in entries:
+                unknown.append(case)
+        return others, unknown, fields
+
+    def _fitting(self, cases: Sequence[Case], entries: Entries) -> tuple[PredictedCase, ...]:
+        written = self._written(cases, entries)
+        return tuple(entry for case, entry in written if _same_images(case, entry.images))
+
+    def _written(
+        self, cases: Sequence[Case], entries: Entries
+    ) -> Iterator[tuple[Case, PredictedCase]]:
+        """Yield what is made by the same, and whose files are there and whole."""
+        for case in cases:
+            entry = entries.get(case.id)
+            if entry is not None and self._is_written(case, entry):
+                yield case, entry
+
+    def _is_written(self, case: Case, entry: PredictedCase) -> bool:
+        more = _probabilities(case)
+        files = {file.name: file.size for file in entry.files}
+        if not self.probabilities:
+            files.pop(more, None)
+        return (
+            entry.basis == self.basis
+            and label_map_path(self.output, case).name in files
+            and (more in files or not self.probabilities)
+            and all(_is_whole(self.output / name, size) for name, size in files.items())
+        )
+
+    def _entries(self, cases: Sequence[Case]) -> Entries:
+        """Return the entries of the cases that have one."""
+        return {case.id: self._entry(case) for case in cases if self._path(case).is_file()}
+
+    def _entry(self, case: Case) -> PredictedCase | None:
+        """Return the entry of a case that has one; None where it is damaged."""
+        try:
+            return serial.load(PredictedCase, self._path(case))
+        except RecordError as error:
+            log.warning("%s; the case is made again", error.message)
+            return None
+
     def _path(self, case: Case) -> Path:
         return self.output / HIDDEN_FOLDER / f"{case.id}.json"
 
@@ -164,29 +203,6 @@ class Journal:
             quality=quality,
         )
         serial.save(entry, self._path(case))
-
-    def _entry(self, case: Case) -> PredictedCase | None:
-        """Return the entry of a case; None without one or where it is damaged."""
-        if not self._path(case).is_file():
-            return None
-        try:
-            return serial.load(PredictedCase, self._path(case))
-        except RecordError as error:
-            log.warning("%s; the case is made again", error.message)
-            return None
-
-    def _fits(self, case: Case, entry: PredictedCase) -> bool:
-        more = _probabilities(case)
-        files = {file.name: file.size for file in entry.files}
-        if not self.probabilities:
-            files.pop(more, None)
-        return (
-            entry.basis == self.basis
-            and label_map_path(self.output, case).name in files
-            and (more in files or not self.probabilities)
-            and all(_is_whole(self.output / name, size) for name, size in files.items())
-            and _same_images(case, entry.images)
-        )
 
 
 def _probabilities(case: Case) -> str:

@@ -12,7 +12,7 @@ from selfseg import planning
 from selfseg.budget import parse_gib
 from selfseg.errors import SelfSegError
 from selfseg.execution.processes import default_workers
-from selfseg.execution.resources import Freed, handle_freed_memory
+from selfseg.execution.resources import Freed, handle_freed_memory, usual_afterwards
 from selfseg.folds import open_planned, training_job, validate_fold
 from selfseg.plan import PlanResult, plan_dataset
 from selfseg.records import serial
@@ -109,7 +109,7 @@ def predict_images(request: PredictRequest) -> PredictionReport:
     part = slice(None) if request.part is None else parse_part(request.part)
     tta = True if request.tta is None else request.tta
     check_engine(request.engine, device, limited=request.max_memory is not None)
-    with opened_model(request.model) as folder:
+    with opened_model(request.model) as folder, usual_afterwards():
         model = load_ensemble(
             folder,
             configuration=request.configuration,

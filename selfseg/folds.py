@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfseg.errors import DeviceError, PlanError, SelfSegError
+from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import default_workers
 from selfseg.inference.trained import PlannedDataset, previous_digest
 from selfseg.preparing import prepare, prepare_auxiliary, prepare_loss_maps, prepare_previous
@@ -19,7 +20,7 @@ from selfseg.records.plan import Configuration, Plan
 from selfseg.requests import TrainRequest
 from selfseg.starting import start_of_fold, tell_of_random_weights
 from selfseg.workspace.dataset import DatasetFolder
-from selfseg.workspace.moved import follow, refuse_missing
+from selfseg.workspace.moved import follow, lies_elsewhere, refuse_missing
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +42,12 @@ def open_planned(folder: DatasetFolder, source: str = "") -> PlannedDataset:
     """
     from selfseg.plan_checks import check_plan
 
+    dataset = serial.load(Dataset, folder.dataset)
+    if lies_elsewhere(folder, dataset, source):
+        with waited_for(folder.plan_lock, "changes the plan"):  # and the data set with it
+            dataset = follow(folder, source)
     plan = serial.load(Plan, folder.plan)
     check_plan(plan)
-    dataset = follow(folder, serial.load(Dataset, folder.dataset), source)
     return PlannedDataset(folder, plan, dataset)
 
 

@@ -12,7 +12,7 @@ from selfseg import planning
 from selfseg.budget import parse_gib
 from selfseg.errors import SelfSegError
 from selfseg.execution.processes import default_workers
-from selfseg.execution.resources import Freed, handle_freed_memory
+from selfseg.execution.resources import Freed, handle_freed_memory, usual_afterwards
 from selfseg.folds import open_planned, training_job, validate_fold
 from selfseg.plan import PlanResult, plan_dataset
 from selfseg.records import serial
@@ -109,7 +109,7 @@ def predict_images(request: PredictRequest) -> PredictionReport:
     part = slice(None) if request.part is None else parse_part(request.part)
     tta = True if request.tta is None else request.tta
     check_engine(request.engine, device, limited=request.max_memory is not None)
-    with opened_model(request.model) as folder:
+    with opened_model(request.model) as folder, usual_afterwards():
         model = load_ensemble(
             folder,
             configuration=request.configuration,
@@ -131,6 +131,8 @@ def predict_images(request: PredictRequest) -> PredictionReport:
             room = room_gib(limit_gib, model, cases, probabilities=request.probabilities)
         elif device.type == "cpu":
             handle_freed_memory(Freed.KEPT)
+        if not request.resume:
+            journal.take_over(cases)
         report = predict_ensemble(
             model,
             cases,
@@ -142,6 +144,8 @@ def predict_images(request: PredictRequest) -> PredictionReport:
             workers=default_workers(request.workers),
             journal=journal,
         )
+        finished = {*kept, *report.done}
+        journal.remove_previous([case for case in every[part] if case.id in finished])
         journal.save_quality(every)
     former = tuple(entry.quality for entry in kept.values() if entry.quality is not None)
     return replace(report, quality=(*former, *report.quality), kept=tuple(kept))

@@ -30,7 +30,7 @@ from selfseg.replanning import (
     tell_of_outdated,
 )
 from selfseg.requests import PlanRequest, RunRequest, read_case_list
-from selfseg.starting import is_planned, opened_start, planned_as
+from selfseg.starting import is_planned, opened_start, pinned, planned_as
 from selfseg.workspace.dataset import DatasetFolder
 from selfseg.workspace.lookup import dataset_folder, refuse_namesake
 
@@ -136,7 +136,7 @@ def _decide(
     budget = detect_budget(request.memory, request.device)
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
     if model is not None and request.start is not None:
-        start = planned_as(request.start, model.configuration.name, workspace)
+        start = pinned(planned_as(request.start, model.configuration.name, workspace), model)
         made = _fit_to_model(made, model, start, dataset, fingerprint, request)
     auxiliary = _read_auxiliary(request, workspace, workers=workers)
     if auxiliary is not None:

@@ -167,7 +167,7 @@ def _prepare(
     known: PlannedDataset, configuration: Configuration, request: PretrainRequest
 ) -> tuple[tuple[Case, ...], tuple[Path, ...]]:
     """Make the arrays of the images where they are missing; return cases and arrays."""
-    from selfseg.io.checks import digest_file
+    from selfseg.io.companions import digest_image
     from selfseg.io.unlabeled import list_cases
     from selfseg.preprocessing.dataset import CaseFiles, preprocess
 
@@ -176,7 +176,7 @@ def _prepare(
         case.model_copy(
             update={
                 "images": tuple(
-                    file.model_copy(update={"digest": digest_file(Path(file.path))})
+                    file.model_copy(update={"digest": digest_image(Path(file.path))})
                     for file in case.images
                 )
             }

@@ -15,6 +15,7 @@ from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.transfer import Start
 from selfseg.requests import StartRequest
+from selfseg.workspace.dataset import DatasetFolder
 
 if TYPE_CHECKING:
     from selfseg.inference.trained import PlannedDataset
@@ -34,6 +35,22 @@ def planned_as(request: StartRequest, configuration: ConfigurationName | None, r
     folder, home = request.folder.resolve(), root.resolve()
     shown = folder.relative_to(home).as_posix() if folder.is_relative_to(home) else str(folder)
     return Start(folder=shown, configuration=configuration, fold=request.fold)
+
+
+def pinned(start: Start, model: SourceModel) -> Start:
+    """Return a start with the digests of the weights that it stands for now.
+
+    Args:
+        start: That does not say yet which weights are meant.
+        model: What it leads to; which fold is taken may depend on the fold that is trained.
+    """
+    from selfseg.inference.trained import model_digest, trained_folds
+
+    folder = DatasetFolder(model.files)
+    folds = () if start.fold else trained_folds(folder, model.configuration.name)
+    others = (model_digest(folder, model.configuration, fold) for fold in folds)
+    weights = tuple(sorted({model.model.digest, *others}))
+    return start.model_copy(update={"weights": weights})
 
 
 def is_planned(request: StartRequest, start: Start | None, root: Path) -> bool:
@@ -63,7 +80,8 @@ def start_of_fold(
         asked: Model in place of the plan's.
 
     Raises:
-        ModelError: There is no such model, or it has seen a held-out case.
+        ModelError: There is no such model, it has seen a held-out case, or its weights are not
+            those that the plan was made to fit.
     """
     from selfseg.training.second_encoder import refuse_two_starts
     from selfseg.training.start import refuse_leak
@@ -73,15 +91,30 @@ def start_of_fold(
         folder = known.folder.workspace / planned.folder
         request = StartRequest(folder, planned.configuration, planned.fold)
         try:
-            return start_of_fold(known, configuration, fold, held_out, request)
+            source = start_of_fold(known, configuration, fold, held_out, request)
         except ModelError as error:
             raise _as_planned(error, configuration) from error
+        if source is not None and planned.weights:
+            _refuse_others(source, planned, configuration)
+        return source
     if asked is None:
         return None
     refuse_two_starts(configuration)
     with opened_start(asked, like=(configuration.name, fold)) as source:
         refuse_leak(source, known.dataset, held_out)
         return source
+
+
+def _refuse_others(source: SourceModel, planned: Start, configuration: Configuration) -> None:
+    """Refuse weights that were not there when the plan was made."""
+    if source.model.digest not in planned.weights:
+        place = f"configurations.{configuration.name}.start"
+        raise ModelError(
+            f"the start of {configuration.name} in plan.json: the weights of {source.model.title} "
+            "are not those that the plan was made to fit",
+            remedy="Plan again with --init to judge them as they are now, put the former ones "
+            f"back, or take them all the same: remove 'weights' of {place} in plan.json.",
+        )
 
 
 def _as_planned(error: ModelError, configuration: Configuration) -> ModelError:

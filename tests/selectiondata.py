@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
-from tinymodel import LABELS, tiny_configuration, tiny_plan
+from tinymodel import LABELS, tiny_configuration, tiny_plan, trained_fold
 
 from selfseg.evaluation.table import metrics_table
-from selfseg.inference.trained import PlannedDataset, files_digest, weights_digest
+from selfseg.inference.trained import PlannedDataset, files_digest
 from selfseg.io.store import save_slabs
 from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset, File, Region
-from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration
 from selfseg.records.selection import ValidationTiming
 from selfseg.workspace.dataset import DatasetFolder
@@ -89,7 +88,13 @@ def write_members(
         for fold in (folds or {}).get(configuration.name, ("0", "1", "2", "3")):
             files = dataset.fold(configuration.name, fold)
             held_out = [i for i in range(cases) if str(i % 4) == fold]
-            description = _description(known, configuration, fold, [ids[i] for i in held_out])
+            description = trained_fold(
+                plan,
+                configuration,
+                fold,
+                held_out=[ids[i] for i in held_out],
+                data_digest=files_digest(data, ()),
+            )
             serial.save(description, files.description)
             files.weights.write_bytes(f"{configuration.name} {fold}".encode())
             basis = known.validation_basis(configuration, fold, description.validation_cases)
@@ -120,23 +125,3 @@ def _write(array: npt.NDArray[np.generic], path: Path) -> None:
 def _store(probabilities: npt.NDArray[np.float64], path: Path) -> None:
     stored = np.round(probabilities * 255).astype(np.uint8)
     save_slabs(lambda channel, z, y: stored[channel, z, y], stored.shape, path)
-
-
-def _description(
-    known: PlannedDataset, configuration: Configuration, fold: str, held_out: list[str]
-) -> TrainedFold:
-    return TrainedFold(
-        configuration=configuration.name,
-        fold=fold,
-        plan_digest=weights_digest(known.plan, configuration),
-        data_digest=files_digest(known.dataset, ()),
-        dataset=known.plan.dataset,
-        seed=0,
-        epochs=1,
-        steps=1,
-        seconds=1.0,
-        precision="float32",
-        mirror_axes=(),
-        train_cases=(),
-        validation_cases=tuple(held_out),
-    )

@@ -87,12 +87,21 @@ def save_model(folder: Path, plan: Plan, *, folds: Sequence[str] = ("0",)) -> Da
                 outputs=len(plan.labels) + 1,
             )
             files = dataset.fold(configuration.name, fold)
-            serial.save(_description(plan, configuration, fold), files.description)
+            serial.save(trained_fold(plan, configuration, fold), files.description)
             save_weights(network.state_dict(), files.weights)
     return dataset
 
 
-def _description(plan: Plan, configuration: Configuration, fold: str) -> TrainedFold:
+def trained_fold(
+    plan: Plan,
+    configuration: Configuration,
+    fold: str,
+    *,
+    train: Sequence[str] = (),
+    held_out: Sequence[str] = (),
+    data_digest: str = "",
+) -> TrainedFold:
+    """Return how a fold was trained, in one step."""
     return TrainedFold(
         configuration=configuration.name,
         fold=fold,
@@ -104,6 +113,7 @@ def _description(plan: Plan, configuration: Configuration, fold: str) -> Trained
         seconds=1.0,
         precision="float32",
         mirror_axes=configuration.augmentation.mirror_axes,
-        train_cases=(),
-        validation_cases=(),
+        data_digest=data_digest,
+        train_cases=tuple(train),
+        validation_cases=tuple(held_out),
     )

@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
@@ -67,6 +68,15 @@ def handle_freed_memory(how: Freed) -> None:
             library.mallopt(option, value)
         if how is not Freed.KEPT:
             library.malloc_trim(0)
+
+
+@contextmanager
+def usual_afterwards() -> Iterator[None]:
+    """Handle freed memory as usual at the end, however it was handled in the meantime."""
+    try:
+        yield
+    finally:
+        handle_freed_memory(Freed.USUAL)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -16,7 +16,8 @@ from selfseg.errors import DatasetError, SelfSegError
 from selfseg.execution.processes import map_parallel
 from selfseg.fingerprinting.intensities import pool_intensities, sketch_intensities
 from selfseg.fingerprinting.labels import measure_labels, summarize_label
-from selfseg.io.checks import check_case, digest_file, find_duplicates
+from selfseg.io.checks import check_case, find_duplicates
+from selfseg.io.companions import companion_files, digest_image
 from selfseg.io.images import Image, label_indices, read_image, read_label_map
 from selfseg.records.dataset import Case, Dataset, File
 from selfseg.records.fingerprint import CaseFacts, Fingerprint
@@ -211,8 +212,11 @@ def _with_digests(case: Case, root: Path, known: Mapping[tuple[str, int, int], s
     """Set the digests of files that have not changed since they were last read; clear others."""
 
     def fill(file: File) -> File:
-        key = (str(root / file.path), file.size, file.modified_ns)
-        return file.model_copy(update={"digest": known.get(key, "")})
+        path = root / file.path
+        # Size and time are those of the file itself, which says nothing of its companions.
+        facts = (str(path), file.size, file.modified_ns)
+        digest = "" if companion_files(path) else known.get(facts, "")
+        return file.model_copy(update={"digest": digest})
 
     reference = case.reference and fill(case.reference)
     images = tuple(fill(file) for file in case.images)
@@ -223,7 +227,7 @@ def _digested(case: Case, root: Path) -> Case:
     """Compute the digests that are missing."""
 
     def fill(file: File) -> File:
-        return file.model_copy(update={"digest": file.digest or digest_file(root / file.path)})
+        return file.model_copy(update={"digest": file.digest or digest_image(root / file.path)})
 
     reference = case.reference and fill(case.reference)
     images = tuple(fill(file) for file in case.images)

@@ -64,7 +64,8 @@ def previous_stages(
     A stage goes over all cases before the next one, so that one network works at a time; all its
     trained folds are averaged. The weights of `models` wait in main memory, and count in
     `max_memory_gib`. The label maps lie in a hidden folder in `output` until the end; with a
-    journal they outlast an interruption, and are taken from there if it resumes.
+    journal they outlast it, are taken from there if it resumes, and are removed by
+    `Journal.remove_previous`.
 
     Raises:
         ModelError: A previous stage is not trained.
@@ -99,9 +100,6 @@ def previous_stages(
                 if case.id in made or case.id in report.done
             }
         yield maps
-    if journal is not None:
-        for done in maps.by_stage:
-            journal.of_stage(done).remove(cases)
 
 
 def load_previous(model: Model) -> Model:

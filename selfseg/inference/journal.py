@@ -8,7 +8,7 @@ is in place: however a job ends, an entry never promises what is not there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from selfseg.errors import DeviceError, ModelError, RecordError
 from selfseg.execution.locks import waited_for
 from selfseg.inference.export import label_map_path
 from selfseg.inference.quality import QUALITY_FILE
-from selfseg.inference.trained import file_digest
+from selfseg.io.companions import companion_files, digest_image
 from selfseg.records import serial
 from selfseg.records.dataset import Case, File
 from selfseg.records.prediction import PredictedCase, PredictionBasis, WrittenFile
@@ -25,6 +25,8 @@ from selfseg.records.shape_model import CaseQuality, PredictionQuality
 log = logging.getLogger(__name__)
 
 HIDDEN_FOLDER = ".predicted"
+# By case; None for one that is damaged.
+Entries = dict[str, PredictedCase | None]
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,25 @@ class Journal:
     def begin(self, case: Case) -> None:
         """Enter that the files of a case may change from now on."""
         self._images[case.id] = _with_digests(case)
-        self._save(case)
+        self._save(case, self._images[case.id])
 
     def finish(self, case: Case, quality: CaseQuality | None = None) -> None:
         """Enter that all files of a case, which was begun, are in place."""
-        paths = [label_map_path(self.output, case)]
+        label_map = label_map_path(self.output, case)
+        paths = [label_map, *companion_files(label_map)]
         if self.probabilities:
-            paths.append(self.output / f"{case.id}_probabilities.npz")
+            paths.append(self.output / _probabilities(case))
         files = tuple(WrittenFile(name=path.name, size=path.stat().st_size) for path in paths)
-        self._save(case, files, quality)
+        self._save(case, self._images[case.id], files, quality)
+
+    def take_over(self, cases: Sequence[Case]) -> None:
+        """Enter as begun what something else has made and is going to be replaced.
+
+        After an interruption --continue replaces the rest of it, too.
+        """
+        others, unknown, _ = self._foreign(cases, self._entries(cases))
+        for case in (*others, *unknown):
+            self._save(case, images=())
 
     def kept(self, cases: Sequence[Case]) -> tuple[PredictedCase, ...]:
         """Return the entries of cases that are not made again; none if everything is.
@@ -65,28 +77,44 @@ class Journal:
         """
         if not self.resume:
             return ()
-        self._check(cases)
-        return self.finished(cases)
+        entries = self._entries(cases)
+        self._check(cases, entries)
+        return self._fitting(cases, entries)
 
     def finished(self, cases: Sequence[Case]) -> tuple[PredictedCase, ...]:
         """Return the entries of cases whose files are there, whole, and would be made the same."""
-        entries = ((case, self._entry(case)) for case in cases)
-        return tuple(
-            entry for case, entry in entries if entry is not None and self._fits(case, entry)
-        )
+        return self._fitting(cases, self._entries(cases))
 
-    def _check(self, cases: Sequence[Case]) -> None:
+    def save_quality(self, cases: Sequence[Case]) -> None:
+        """Write quality.json of all label maps that are there, those of other jobs as well."""
+        if not any(digest for model in self.basis.members for digest in model.shapes):
+            return
+        try:
+            with waited_for(self.output / HIDDEN_FOLDER / ".quality.lock", "writes quality.json"):
+                entries = self._written(cases, self._entries(cases))
+                scores = tuple(entry.quality for _, entry in entries if entry.quality is not None)
+                if scores:
+                    serial.save(PredictionQuality(cases=scores), self.output / QUALITY_FILE)
+        except DeviceError as error:  # the label maps are there all the same
+            log.warning("%s was not written: %s", QUALITY_FILE, error)
+
+    def of_stage(self, stage: str) -> Journal:
+        """Return the journal of the label maps of a previous stage, in a hidden folder."""
+        return Journal(self.output / HIDDEN_FOLDER / stage, self.basis, resume=self.resume)
+
+    def remove_previous(self, cases: Sequence[Case]) -> None:
+        """Delete what previous stages have made of some cases, in this run or an earlier one."""
+        for folder in (self.output / HIDDEN_FOLDER).glob("[!.]*/"):
+            stage = self.of_stage(folder.name)
+            for case in cases:
+                stage._path(case).unlink(missing_ok=True)
+                label_map = label_map_path(stage.output, case)
+                for path in (*companion_files(label_map), label_map):
+                    path.unlink(missing_ok=True)
+
+    def _check(self, cases: Sequence[Case], entries: Entries) -> None:
         """Refuse to go on among label maps that something else has made, or nobody knows what."""
-        unknown, others, fields = [], [], set[str]()
-        for case in cases:
-            if not label_map_path(self.output, case).exists():
-                continue
-            entry = self._entry(case)
-            if entry is not None and (found := self.basis.differences(entry.basis)):
-                others.append(case.id)
-                fields.update(found)
-            elif not self._path(case).is_file():
-                unknown.append(case.id)
+        others, unknown, fields = self._foreign(cases, entries)
         if others:
             raise ModelError(
                 f"--continue: {self.output} has label maps of {_some(others)} that were made "
@@ -101,28 +129,61 @@ class Journal:
                 remedy="Give another folder; without --continue all are made anew.",
             )
 
-    def save_quality(self, cases: Sequence[Case]) -> None:
-        """Write quality.json of all cases that are finished, those of other jobs as well."""
-        if not any(digest for model in self.basis.members for digest in model.shapes):
-            return
-        try:
-            with waited_for(self.output / HIDDEN_FOLDER / ".quality.lock", "writes quality.json"):
-                entries = self.finished(cases)
-                scores = tuple(entry.quality for entry in entries if entry.quality is not None)
-                if scores:
-                    serial.save(PredictionQuality(cases=scores), self.output / QUALITY_FILE)
-        except DeviceError as error:  # the label maps are there all the same
-            log.warning("%s was not written: %s", QUALITY_FILE, error)
+    def _foreign(
+        self, cases: Sequence[Case], entries: Entries
+    ) -> tuple[list[Case], list[Case], set[str]]:
+        """Return cases whose label maps something else has made, or nobody knows what.
 
-    def of_stage(self, stage: str) -> Journal:
-        """Return the journal of the label maps of a previous stage, in a hidden folder."""
-        return Journal(self.output / HIDDEN_FOLDER / stage, self.basis, resume=self.resume)
-
-    def remove(self, cases: Sequence[Case]) -> None:
-        """Delete the label maps of some cases and their entries."""
+        And in which fields of its basis that something differs.
+        """
+        others, unknown, fields = [], [], set[str]()
         for case in cases:
-            self._path(case).unlink(missing_ok=True)
-            label_map_path(self.output, case).unlink(missing_ok=True)
+            if not label_map_path(self.output, case).exists():
+                continue
+            entry = entries.get(case.id)
+            if entry is not None and (found := self.basis.differences(entry.basis)):
+                others.append(case)
+                fields.update(found)
+            elif case.id not in entries:
+                unknown.append(case)
+        return others, unknown, fields
+
+    def _fitting(self, cases: Sequence[Case], entries: Entries) -> tuple[PredictedCase, ...]:
+        written = self._written(cases, entries)
+        return tuple(entry for case, entry in written if _same_images(case, entry.images))
+
+    def _written(
+        self, cases: Sequence[Case], entries: Entries
+    ) -> Iterator[tuple[Case, PredictedCase]]:
+        """Yield what is made by the same, and whose files are there and whole."""
+        for case in cases:
+            entry = entries.get(case.id)
+            if entry is not None and self._is_written(case, entry):
+                yield case, entry
+
+    def _is_written(self, case: Case, entry: PredictedCase) -> bool:
+        more = _probabilities(case)
+        files = {file.name: file.size for file in entry.files}
+        if not self.probabilities:
+            files.pop(more, None)
+        return (
+            entry.basis == self.basis
+            and label_map_path(self.output, case).name in files
+            and (more in files or not self.probabilities)
+            and all(_is_whole(self.output / name, size) for name, size in files.items())
+        )
+
+    def _entries(self, cases: Sequence[Case]) -> Entries:
+        """Return the entries of the cases that have one."""
+        return {case.id: self._entry(case) for case in cases if self._path(case).is_file()}
+
+    def _entry(self, case: Case) -> PredictedCase | None:
+        """Return the entry of a case that has one; None where it is damaged."""
+        try:
+            return serial.load(PredictedCase, self._path(case))
+        except RecordError as error:
+            log.warning("%s; the case is made again", error.message)
+            return None
 
     def _path(self, case: Case) -> Path:
         return self.output / HIDDEN_FOLDER / f"{case.id}.json"
@@ -130,42 +191,22 @@ class Journal:
     def _save(
         self,
         case: Case,
+        images: tuple[File, ...],
         files: tuple[WrittenFile, ...] = (),
         quality: CaseQuality | None = None,
     ) -> None:
         entry = PredictedCase(
             case=case.id,
             basis=self.basis,
-            images=self._images[case.id],
+            images=images,
             files=files,
             quality=quality,
         )
         serial.save(entry, self._path(case))
 
-    def _entry(self, case: Case) -> PredictedCase | None:
-        """Return the entry of a case; None without one or where it is damaged."""
-        if not self._path(case).is_file():
-            return None
-        try:
-            return serial.load(PredictedCase, self._path(case))
-        except RecordError as error:
-            log.warning("%s; the case is made again", error.message)
-            return None
 
-    def _fits(self, case: Case, entry: PredictedCase) -> bool:
-        wanted = {label_map_path(self.output, case).name}
-        if self.probabilities:
-            wanted.add(f"{case.id}_probabilities.npz")
-        return (
-            entry.basis == self.basis
-            and wanted <= {file.name for file in entry.files}
-            and all(
-                _is_whole(self.output / file.name, file.size)
-                for file in entry.files
-                if file.name in wanted
-            )
-            and _same_images(case, entry.images)
-        )
+def _probabilities(case: Case) -> str:
+    return f"{case.id}_probabilities.npz"
 
 
 def _is_whole(path: Path, size: int) -> bool:
@@ -175,23 +216,29 @@ def _is_whole(path: Path, size: int) -> bool:
 def _with_digests(case: Case) -> tuple[File, ...]:
     return tuple(
         file.model_copy(
-            update={"path": Path(file.path).name, "digest": file_digest(Path(file.path))}
+            update={"path": Path(file.path).name, "digest": digest_image(Path(file.path))}
         )
         for file in case.images
     )
 
 
 def _same_images(case: Case, former: Sequence[File]) -> bool:
-    """Tell whether images are those of an entry; they are read where time or size differ."""
+    """Tell whether images are those of an entry.
+
+    They are read where time or size differ, or are not all: voxels may lie in another file.
+    """
     if len(case.images) != len(former):
         return False
     return all(
-        (now.size, now.modified_ns) == (then.size, then.modified_ns)
-        or file_digest(Path(now.path)) == then.digest
+        (
+            (now.size, now.modified_ns) == (then.size, then.modified_ns)
+            and not companion_files(Path(now.path))
+        )
+        or digest_image(Path(now.path)) == then.digest
         for now, then in zip(case.images, former, strict=True)
     )
 
 
-def _some(cases: Sequence[str]) -> str:
+def _some(cases: Sequence[Case]) -> str:
     more = f" and {len(cases) - 3} more" if len(cases) > 3 else ""
-    return ", ".join(cases[:3]) + more
+    return ", ".join(case.id for case in cases[:3]) + more

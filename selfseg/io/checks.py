@@ -5,7 +5,6 @@ A finding is one line: file, what was found, what to do.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,12 +49,6 @@ def find_duplicates(cases: Sequence[Case]) -> list[str]:
         for ids in same.values()
         if len(ids) > 1
     ]
-
-
-def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content in hexadecimal, as `sha256sum` prints it."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _channel_complaints(case: Case, image: Image, dataset: Dataset) -> list[str]:

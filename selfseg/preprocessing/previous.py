@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from selfseg.errors import GeometryError, RecordError
 from selfseg.execution.processes import map_parallel
-from selfseg.io.checks import digest_file
+from selfseg.io.companions import digest_image
 from selfseg.io.images import label_indices, read_label_map
 from selfseg.io.store import save_array
 from selfseg.preprocessing.axes import to_working
@@ -150,9 +150,6 @@ def _bring(
 
 
 def _source_digest(path: Path, record: PreprocessedCase, targets: Targets) -> str:
-    """Return a digest of label map (with its companions, as .raw of .mhd), grid and labels."""
-    stem = path.name.partition(".")[0] + "."
-    parts = sorted(file for file in path.parent.iterdir() if file.name.startswith(stem))
-    digests = [digest_file(file) for file in parts]
-    content = (PREVIOUS_STAGE_VERSION, digests, record.source, serial.digest(targets))
+    """Return a digest of label map, grid and labels."""
+    content = (PREVIOUS_STAGE_VERSION, [digest_image(path)], record.source, serial.digest(targets))
     return hashlib.sha256(repr(content).encode()).hexdigest()[:32]

@@ -65,7 +65,8 @@ class WrittenFile(Record):
 class PredictedCase(Record):
     """What made the files of a case; without `files` it was begun and not finished.
 
-    `images` have bare names, since data may be moved. `quality` are the scores of its shapes.
+    `images` have bare names, since data may be moved; none are named before the case has its turn.
+    `quality` are the scores of its shapes.
     """
 
     schema_version: Literal[1] = 1

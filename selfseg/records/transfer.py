@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from selfseg.records.names import ConfigurationName
-from selfseg.records.serial import Record
+from selfseg.records.serial import GrownRecord, Record
 
 
 class Strategy(Record):
@@ -79,7 +79,7 @@ Transfer = Annotated[
 PRETRAINED = "pretrained"  # in place of a fold
 
 
-class Start(Record):
+class Start(GrownRecord):
     """Where the model lies that trainings of a configuration start from.
 
     Attributes:
@@ -87,11 +87,16 @@ class Start(Record):
         configuration: Of the model; None: the one of the same name, or the only one.
         fold: Of the model; None: the one trained on all cases, else that of the same number as is
             trained, else the first.
+        weights: Digests of the weights that may be taken, of all folds in question when the plan
+            was made; empty: whatever is there.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"weights"})
 
     folder: str
     configuration: ConfigurationName | None = None
     fold: str | None = None
+    weights: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:

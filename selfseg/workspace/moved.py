@@ -16,19 +16,28 @@ from selfseg.workspace.lookup import is_data_folder
 log = logging.getLogger(__name__)
 
 
-def follow(folder: DatasetFolder, dataset: Dataset, source: str) -> Dataset:
-    """Return a planned data set as it lies in the folder that a user gave, and write that down.
+def lies_elsewhere(folder: DatasetFolder, dataset: Dataset, source: str) -> bool:
+    """Tell whether a user gave another data folder than the one a data set was read from.
 
     Args:
         folder: Of the data set in the workspace.
         dataset: As it was read.
-        source: What the user gave: a data folder, or a name, which changes nothing.
+        source: What the user gave: a data folder, or a name, which is none.
+    """
+    root = Path(source).resolve()
+    return is_data_folder(folder, Path(source)) and root != Path(dataset.root).resolve()
+
+
+def follow(folder: DatasetFolder, source: str) -> Dataset:
+    """Return a planned data set as it lies in the folder that a user gave, and write that down.
+
+    For who holds the lock of the plan.
 
     Raises:
         SelfSegError: The given folder holds other files than were planned, or none of them.
     """
-    root = Path(source).resolve()
-    if not is_data_folder(folder, Path(source)) or root == Path(dataset.root).resolve():
+    dataset, root = serial.load(Dataset, folder.dataset), Path(source).resolve()
+    if not lies_elsewhere(folder, dataset, source):
         return dataset
     _refuse_others(dataset, root)
     log.info("%s is read from %s from now on, not from %s", dataset.name, root, dataset.root)

@@ -15,6 +15,7 @@ from commandline import (
 )
 
 from selfseg import phantoms
+from selfseg.inference.trained import file_digest
 from selfseg.records import serial
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.transfer import Start, TransferReport
@@ -63,7 +64,12 @@ def test_a_plan_fits_the_model_and_a_training_starts_from_it(tmp_path: Path) -> 
     assert (ours.network, ours.patch) == (theirs.network, theirs.patch)
     assert ours.preprocessing == theirs.preprocessing  # CT: clipped and scaled as the model knows
     assert plans[1].proposed[0] == "3d_fullres"
-    assert plans[1].init == Start(folder="large", configuration="3d_fullres")
+    weights = tmp_path / "workspace" / "large" / "models" / "3d_fullres" / "fold_all"
+    assert plans[1].init == Start(
+        folder="large",
+        configuration="3d_fullres",
+        weights=(file_digest(weights / "weights.safetensors"),),
+    )
     _check_verdict(plans[1], ours, done.stdout, done.stderr)
     assert {d.subject for d in plans[1].decisions if d.rule == "init"} >= {
         "configurations.3d_fullres.patch",

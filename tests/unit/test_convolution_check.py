@@ -30,8 +30,17 @@ def test_only_a_clearly_slower_format_is_warned_of(
 def test_where_nothing_is_reduced_on_cuda_nothing_is_measured(
     device: torch.device, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "seconds_of_convolution", lambda *_: pytest.fail("was measured"))
+    measured: list[torch.dtype | None] = []
+
+    def watched(_: torch.device, dtype: torch.dtype | None) -> float:
+        measured.append(dtype)
+        return 1.0
+
+    monkeypatch.setattr(check, "seconds_of_convolution", watched)
     check.warn_of_slow_convolutions(device, dtype)
+    assert measured == []
+    check.warn_of_slow_convolutions(CUDA, torch.bfloat16)
+    assert measured  # where it is
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,9 @@ import pytest
 from selfseg.errors import DeviceError
 from selfseg.execution import locks
 from selfseg.execution.locks import held, is_held, waited_for
+
+Taker = Callable[[Path, str], AbstractContextManager[None]]
+TAKERS: tuple[Taker, ...] = (held, waited_for)
 
 
 def taken_for(seconds: float, path: Path) -> threading.Thread:
@@ -54,9 +59,10 @@ def test_who_holds_a_lock_is_told_apart_from_who_looks(
     looking.join()
 
 
+@pytest.mark.parametrize("take", TAKERS)
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
 def test_nothing_is_known_of_a_lock_that_may_not_be_opened(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, take: Taker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / ".lock"
     path.touch()
@@ -69,7 +75,7 @@ def test_nothing_is_known_of_a_lock_that_may_not_be_opened(
 
     monkeypatch.setattr(os, "open", refuse)
     assert not is_held(path)
-    with pytest.raises(OSError, match=os.strerror(number)), held(path, "is trained"):
+    with pytest.raises(OSError, match=os.strerror(number)), take(path, "is trained"):
         pass
 
 
@@ -88,9 +94,10 @@ def test_a_wait_is_told_now_and_then(
     assert 2 <= caplog.messages.count(told) <= 4
 
 
+@pytest.mark.parametrize("take", TAKERS)
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
 def test_a_file_system_without_locks_is_named(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, take: Taker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no file takes the place of the lock: it would outlive a killed process."""
     path = tmp_path / ".lock"
@@ -101,7 +108,6 @@ def test_a_file_system_without_locks_is_named(
 
     monkeypatch.setattr(fcntl, "flock", missing)
     assert not is_held(path)
-    for take in (held, waited_for):
-        with pytest.raises(DeviceError, match="knows no locks") as caught, take(path, "is trained"):
-            pass
-        assert "--workspace" in caught.value.remedy
+    with pytest.raises(DeviceError, match="knows no locks") as caught, take(path, "is trained"):
+        pass
+    assert "--workspace" in caught.value.remedy

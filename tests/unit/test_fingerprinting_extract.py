@@ -21,7 +21,7 @@ from selfseg.errors import DatasetError
 from selfseg.execution import processes
 from selfseg.fingerprinting import extract
 from selfseg.fingerprinting.extract import inspect
-from selfseg.io.checks import digest_file
+from selfseg.io.companions import digest_image
 from selfseg.io.formats import read_dataset
 from selfseg.io.images import read_image, read_label_map
 from selfseg.phantoms import make_phantom, write_dataset
@@ -120,7 +120,7 @@ def test_facts_of_phantoms(root: Path) -> None:
     for case in dataset.cases:
         assert case.reference is not None
         for file in (*case.images, case.reference):
-            assert file.digest == digest_file(root / file.path)
+            assert file.digest == digest_image(root / file.path)
 
 
 def test_result_does_not_depend_on_the_workers(root: Path) -> None:
@@ -141,13 +141,32 @@ def test_a_new_case_is_the_only_one_that_is_read(root: Path, measured: list[str]
     assert result == look(root)
 
 
+def test_changed_voxels_beside_an_unchanged_header_are_noticed(
+    root: Path, measured: list[str]
+) -> None:
+    for path in (*root.glob("imagesTr/*"), *root.glob("labelsTr/*")):
+        apart = path.with_name(path.name.replace(".nii.gz", ".mhd"))
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(apart))
+        path.unlink()
+    describe(root, file_ending=".mhd")
+    known = look(root)
+    measured.clear()
+    assert look(root, known) == known
+    voxels = image_path(root, 1).with_name("case_001_0000.raw")
+    voxels.write_bytes(bytes(8) + voxels.read_bytes()[8:])
+    again, _ = look(root, known)
+    assert measured == ["case_001"]
+    digests = [[case.images[0].digest for case in found.cases] for found in (known[0], again)]
+    assert [a == b for a, b in zip(*digests, strict=True)] == [True, False, True, True]
+
+
 def test_what_is_unchanged_is_not_read(
     root: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = look(root)
     measured.clear()
     with monkeypatch.context() as context:
-        context.setattr(extract, "digest_file", lambda path: pytest.fail(f"read {path}"))
+        context.setattr(extract, "digest_image", lambda path: pytest.fail(f"read {path}"))
         assert look(root, known) == known
     os.utime(image_path(root, 0), ns=(1, 1))  # copied: another time, the same content
     again, facts = look(root, known)
@@ -294,7 +313,7 @@ def test_a_digest_that_came_with_the_description_is_not_believed(root: Path) -> 
     dataset = look(root)[0]
     change(image_path(root, 0), lambda voxels: voxels.fill(7))
     again = inspect(dataset, workers=1)[0]
-    assert again.cases[0].images[0].digest == digest_file(image_path(root, 0))
+    assert again.cases[0].images[0].digest == digest_image(image_path(root, 0))
 
 
 def test_a_case_without_reference_is_a_complaint(root: Path) -> None:

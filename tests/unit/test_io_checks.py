@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfseg.io.checks import check_case, digest_file, find_duplicates
+from selfseg.io.checks import check_case, find_duplicates
+from selfseg.io.companions import digest_image
 from selfseg.io.images import Image
 from selfseg.records.dataset import Case, Dataset, File, Label
 from selfseg.records.geometry import Geometry, Orientation
@@ -129,7 +130,7 @@ def test_duplicates_by_digest(tmp_path: Path) -> None:
     assert find_duplicates(cases) == ["cases a, b: identical images; keep one of them"]
     path = tmp_path / "x"
     path.write_bytes(b"content")
-    assert digest_file(path) == hashlib.sha256(b"content").hexdigest()
+    assert digest_image(path) == hashlib.sha256(b"content").hexdigest()
 
 
 def test_partial_annotation_is_fine_and_none_is_not() -> None:

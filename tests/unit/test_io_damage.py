@@ -272,3 +272,23 @@ def test_impossible_grids_are_refused(
     with pytest.raises(ImageError, match=finding):
         read_image([path])
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("edge", ["0", "-1"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementSpacing = 1 {} 1\n"
+        "ElementDataFile = LOCAL\n",
+        "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nspacings: 1 {} 1\nencoding: raw\n\n",
+    ],
+)
+def test_voxel_sizes_in_other_headers_are_refused_too(
+    tmp_path: Path, header: str, edge: str
+) -> None:
+    path = tmp_path / ("a.nrrd" if header.startswith("NRRD") else "a.mha")
+    path.write_bytes(header.format("2").encode() + bytes(8))
+    assert read_image([path]).geometry.spacing_mm[1] == 2.0
+    path.write_bytes(header.format(edge).encode() + bytes(8))
+    with pytest.raises(ImageError, match="spacing"):
+        read_image([path])

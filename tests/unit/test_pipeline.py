@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commandline import TINY_NETWORK, write_tiny_dataset
+from continuing import CASES, make_request
 
 from selfseg import pipeline
 from selfseg.errors import SelfSegError
 from selfseg.evaluation.evaluate import Tolerances
+from selfseg.execution.locks import held
+from selfseg.execution.resources import held_gib
 from selfseg.folds import open_planned
+from selfseg.inference.journal import Journal
 from selfseg.pipeline import plan_dataset
+from selfseg.records import serial
+from selfseg.records.dataset import Dataset
 from selfseg.requests import PlanRequest, PredictRequest, TrainRequest, parse_tolerances
 from selfseg.status import read_status
 
@@ -77,6 +87,21 @@ def test_a_fold_is_trained_and_validated_where_the_data_lie_now(tmp_path: Path) 
     for path in moved.rglob("*.nii.gz"):
         path.unlink()
     assert pipeline.train_fold("tiny", workspace, request).scores is not None  # done already
+
+
+def test_data_are_not_followed_while_they_are_planned_anew(tmp_path: Path) -> None:
+    first = write_tiny_dataset(tmp_path / "before")
+    planned = plan_dataset(str(first), tmp_path / "workspace", ONLY_PLAN)
+    moved, folder = first.rename(tmp_path / "after"), planned.folder
+    fewer = planned.dataset.model_copy(update={"cases": planned.dataset.cases[1:]})
+    with ThreadPoolExecutor(1) as pool, held(folder.plan_lock, "is planned"):
+        opened = pool.submit(open_planned, folder, str(moved))
+        time.sleep(0.5)
+        assert not opened.done()
+        serial.save(fewer, folder.dataset)
+    found = opened.result().dataset
+    assert found == fewer.model_copy(update={"root": str(moved)})
+    assert serial.load(Dataset, folder.dataset) == found
 
 
 def test_other_data_are_not_taken_for_data_that_moved(tmp_path: Path) -> None:
@@ -192,3 +217,29 @@ def test_bad_options_are_told_before_anything_is_read(tmp_path: Path) -> None:
         plan_dataset(nowhere, tmp_path, PlanRequest(device="cpu", memory="lots"))
     with pytest.raises(SelfSegError, match="no planner named 'foo'"):
         plan_dataset(nowhere, tmp_path, PlanRequest(device="cpu", planner="foo"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="freed memory is handled with glibc only")
+def test_memory_that_is_freed_after_a_prediction_goes_back_to_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = make_request(tmp_path)
+    assert pipeline.predict_images(asked).done == CASES
+    assert freed_and_held_gib() < 0.1
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "save_quality", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.predict_images(asked)
+    assert freed_and_held_gib() < 0.1
+
+
+def freed_and_held_gib() -> float:
+    """Return how much of an array of 256 MiB the process holds once it is freed."""
+    before = held_gib()
+    array = np.ones(2**25)
+    assert held_gib() - before > 0.2
+    del array
+    return held_gib() - before

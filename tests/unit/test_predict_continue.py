@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from itertools import chain
@@ -10,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 (its users' name for it)
-import torch
+from continuing import CASES, again, entry, make_request, write_image
 from tinymodel import save_model, tiny_configuration, tiny_plan
 from typer.testing import CliRunner
 
@@ -19,48 +19,21 @@ from selfseg.arrays import Indices
 from selfseg.cli.main import app
 from selfseg.errors import ModelError, SelfSegError
 from selfseg.inference import journal as journals
-from selfseg.inference.basis import prediction_basis
-from selfseg.inference.members import predict_ensemble
-from selfseg.inference.model import Ensemble, load_model
 from selfseg.inference.predictor import PredictionReport
 from selfseg.inference.quality import QualityMeter
-from selfseg.io.unlabeled import list_cases
+from selfseg.io.companions import digest_image
 from selfseg.pipeline import predict_images
 from selfseg.records import serial
 from selfseg.records.dataset import Case
-from selfseg.records.postprocessing import LargestComponent
 from selfseg.records.prediction import PredictedCase
 from selfseg.records.shape_model import CaseQuality, LabelQuality, PredictionQuality
 from selfseg.requests import PredictRequest, parse_part
 from selfseg.workspace.dataset import DatasetFolder
 
-CPU = torch.device("cpu")
-CASES = ("a", "b", "c", "d", "e")
-
-
-def write_image(path: Path, seed: int) -> None:
-    array = np.random.default_rng(seed).normal(1, 1, (8, 16, 16)).astype(np.float32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
-
 
 @pytest.fixture
 def asked(tmp_path: Path) -> PredictRequest:
-    save_model(tmp_path / "model", tiny_plan(), folds=("0", "1"))
-    for seed, case in enumerate(CASES):
-        write_image(tmp_path / "in" / f"{case}.nii.gz", seed)
-    return PredictRequest(
-        source=tmp_path / "in", output=tmp_path / "out", model=tmp_path / "model",
-        folds=("0",), tta=False, device="cpu", workers=0,
-    )  # fmt: skip
-
-
-def again(asked: PredictRequest, **changes: object) -> PredictionReport:
-    return predict_images(replace(asked, resume=True, **changes))  # type: ignore[arg-type]
-
-
-def entry(asked: PredictRequest, case: str) -> Path:
-    return asked.output / journals.HIDDEN_FOLDER / f"{case}.json"
+    return make_request(tmp_path)
 
 
 def test_what_is_there_is_kept_and_what_is_missing_made(asked: PredictRequest) -> None:
@@ -74,6 +47,21 @@ def test_what_is_there_is_kept_and_what_is_missing_made(asked: PredictRequest) -
     for case in report.kept:
         assert (asked.output / f"{case}.nii.gz").stat().st_mtime_ns == before[case]
     assert again(asked).done == ()
+
+
+def test_every_entry_is_read_once(asked: PredictRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    predict_images(asked)
+    read: list[Path] = []
+    load = serial.load
+
+    def counted(kind: type[serial.RecordT], path: Path) -> serial.RecordT:
+        if kind is PredictedCase:
+            read.append(path)
+        return load(kind, path)
+
+    monkeypatch.setattr(serial, "load", counted)
+    assert again(asked).kept == CASES
+    assert read == [entry(asked, case) for case in CASES]
 
 
 def test_without_the_option_everything_is_made_anew(asked: PredictRequest) -> None:
@@ -94,6 +82,20 @@ def test_files_that_are_not_whole_and_changed_images_do_not_count(asked: Predict
     report = again(asked)
     assert (report.done, report.kept) == (("a", "b", "c"), ("d", "e"))
     assert again(asked).kept == CASES
+
+
+def test_voxels_in_a_file_of_their_own_count(asked: PredictRequest) -> None:
+    apart = replace(asked, source=asked.source.with_name("apart"))
+    for seed, case in enumerate(CASES):
+        write_image(apart.source / f"{case}.mhd", seed)
+    predict_images(apart)
+    assert again(apart).kept == CASES
+    other = replace(apart, source=apart.source.with_name("other"))
+    write_image(other.source / "a.mhd", seed=99)
+    (other.source / "a.raw").replace(apart.source / "a.raw")  # the header stays as it is
+    (asked.output / "c.raw").unlink()
+    assert again(apart).done == ("a", "c")
+    assert again(apart).kept == CASES
 
 
 def test_a_case_that_was_begun_is_not_finished(
@@ -153,6 +155,33 @@ def test_another_model_without_the_option_leaves_no_false_entry(asked: PredictRe
         again(asked)
 
 
+def test_label_maps_that_were_to_be_replaced_are_replaced_after_an_interruption(
+    asked: PredictRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(asked, folds=("1",))
+    predict_images(replace(other, output=asked.output.with_name("whole")))
+    predict_images(asked)
+    entry(asked, "e").unlink()  # nobody knows what made it
+    begin = journals.Journal.begin
+
+    def killed(journal: journals.Journal, case: Case) -> None:
+        if case.id == "b":
+            raise SystemExit
+        begin(journal, case)
+
+    monkeypatch.setattr(journals.Journal, "begin", killed)
+    with pytest.raises(SystemExit):
+        predict_images(other)
+    monkeypatch.undo()
+    with pytest.raises(ModelError, match="another members"):
+        again(asked)
+    assert {"b", "c", "d", "e"} <= set(again(other).done)
+    for case in CASES:
+        name = f"{case}.nii.gz"
+        whole = asked.output.with_name("whole") / name
+        assert (asked.output / name).read_bytes() == whole.read_bytes()
+
+
 def test_probabilities_that_are_missing_are_made(asked: PredictRequest) -> None:
     predict_images(asked)
     assert again(asked, probabilities=True).done == CASES
@@ -198,74 +227,6 @@ def test_the_command_says_what_was_done_before(asked: PredictRequest) -> None:
     assert (shown["done"], shown["kept"]) == ([], ["a", "c", "e"])
 
 
-def test_a_cascade_goes_on_after_its_first_stage(
-    asked: PredictRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    low = tiny_configuration("3d_lowres")
-    last = tiny_configuration().model_copy(
-        update={"name": "3d_cascade", "previous_stage": "3d_lowres"}
-    )
-    save_model(tmp_path / "staged", tiny_plan(low, last))
-    staged = replace(asked, model=tmp_path / "staged", configuration="3d_cascade")
-    predict_images(replace(staged, output=tmp_path / "whole"))
-    finish = journals.Journal.finish
-
-    def killed(journal: journals.Journal, case: Case, quality: CaseQuality | None = None) -> None:
-        if journal.output == asked.output and case.id == "b":
-            raise SystemExit
-        finish(journal, case, quality)
-
-    monkeypatch.setattr(journals.Journal, "finish", killed)
-    with pytest.raises(SystemExit):
-        predict_images(staged)
-    monkeypatch.undo()
-    maps = asked.output / journals.HIDDEN_FOLDER / "3d_lowres"
-    before = {path.name: path.stat().st_mtime_ns for path in maps.glob("*.nii.gz")}
-    assert len(before) == len(CASES)
-    made: list[str] = []
-    begin = journals.Journal.begin
-
-    def watched(journal: journals.Journal, case: Case) -> None:
-        made.append(f"{journal.output.name} {case.id}")
-        begin(journal, case)
-
-    monkeypatch.setattr(journals.Journal, "begin", watched)
-    kept = again(staged).kept
-    assert "a" in kept
-    assert "b" not in kept
-    assert made == [f"out {case}" for case in CASES if case not in kept]  # nothing of 3d_lowres
-    for case in CASES:
-        name = f"{case}.nii.gz"
-        assert (asked.output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not list((tmp_path / "whole").rglob("3d_lowres/*.nii.gz"))
-    weights = DatasetFolder(tmp_path / "staged").fold("3d_lowres", "0").weights
-    shutil.copy(DatasetFolder(asked.model).fold("3d_fullres", "1").weights, weights)
-    with pytest.raises(ModelError, match="another previous"):
-        again(staged)
-
-
-def test_an_ensemble_goes_on(asked: PredictRequest, tmp_path: Path) -> None:
-    both = (tiny_configuration("2d"), tiny_configuration())
-    folder = save_model(tmp_path / "two", tiny_plan(*both))
-    members = tuple(load_model(folder.path, configuration=c.name, device=CPU) for c in both)
-    cases = list_cases(asked.source, 1)
-
-    def journal(ensemble: Ensemble, *, resume: bool) -> journals.Journal:
-        basis = prediction_basis(ensemble, tta=False, step=None)
-        return journals.Journal(asked.output, basis, resume=resume)
-
-    ensemble = Ensemble(members)
-    report = predict_ensemble(
-        ensemble, cases[:3], asked.output, tta=False, journal=journal(ensemble, resume=False)
-    )
-    assert report.done == ("a", "b", "c")
-    kept = journal(ensemble, resume=True).kept(cases)
-    assert [entry.case for entry in kept] == ["a", "b", "c"]
-    for other in (Ensemble(members[:1]), Ensemble(members, (LargestComponent(),))):
-        with pytest.raises(ModelError, match=r"another (members|postprocessing)"):
-            journal(other, resume=True).kept(cases)
-
-
 def test_quality_of_all_parts_is_in_one_file(
     asked: PredictRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +241,16 @@ def test_quality_of_all_parts_is_in_one_file(
     scores = serial.load(PredictionQuality, asked.output / "quality.json").cases
     assert [scored.case for scored in scores] == list(CASES)
     (asked.output / "quality.json").unlink()
+    read: list[Path] = []
+
+    def watched(path: Path) -> str:
+        read.append(path)
+        return digest_image(path)
+
+    monkeypatch.setattr(journals, "digest_image", watched)
+    for case in CASES:
+        os.utime(asked.source / f"{case}.nii.gz", ns=(1, 1))  # copied
     report = again(asked)
+    assert len(read) == len(CASES)  # what there is to score are label maps, not images
     assert (report.done, report.quality) == ((), scores)
     assert serial.load(PredictionQuality, asked.output / "quality.json").cases == scores

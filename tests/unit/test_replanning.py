@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from commandline import write_tiny_dataset
-from tinymodel import save_model, tiny_plan
+from tinymodel import save_model, tiny_plan, trained_fold
 
 from selfseg import pipeline, running
 from selfseg.errors import DeviceError, SelfSegError
 from selfseg.execution.locks import held
 from selfseg.folds import find_configuration, open_planned, training_device
-from selfseg.inference.trained import weights_digest
 from selfseg.pipeline import plan_dataset
 from selfseg.records import serial
-from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Budget
 from selfseg.requests import PlanRequest, PredictRequest, RunRequest, TrainRequest
 from selfseg.status import FoldStatus, read_status
@@ -42,20 +40,13 @@ def planned(data: Path, tmp_path: Path) -> DatasetFolder:
     known = open_planned(folder)
     configuration = find_configuration(known.plan, NAME)
     cases = tuple(case.id for case in known.dataset.cases[1:])
-    fold = TrainedFold(
-        configuration=NAME,
-        fold="0",
-        plan_digest=weights_digest(known.plan, configuration),
-        dataset="my data",
-        seed=0,
-        epochs=1,
-        steps=1,
-        seconds=1.0,
-        precision="float32",
-        mirror_axes=(),
+    fold = trained_fold(
+        known.plan,
+        configuration,
+        "0",
+        train=cases,
+        held_out=(known.dataset.cases[0].id,),
         data_digest=known.data_digest(configuration, cases),
-        train_cases=cases,
-        validation_cases=(known.dataset.cases[0].id,),
     )
     serial.save(fold, folder.fold(NAME, "0").description)
     folder.fold(NAME, "0").weights.touch()

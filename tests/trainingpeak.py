@@ -10,6 +10,7 @@ from trainingdata import make_configuration
 
 from selfseg.loading.batches import Batch
 from selfseg.losses.build import build_loss
+from selfseg.networks import precision
 from selfseg.records.dataset import Label, Targets
 from selfseg.records.loss import Loss
 from selfseg.records.loss_terms import CrossEntropyTerm, DiceTerm
@@ -24,8 +25,9 @@ STEPS, BATCH = 3, 2
 
 
 def main(features: tuple[int, ...], patch: tuple[int, ...], classes: int) -> None:
-    """Train a U-Net of these widths on noise."""
+    """Train a U-Net of these widths on noise, in float32, which plans for CPUs count with."""
     torch.set_num_threads(1)
+    precision.cpu_has_native_bfloat16 = lambda: False
     stages, dims = len(features), len(patch)
     network = UNet(
         features=features,

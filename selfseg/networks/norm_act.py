@@ -2,8 +2,8 @@
 
 torch's own instance norm copies channels-last tensors to planar memory and back, which costs up
 to a third of a training step on a CPU. Its batch norm has kernels for channels-last memory and
-for reduced formats; of one sample, it is the instance norm. But it adds up a million voxels one by
-one, so mean and variance, float32 in any format, are computed here, in parts that stay in cache.
+for reduced formats; of one sample, it is the instance norm. But it adds up all voxels one by one
+in float32, so the sums are made in groups of voxels first.
 Elsewhere (planar memory, CUDA) torch's own operators are used.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FORMATS = (torch.float32, torch.bfloat16, torch.float16)
-CACHED_VALUES = 1 << 17  # half a mebibyte of float32
+GROUPS = 256  # most sums of which one is made
 
 
 class InstanceNormLeakyReLU(nn.Module):
@@ -47,11 +47,11 @@ class InstanceNormLeakyReLU(nn.Module):
 def _suits(x: Tensor) -> bool:
     """Tell whether `x` is on the CPU in channels-last memory with more than one channel.
 
-    While a network is traced it is not, so that other programs find an operator they know.
+    While a network is traced or compiled it is not: others find operators that they know.
     """
     if x.device.type != "cpu" or x.dtype not in FORMATS or x.shape[1] == 1:
         return False
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined, no-untyped-call]
         return False
     layout = torch.channels_last_3d if x.dim() == 5 else torch.channels_last
     return x.is_contiguous(memory_format=layout)
@@ -66,16 +66,24 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and variance over space, (b, c), of channels-last `x`; float32 or better."""
     rows = x.movedim(1, -1).flatten(1, -2)  # (b, voxels, c), contiguous
     samples, voxels, channels = rows.shape
-    parts = rows.tensor_split(math.ceil(rows.numel() / CACHED_VALUES), dim=1)
+    groups = math.gcd(voxels, GROUPS)  # neighboring voxels, so groups look like further channels
+    grouped = rows.reshape(samples, voxels // groups, groups * channels)
+    # The kernel wants running statistics, and gives its results in their format.
     precise = torch.promote_types(x.dtype, torch.float32)
-    mean = x.new_zeros((samples, channels), dtype=precise)
-    squares = torch.zeros_like(mean)
-    for part in parts:
-        mean += part.to(precise).sum(dim=1)
-    mean /= voxels
-    for part in parts:
-        squares += (part - mean[:, None]).square_().sum(dim=1)
-    return mean, squares / voxels
+    kept_mean, kept_variance = x.new_zeros((2, groups * channels), dtype=precise)
+    means, variances = zip(
+        *(
+            torch.batch_norm_update_stats(
+                sample.t()[None, :, :, None], kept_mean, kept_variance, 0.0
+            )
+            for sample in grouped
+        ),
+        strict=True,
+    )
+    of_groups = torch.stack(means).view(samples, groups, channels)
+    mean = of_groups.mean(dim=1)
+    within = torch.stack(variances).view(samples, groups, channels)
+    return mean, (within + (of_groups - mean[:, None]).square()).mean(dim=1)
 
 
 class _NormAct(torch.autograd.Function):

@@ -47,7 +47,8 @@ class LabelFacts(Record):
 class CaseFacts(Record):
     """One case. Axes are canonical (Z, Y, X); `digest` is the key of the cache.
 
-    Facts of labels and intensities are those of the annotated voxels.
+    Facts of labels and intensities are those of the annotated voxels; `annotated_share` is theirs
+    after the crop, which is what training sees.
     """
 
     id: str

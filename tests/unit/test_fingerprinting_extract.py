@@ -375,5 +375,23 @@ def test_what_is_not_annotated_is_not_measured(root: Path) -> None:
     assert {facts.digest for facts in whole.cases}.isdisjoint(f.digest for f in partly.cases)
 
 
+def test_the_annotated_share_is_that_of_the_crop(root: Path) -> None:
+    content = json.loads((root / "dataset.json").read_text())
+    describe(root, labels=content["labels"] | {"ignore": 99})
+
+    def black(voxels: np.ndarray) -> None:
+        voxels[: SHAPE[0] // 2] = 0
+
+    def not_annotated(voxels: np.ndarray) -> None:
+        voxels[: SHAPE[0] // 2] = 99
+
+    change(image_path(root, 0), black)
+    change(label_path(root, 0), not_annotated)
+    _, measured = inspect(read_dataset(root), workers=1)
+    facts = measured.cases[0]
+    assert facts.shape_after_crop[0] == SHAPE[0] - SHAPE[0] // 2
+    assert facts.annotated_share == 1
+
+
 def spoil(voxels: np.ndarray, *, rows: int) -> None:
     voxels[:rows] = 30_000

@@ -194,8 +194,9 @@ def test_regions_are_trained_by_binary_decisions() -> None:
 
 
 def test_recipes() -> None:
-    value, decision = decide_optimization("2d")
+    value, decision = decide_optimization("2d", annotated_share=0.5)
     assert "no mirroring" in decision.value
+    assert decision.alternatives[-1] == "mirroring in short runs"
     assert (value.recipe.optimizer.kind, value.recipe.schedule.kind) == ("sgd", "poly")
     assert (value.epochs, value.steps_per_epoch) == (1000, 250)
     assert value.short_recipe.optimizer.kind == "adamw"
@@ -204,10 +205,10 @@ def test_recipes() -> None:
 
 
 def test_few_annotated_slices_are_mirrored_in_short_runs_too() -> None:
-    value, decision = decide_optimization("3d_fullres", annotated_share=0.1)
+    value, decision = decide_optimization("3d_fullres", annotated_share=0.4999)
     assert value.short_recipe.mirror
     assert ", mirroring" in decision.value
-    assert "the 10% that is annotated" in decision.because
+    assert "0.4999 of the voxels are annotated (limit 0.5)" in decision.because
     assert decision.alternatives[-1] == "no mirroring in short runs"
 
 

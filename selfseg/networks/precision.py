@@ -30,7 +30,7 @@ def autocast_dtype(device: torch.device) -> tuple[torch.dtype | None, str]:
 def fine_dtype(device: torch.device) -> torch.dtype | None:
     """Return the reduced format that loses least: float16 where the device computes fast in it.
 
-    nnU-Net predicts in these. Its networks stay within float16, since they were trained in it.
+    nnU-Net trains and predicts in float16 on GPUs, so its networks stay within its range.
 
     Args:
         device: Where the network runs.

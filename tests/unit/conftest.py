@@ -9,7 +9,7 @@ import pytest
 from selfseg.networks import precision
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _float32_on_every_cpu() -> Iterator[None]:
     """Commands that tests start in processes of their own compute as they do for users."""
     with pytest.MonkeyPatch.context() as patch:
@@ -17,3 +17,4 @@ def _float32_on_every_cpu() -> Iterator[None]:
         patch.setattr(precision, "cpu_has_native_float16", lambda: False)
         precision.autocast_dtype.cache_clear()
         yield
+    precision.autocast_dtype.cache_clear()

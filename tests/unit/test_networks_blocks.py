@@ -110,12 +110,36 @@ def test_without_deep_supervision_there_is_one_output_in_training() -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 50.0])
-@pytest.mark.parametrize("size", [16, 80])
+@pytest.mark.parametrize("size", [6, 16, 79, 80])
 def test_fused_norm_is_as_exact_as_torch_far_from_zero(offset: float, size: int) -> None:
     torch.manual_seed(0)
-    x = torch.randn(1, 4, *[size] * 3).contiguous(memory_format=torch.channels_last_3d) + offset
-    module = InstanceNormLeakyReLU(4)
-    exact = F.leaky_relu(F.instance_norm(x.double(), eps=1e-5), 0.01)
-    error = (module(x).detach() - exact).abs().max()
-    torchs = (F.leaky_relu(F.instance_norm(x, eps=1e-5), 0.01) - exact).abs().max()
-    assert float(error) <= max(4 * float(torchs), 1e-5)
+    x = torch.randn(2, 4, *[size] * 3).contiguous(memory_format=torch.channels_last_3d) + offset
+    exact, ours, torchs = (normalized(x, kind) for kind in ("exact", "ours", "torch"))
+    for true, our, their in zip(exact, ours, torchs, strict=True):
+        scale = true.abs().mean()
+        error, torch_error = ((found - true).abs().mean() / scale for found in (our, their))
+        assert float(error) <= max(4 * float(torch_error), 2e-5)
+
+
+def normalized(x: torch.Tensor, kind: str) -> list[torch.Tensor]:
+    """Return the output, and gradients of image, weight and bias, in float64."""
+    torch.manual_seed(1)
+    module = InstanceNormLeakyReLU(x.shape[1])
+    module.weight.data.uniform_(0.5, 1.5)
+    grad = 0.3 + 0.1 * torch.randn(x.shape)
+    if kind == "exact":
+        module, x, grad = module.double(), x.double(), grad.double()
+    image = x.contiguous() if kind != "ours" else x.clone()
+    image.requires_grad_()
+    y = module(image)
+    y.backward(grad)
+    assert image.grad is not None
+    assert module.weight.grad is not None
+    assert module.bias.grad is not None
+    found = (y.detach(), image.grad, module.weight.grad, module.bias.grad)
+    return [item.double() for item in found]
+
+
+def test_parameters_in_a_reduced_format_are_left_to_torch() -> None:
+    x = torch.randn(2, 4, 8, 8, 8).contiguous(memory_format=torch.channels_last_3d).bfloat16()
+    assert InstanceNormLeakyReLU(4).bfloat16()(x).dtype == torch.bfloat16

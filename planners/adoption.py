@@ -22,7 +22,7 @@ from selfseg.records.serial import Triple
 from selfseg.records.source import Adoption, SourceFacts
 
 from .context import decide_context_augmentation
-from .memory import estimate_gib
+from .memory import both_estimates
 from .training import decide_augmentation
 from .width import decide_batch
 
@@ -50,7 +50,8 @@ def adopt(plan: Plan, source: SourceFacts) -> Adoption:
         return Adoption(refusals=refusals)
     normalization, reasons = _normalization(plan, own, source)
     preprocessing = theirs.preprocessing.model_copy(update={"normalization": normalization})
-    batch, batch_reason, memory = _batch(plan, own, theirs)
+    batch, batch_reason = _batch(plan, own, theirs)
+    memory, memory_bfloat16 = _memory(plan, own, theirs, batch)
     if memory > plan.budget.memory_gib:
         text = f"a step of its patch and network needs {memory:.1f} GiB, the budget is"
         return Adoption(refusals=(f"{text} {plan.budget.memory_gib:g} GiB",))
@@ -62,7 +63,8 @@ def adopt(plan: Plan, source: SourceFacts) -> Adoption:
             "median_shape": _median_shape(own, preprocessing),
             "patch": theirs.patch,
             "batch": batch,
-            "memory_gib": float(f"{memory:.3g}"),
+            "memory_gib": memory,
+            "memory_bfloat16_gib": memory_bfloat16,
             "network": theirs.network,
             "augmentation": augmentation,
             "inference": own.inference.model_copy(update=mirrored),
@@ -136,25 +138,29 @@ def _normalization(
     return tuple(chosen), tuple(reasons)
 
 
-def _batch(plan: Plan, own: Configuration, theirs: Configuration) -> tuple[int, str, float]:
-    """Return the batch, a reason where it is not the model's, and the memory in GiB."""
+def _memory(
+    plan: Plan, own: Configuration, theirs: Configuration, batch: int
+) -> tuple[float, float | None]:
+    """Return the memory of a step, in GiB, and that on a CPU in bfloat16."""
+    return both_estimates(
+        theirs.network,
+        theirs.patch,
+        batch,
+        channels=plan.input_channels(own),
+        classes=plan.targets.outputs,
+        device=plan.budget.device,
+    )
 
-    def gib(batch: int) -> float:
-        return estimate_gib(
-            theirs.network,
-            theirs.patch,
-            batch,
-            channels=plan.input_channels(own),
-            classes=plan.targets.outputs,
-            device=plan.budget.device,
-        )
 
+def _batch(plan: Plan, own: Configuration, theirs: Configuration) -> tuple[int, str]:
+    """Return the batch, and a reason where it is not the model's."""
     batch, reasons = decide_batch(own.name, theirs.batch, theirs.patch, plan.budget.device)
-    fitting = [size for size in range(batch, 0, -1) if gib(size) <= plan.budget.memory_gib]
+    limit = plan.budget.memory_gib
+    fitting = [n for n in range(batch, 0, -1) if _memory(plan, own, theirs, n)[0] <= limit]
     if fitting and fitting[0] < batch:
         reasons = (*reasons, f"{plan.budget.memory_gib:g} GiB hold {fitting[0]}")
     batch = next(iter(fitting), 1)
-    return batch, "; ".join(reasons), gib(batch)
+    return batch, "; ".join(reasons)
 
 
 def _median_shape(own: Configuration, preprocessing: Preprocessing) -> Triple:

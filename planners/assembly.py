@@ -13,7 +13,7 @@ from selfseg.records.plan import Configuration, Decision
 
 from .context import decide_context_augmentation, decide_context_loss
 from .fine_stage import decide_crop, decide_variant
-from .memory import estimate_gib
+from .memory import both_estimates
 from .patch import Sizes
 from .proposals import Facts, Proposal
 from .rarity import annotated_share
@@ -48,7 +48,7 @@ def assemble(
     transfer, transfer_decision = decide_transfer(name, len(facts.dataset.cases))
     network, crop, fine_decisions = _fine_stage(proposal, network, facts)
     cascade = len(facts.dataset.labels) if proposal.previous_stage else 0
-    memory = estimate_gib(
+    memory, memory_bfloat16 = both_estimates(
         network,
         sizes.patch,
         sizes.batch,
@@ -62,7 +62,8 @@ def assemble(
         median_shape=proposal.median_shape,
         patch=sizes.patch,
         batch=sizes.batch,
-        memory_gib=float(f"{memory:.3g}"),
+        memory_gib=memory,
+        memory_bfloat16_gib=memory_bfloat16,
         network=network,
         loss=loss,
         augmentation=augmentation,

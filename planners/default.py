@@ -180,7 +180,9 @@ class DefaultPlanner:
         """Return the rules of a race."""
         return DefaultRacer()
 
-    def memory_gib(self, plan: Plan, configuration: Configuration) -> float:
+    def memory_gib(
+        self, plan: Plan, configuration: Configuration, *, bfloat16: bool = False
+    ) -> float:
         """Estimate the memory of a training step, also of a configuration that a user edited."""
         return estimate_gib(
             configuration.network,
@@ -189,4 +191,5 @@ class DefaultPlanner:
             channels=plan.input_channels(configuration),
             classes=plan.targets.outputs,
             device=plan.budget.device,
+            bfloat16=bfloat16,
         )

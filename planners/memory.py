@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 
 from selfseg.records.network import Network
@@ -23,21 +24,36 @@ BYTES_PER_PARAMETER_CPU = 20  # and the running average of the weights
 GRADIENTS_IN_FLIGHT = 4
 # The loss: probabilities, their logarithm, the reference as channels, and the gradient.
 MAPS_PER_CLASS_CPU = 4
-# The C library keeps freed arrays of up to 32 MiB for later ones, in pieces that seldom fit.
-KEPT_FREE_SHARE, MOST_KEPT_FREE = 0.4, 80 * 2**20
-CODE_BYTES = 4 * 2**20  # that oneDNN writes for the convolutions
+CODE_BYTES = 4 * 2**20  # that oneDNN writes for the convolutions; in a reduced format once more
 GIB = 2**30
 
 
 def estimate_gib(
-    network: Network, patch: Sequence[int], batch: int, *, channels: int, classes: int, device: str
+    network: Network,
+    patch: Sequence[int],
+    batch: int,
+    *,
+    channels: int,
+    classes: int,
+    device: str,
+    bfloat16: bool = False,
 ) -> float:
-    """Return the estimated memory of a training step in GiB: float32 on CPU, bfloat16 on CUDA.
+    """Return the estimated memory of a training step in GiB.
 
     On CUDA tensors are counted, as nnU-Net counts them; on a CPU the growth of the process.
+
+    Args:
+        network: Options.
+        patch: Voxels per axis.
+        batch: Patches per step.
+        channels: Of the images.
+        classes: Labels including background.
+        device: `cpu` or `cuda`.
+        bfloat16: Of a CPU that multiplies in it; else float32. On CUDA it is always bfloat16.
     """
     if device != "cuda":
-        return _estimate_cpu_bytes(network, patch, batch, channels, classes) / GIB
+        size = BYTES_BFLOAT16 if bfloat16 else BYTES_FLOAT32
+        return _estimate_cpu_bytes(network, patch, batch, channels, classes, size) / GIB
     maps = count_features(network, patch, classes)
     maps += count_extra_features(prod(patch), classes, channels)
     activations = maps * batch * BYTES_BFLOAT16 * TENSORS_PER_FEATURE_MAP
@@ -45,16 +61,30 @@ def estimate_gib(
     return float((activations + weights) / GIB)
 
 
-def _estimate_cpu_bytes(
-    network: Network, patch: Sequence[int], batch: int, channels: int, classes: int
-) -> float:
-    """Return what a training holds beyond the program and its data, in float32."""
-    voxels = prod(patch) * batch * BYTES_FLOAT32
-    maps = count_features(network, patch, classes) * batch * BYTES_FLOAT32
-    kept = KEPT_PER_FEATURE_MAP * maps + channels * voxels
-    passing = max(
-        GRADIENTS_IN_FLIGHT * network.features[0] * voxels, MAPS_PER_CLASS_CPU * classes * voxels
+def both_estimates(
+    network: Network, patch: Sequence[int], batch: int, *, channels: int, classes: int, device: str
+) -> tuple[float, float | None]:
+    """Return what a plan says of a step, in GiB: its estimate, and that of a CPU in bfloat16."""
+    estimate = partial(
+        estimate_gib, network, patch, batch, channels=channels, classes=classes, device=device
     )
-    free = min(KEPT_FREE_SHARE * (kept + passing), MOST_KEPT_FREE)
-    weights = count_parameters(network, channels, classes) * BYTES_PER_PARAMETER_CPU
-    return float(kept + passing + free + weights + CODE_BYTES)
+    plain, reduced = (float(f"{estimate(bfloat16=value):.3g}") for value in (False, True))
+    return plain, None if device == "cuda" else reduced
+
+
+def _estimate_cpu_bytes(
+    network: Network, patch: Sequence[int], batch: int, channels: int, classes: int, size: int
+) -> float:
+    """Return what a training holds beyond the program and its data, with maps of `size` bytes."""
+    voxels = prod(patch) * batch
+    maps = count_features(network, patch, classes) * batch
+    # Images, weights and loss are float32 everywhere; a reduced format has copies beside them.
+    reduced = size != BYTES_FLOAT32
+    copies = size if reduced else 0
+    kept = KEPT_PER_FEATURE_MAP * maps * size + channels * voxels * (BYTES_FLOAT32 + copies)
+    passing = max(
+        GRADIENTS_IN_FLIGHT * network.features[0] * voxels * size,
+        (MAPS_PER_CLASS_CPU + reduced) * classes * voxels * BYTES_FLOAT32,
+    )
+    weights = count_parameters(network, channels, classes) * (BYTES_PER_PARAMETER_CPU + copies)
+    return float(kept + passing + weights + CODE_BYTES * (1 + reduced))

@@ -28,6 +28,11 @@ def bounding_box(mask: npt.NDArray[np.bool_]) -> Box:
     return Box(lower=(lower[0], lower[1], lower[2]), upper=(upper[0], upper[1], upper[2]))
 
 
+def nonzero_extent(image: npt.NDArray[np.floating]) -> Box:
+    """Return the tight box of what is nonzero in any channel (c, Z, Y, X); the image if nothing."""
+    return bounding_box((image != 0).any(axis=0))
+
+
 def nonzero_box(image: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.bool_], Box]:
     """Return the mask of voxels that are nonzero in any channel, holes filled, and its box.
 

@@ -38,8 +38,13 @@ class Planner(Protocol):
         """Decide the folds of a dataset."""
         ...
 
-    def memory_gib(self, plan: Plan, configuration: Configuration) -> float:
-        """Estimate the memory of a training step, also of a configuration that a user edited."""
+    def memory_gib(
+        self, plan: Plan, configuration: Configuration, *, bfloat16: bool = False
+    ) -> float:
+        """Estimate the memory of a training step, also of a configuration that a user edited.
+
+        On a CPU in float32 unless `bfloat16`.
+        """
         ...
 
 
@@ -207,7 +212,10 @@ def update_memory(plan: Plan, former: Plan, *, planner: str = "default") -> Plan
         known = before.get(item.name)
         if known is not None and item != known and item.memory_gib == known.memory_gib:
             memory = float(f"{decider.memory_gib(plan, item):.3g}")
-            item = item.model_copy(update={"memory_gib": memory})
+            reduced = None
+            if item.memory_bfloat16_gib is not None:
+                reduced = float(f"{decider.memory_gib(plan, item, bfloat16=True):.3g}")
+            item = item.model_copy(update={"memory_gib": memory, "memory_bfloat16_gib": reduced})
             if memory > max(known.memory_gib, plan.budget.memory_gib):
                 log.warning(
                     "%s needs about %.1f GiB as edited, more than the %.1f GiB planned for",

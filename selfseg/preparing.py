@@ -16,6 +16,7 @@ from selfseg.workspace.dataset import DatasetFolder
 
 if TYPE_CHECKING:
     from selfseg.loading.patches import PreviousStage
+    from selfseg.preprocessing.dataset import Arrays
     from selfseg.training.job import AuxiliaryData
 
 
@@ -27,20 +28,29 @@ def prepare(
     planned: Sequence[Configuration],
     workers: int,
 ) -> Path:
-    """Make the training arrays of a configuration where they are missing; return their folder.
+    """Make the training arrays of a configuration where they are missing; return their folder."""
+    from selfseg.preprocessing.dataset import preprocess
+
+    arrays = _arrays(folder, configuration, planned)
+    preprocess(dataset, [arrays], workers=workers)
+    return arrays.folder
+
+
+def _arrays(
+    folder: DatasetFolder, configuration: Configuration, planned: Sequence[Configuration]
+) -> Arrays:
+    """Return what a configuration is trained on.
 
     All `planned` configurations whose arrays would be the same share them. Their chunks suit 2D
     patches if one of them has such: slices from chunks for volumes take 12 to 18 times as long,
     volumes from chunks for slices 1.1 to 1.7 times.
     """
-    from selfseg.preprocessing.dataset import preprocess
+    from selfseg.preprocessing.dataset import Arrays
 
     options = folder.spelled_out(configuration.preprocessing)
-    arrays = folder.preprocessed(options)
     sharing = [item for item in planned if folder.spelled_out(item.preprocessing) == options]
     patch = min((configuration.patch, *(item.patch for item in sharing)), key=len)
-    preprocess(dataset, options, arrays, patch=patch, workers=workers)
-    return arrays
+    return Arrays(folder.preprocessed(options), options, patch)
 
 
 def prepare_all(
@@ -51,9 +61,10 @@ def prepare_all(
     workers: int,
 ) -> None:
     """Make the training arrays of several configurations, once for those that share them."""
-    distinct = {folder.preprocessed(item.preprocessing): item for item in reversed(configurations)}
-    for configuration in reversed(distinct.values()):
-        prepare(folder, dataset, configuration, planned=configurations, workers=workers)
+    from selfseg.preprocessing.dataset import preprocess
+
+    wanted = [_arrays(folder, item, configurations) for item in configurations]
+    preprocess(dataset, list(dict.fromkeys(wanted)), workers=workers)
 
 
 def prepare_previous(
@@ -112,7 +123,7 @@ def prepare_auxiliary(
     known: PlannedDataset, configuration: Configuration, *, workers: int
 ) -> AuxiliaryData | None:
     """Make the arrays of the auxiliary data set where they are missing; None without one."""
-    from selfseg.preprocessing.dataset import preprocess
+    from selfseg.preprocessing.dataset import Arrays, preprocess
     from selfseg.training.job import AuxiliaryData
 
     options = known.plan.borrowed(configuration)
@@ -120,9 +131,8 @@ def prepare_auxiliary(
         return None
     dataset = serial.load(Dataset, known.folder.auxiliary)
     arrays = known.folder.auxiliary_arrays(configuration.preprocessing)
-    preprocess(
-        dataset, configuration.preprocessing, arrays, patch=configuration.patch, workers=workers
-    )
+    wanted = Arrays(arrays, configuration.preprocessing, configuration.patch)
+    preprocess(dataset, [wanted], workers=workers)
     ids = tuple(case.id for case in dataset.cases)
     return AuxiliaryData(options, dataset.targets, ids, arrays, files_digest(dataset, ids))
 

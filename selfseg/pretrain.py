@@ -169,7 +169,7 @@ def _prepare(
     """Make the arrays of the images where they are missing; return cases and arrays."""
     from selfseg.io.companions import digest_image
     from selfseg.io.unlabeled import list_cases
-    from selfseg.preprocessing.dataset import CaseFiles, preprocess
+    from selfseg.preprocessing.dataset import Arrays, CaseFiles, preprocess
 
     plan = known.plan
     cases = tuple(
@@ -194,5 +194,5 @@ def _prepare(
     folder = known.folder.pretrained(configuration.name).arrays
     workers = default_workers(request.workers)
     options, patch = configuration.preprocessing, configuration.patch
-    preprocess(unlabelled, options, folder, patch=patch, workers=workers)
+    preprocess(unlabelled, [Arrays(folder, options, patch)], workers=workers)
     return cases, tuple(CaseFiles(folder, case.id).image for case in cases)

@@ -24,10 +24,11 @@ CPU = torch.device("cpu")
 STEPS, BATCH = 3, 2
 
 
-def main(features: tuple[int, ...], patch: tuple[int, ...], classes: int) -> None:
-    """Train a U-Net of these widths on noise, in float32, which plans for CPUs count with."""
+def main(features: tuple[int, ...], patch: tuple[int, ...], classes: int, form: str) -> None:
+    """Train a U-Net of these widths on noise, in `float32` or `bfloat16`."""
     torch.set_num_threads(1)
-    precision.cpu_has_native_bfloat16 = lambda: False
+    bfloat16 = form == "bfloat16"
+    precision.cpu_has_native_bfloat16 = lambda: bfloat16
     stages, dims = len(features), len(patch)
     network = UNet(
         features=features,
@@ -54,7 +55,9 @@ def main(features: tuple[int, ...], patch: tuple[int, ...], classes: int) -> Non
         train_step(state, batch, built, learning_rate=1e-3, gradient_clip=12.0)
     peak = use.peak_gib()
     assert peak is not None
-    estimate = estimate_gib(network, patch, BATCH, channels=1, classes=classes, device="cpu")
+    estimate = estimate_gib(
+        network, patch, BATCH, channels=1, classes=classes, device="cpu", bfloat16=bfloat16
+    )
     sys.stdout.write(f"{1024 * peak} {1024 * estimate}\n")
 
 
@@ -63,4 +66,5 @@ if __name__ == "__main__":
         tuple(map(int, sys.argv[1].split("-"))),
         tuple(map(int, sys.argv[2].split("x"))),
         int(sys.argv[3]),
+        sys.argv[4],
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from selfseg.arrays import nonzero_box
+from selfseg.arrays import nonzero_extent
 from selfseg.errors import DatasetError, SelfSegError
 from selfseg.execution.processes import map_parallel
 from selfseg.fingerprinting.intensities import pool_intensities, sketch_intensities
@@ -119,7 +119,7 @@ def measure_case(
     indices = label_indices(reference.array[0], dataset.labels, dataset.ignore)
     annotated = indices <= len(dataset.labels)
     foreground = (indices > 0) & annotated
-    _, box = nonzero_box(image.array)
+    box = nonzero_extent(image.array)
     sketches, integers = [], True
     for channel in image.array:
         values = channel[foreground]

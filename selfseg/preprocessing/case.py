@@ -55,6 +55,23 @@ class PreparedCase:
     annotated: Rows = field(default_factory=lambda: NO_ROWS)
 
 
+@dataclass(frozen=True)
+class CroppedCase:
+    """What several preprocessings of a case that order its axes alike have in common.
+
+    Attributes:
+        image: (c, z, y, x) in working order, as it was read.
+        label: (z, y, x), −1 outside the nonzero mask; None without a reference.
+        inside: Where intensities count, (z, y, x).
+        box: That all three are, of the whole image.
+    """
+
+    image: npt.NDArray[np.floating]
+    label: npt.NDArray[np.int16] | None
+    inside: npt.NDArray[np.bool_]
+    box: Box
+
+
 def prepare_case(
     case_id: str,
     image: Image,
@@ -78,13 +95,43 @@ def prepare_case(
         DatasetError: The number of channels is not the plan's, or image and reference differ
             in shape.
     """
+    cropped = crop_case(case_id, image, reference, options, targets)
+    return prepare_cropped(case_id, image, cropped, options, targets=targets, source=source)
+
+
+def crop_case(
+    case_id: str,
+    image: Image,
+    reference: npt.NDArray[np.integer] | None,
+    options: Preprocessing,
+    targets: Targets,
+) -> CroppedCase:
+    """Bring a case to working axes and crop it to what is not zero; see `prepare_case`."""
     _check(case_id, image, reference, options)
     axes, flips = working_axes(image.orientation, options)
     working = to_working(image.array, axes, flips)
     mask, box = nonzero_box(working)
-    inside = mask[box.slices]
-    cropped = working[(slice(None), *box.slices)]
-    record = _record(case_id, image, options, box, source)
+    inside, label = mask[box.slices], None
+    if reference is not None:
+        label = to_working(reference, axes, flips)[box.slices].astype(np.int16, order="C")
+        label[(label == 0) & ~inside] = OUTSIDE
+        # Foreground outside the mask counts as inside, as in nnU-Net; what is not annotated does
+        # not, or normalization would differ from that of an image without annotation.
+        inside = inside | ((label > 0) & (label <= len(targets.labels)))
+    return CroppedCase(working[(slice(None), *box.slices)], label, inside, box)
+
+
+def prepare_cropped(
+    case_id: str,
+    image: Image,
+    cropped: CroppedCase,
+    options: Preprocessing,
+    *,
+    targets: Targets = NOTHING,
+    source: str = "",
+) -> PreparedCase:
+    """Normalize and resample a case that was cropped with the same order of axes."""
+    record = _record(case_id, image, options, cropped.box, source)
     axis = separate_axis(
         record.spacing_before_mm,
         record.spacing_mm,
@@ -94,19 +141,16 @@ def prepare_case(
     label = None
     locations: tuple[Rows, ...] = ()
     annotated = NO_ROWS
-    if reference is not None:
-        label = to_working(reference, axes, flips)[box.slices].astype(np.int16, order="C")
-        label[(label == 0) & ~inside] = OUTSIDE
-        # Foreground outside the mask counts as inside, as in nnU-Net; what is not annotated does
-        # not, or normalization would differ from that of an image without annotation.
-        inside = inside | ((label > 0) & (label <= len(targets.labels)))
-        label = resample_labels(label, record.shape, axis, options.resampling, targets.ignore_index)
+    if cropped.label is not None:
+        label = resample_labels(
+            cropped.label, record.shape, axis, options.resampling, targets.ignore_index
+        )
         locations = find_locations(label, targets.members)
         annotated = find_annotated(label, targets)
-    resampled = np.empty((len(cropped), *record.shape), np.float32)
+    resampled = np.empty((len(cropped.image), *record.shape), np.float32)
     for index, how in enumerate(options.normalization):
-        channel = np.ascontiguousarray(cropped[index], np.float32)
-        channel = normalize(channel, inside, how)
+        channel = np.ascontiguousarray(cropped.image[index], np.float32)
+        channel = normalize(channel, cropped.inside, how)
         resampled[index] = resample_channel(channel, record.shape, axis, options.resampling)
     counts = {
         "num_locations": tuple(len(rows) for rows in locations),

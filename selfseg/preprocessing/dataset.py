@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +17,13 @@ from selfseg.execution.processes import map_parallel
 from selfseg.files import arriving
 from selfseg.io.images import label_indices, read_image, read_label_map
 from selfseg.io.store import save_array
-from selfseg.preprocessing.case import PreparedCase, prepare_case
+from selfseg.preprocessing.axes import Flips, working_axes
+from selfseg.preprocessing.case import CroppedCase, PreparedCase, crop_case, prepare_cropped
 from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset, Targets
 from selfseg.records.geometry import PreprocessedCase
 from selfseg.records.preprocessing import Preprocessing
+from selfseg.records.serial import Shape3
 
 # Goes into the digest that decides what is up to date: raise it when results change.
 PREPROCESSING_VERSION = 3
@@ -53,69 +57,90 @@ class CaseFiles:
         return self.folder / f"{self.case}.json"
 
 
-def preprocess(
-    dataset: Dataset,
-    options: Preprocessing,
-    folder: Path,
-    *,
-    patch: tuple[int, ...],
-    workers: int,
-) -> int:
+@dataclass(frozen=True)
+class Arrays:
+    """Training arrays of a dataset: where they are, what is done to images, whom they serve.
+
+    Attributes:
+        folder: Where the arrays go.
+        options: The plan's preprocessing.
+        patch: Training patch; the arrays' chunks are sized for it.
+    """
+
+    folder: Path
+    options: Preprocessing
+    patch: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Arrays of one case that are missing or out of date; `id` is shown while it is made."""
+
+    case: Case
+    missing: tuple[Arrays, ...]
+
+    @property
+    def id(self) -> str:
+        return self.case.id
+
+
+def preprocess(dataset: Dataset, wanted: Sequence[Arrays], *, workers: int) -> int:
     """Preprocess the cases that are missing or out of date; return how many were made.
 
     Args:
         dataset: With file digests.
-        options: The plan's preprocessing.
-        folder: Where the arrays go.
-        patch: Training patch; the arrays' chunks are sized for it.
+        wanted: Several arrays of the same cases: each case is read once.
         workers: Parallel processes.
     """
-    with waited_for(folder.with_name(f".{folder.name}.lock"), "prepares these arrays"):
-        return _preprocess(dataset, options, folder, patch=patch, workers=workers)
+    with ExitStack() as locks:
+        for folder in sorted(arrays.folder for arrays in wanted):  # no two wait for each other
+            lock = folder.with_name(f".{folder.name}.lock")
+            locks.enter_context(waited_for(lock, "prepares these arrays"))
+        return _preprocess(dataset, wanted, workers)
 
 
-def _preprocess(
-    dataset: Dataset, options: Preprocessing, folder: Path, *, patch: tuple[int, ...], workers: int
-) -> int:
-    sources = {case.id: _source_digest(case, dataset.targets, options) for case in dataset.cases}
-    todo = [case for case in dataset.cases if not _is_up_to_date(case, sources[case.id], folder)]
-    if todo:
-        folder.mkdir(parents=True, exist_ok=True)
-        work = partial(
-            _preprocess_case,
-            root=Path(dataset.root),
-            targets=dataset.targets,
-            options=options,
-            folder=folder,
-            patch=patch,
+def _preprocess(dataset: Dataset, wanted: Sequence[Arrays], workers: int) -> int:
+    todo = []
+    for case in dataset.cases:
+        missing = tuple(
+            arrays
+            for arrays in wanted
+            if not _is_up_to_date(
+                case, _source_digest(case, dataset.targets, arrays.options), arrays.folder
+            )
         )
+        if missing:
+            todo.append(_Task(case, missing))
+    for arrays in {arrays for task in todo for arrays in task.missing}:
+        arrays.folder.mkdir(parents=True, exist_ok=True)
+    if todo:
+        work = partial(_preprocess_case, root=Path(dataset.root), targets=dataset.targets)
         map_parallel(work, todo, workers=workers, label="Preprocessing")
     return len(todo)
 
 
-def _preprocess_case(
-    case: Case,
-    *,
-    root: Path,
-    targets: Targets,
-    options: Preprocessing,
-    folder: Path,
-    patch: tuple[int, ...],
-) -> None:
+def _preprocess_case(task: _Task, *, root: Path, targets: Targets) -> None:
+    case = task.case
     image = read_image([root / file.path for file in case.images])
     reference = None
     if case.reference is not None:
         values = read_label_map(root / case.reference.path).array[0]
         reference = label_indices(values, targets.labels, targets.ignore)
-    prepared = prepare_case(
-        case.id,
-        image,
-        reference,
-        options,
-        targets=targets,
-        source=_source_digest(case, targets, options),
-    )
-    _write(prepared, CaseFiles(folder, case.id), patch)
+    cropped: dict[tuple[Shape3, Flips], CroppedCase] = {}
+    for arrays in task.missing:
+        options = arrays.options
+        axes = working_axes(image.orientation, options)
+        if axes not in cropped:
+            cropped[axes] = crop_case(case.id, image, reference, options, targets)
+        prepared = prepare_cropped(
+            case.id,
+            image,
+            cropped[axes],
+            options,
+            targets=targets,
+            source=_source_digest(case, targets, options),
+        )
+        _write(prepared, CaseFiles(arrays.folder, case.id), arrays.patch)
 
 
 def _write(prepared: PreparedCase, files: CaseFiles, patch: tuple[int, ...]) -> None:

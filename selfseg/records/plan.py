@@ -74,6 +74,7 @@ class Configuration(GrownRecord):
         patch: Two entries (Y, X) for a 2D network, three for 3D; (slices, Y, X) for 2.5D.
         batch: Patches per optimizer step.
         memory_gib: Estimated memory of a training step.
+        memory_bfloat16_gib: The same on a CPU that computes in bfloat16; None: not estimated.
         network, loss, augmentation, optimization, inference: Options of the parts.
         previous_stage: Configuration whose segmentation is a further input (cascade).
         transfer: How weights that come from another model are trained on.
@@ -82,7 +83,9 @@ class Configuration(GrownRecord):
         borrows: Whether the plan's auxiliary data set takes part, where there is one.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"transfer", "crop", "start", "borrows"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"memory_bfloat16_gib", "transfer", "crop", "start", "borrows"}
+    )
 
     name: ConfigurationName
     preprocessing: Preprocessing
@@ -90,6 +93,7 @@ class Configuration(GrownRecord):
     patch: tuple[int, ...]
     batch: int
     memory_gib: float
+    memory_bfloat16_gib: float | None = None
     network: Network
     loss: Loss
     augmentation: Augmentation

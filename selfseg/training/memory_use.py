@@ -37,7 +37,7 @@ class MemoryUse:
         self._steps = 0
         self._shown_gib: float | None = None  # once freed memory is kept
         if device.type != "cuda":
-            handle_freed_memory(Freed.USUAL)  # an earlier training may have kept it
+            handle_freed_memory(Freed.RETURNED)  # an earlier training may have kept it
             _make_a_step()
         self._before = _own_bytes()
 

@@ -79,6 +79,16 @@ def tell_epoch(state: TrainState, record: EpochRecord, scores: EpochScores) -> N
         )
 
 
+def expected_memory(state: TrainState, job: TrainingJob) -> str:
+    """Return the plan's estimate in words, for the number format that was trained in."""
+    planned = job.configuration
+    if state.device.type == "cpu" and state.precision == "bfloat16":
+        if planned.memory_bfloat16_gib is not None:
+            return f"{planned.memory_bfloat16_gib:.2f} GiB in bfloat16"
+        return f"{planned.memory_gib:.2f} GiB in float32"
+    return f"{planned.memory_gib:.2f} GiB"
+
+
 def diverged(job: TrainingJob, course: Course, step: int) -> DivergenceError:
     """Return the error of a loss that is not a number, with the option that lowers the rate."""
     recipe = "recipe" if course.kind == "long" else "short_recipe"

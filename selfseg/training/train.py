@@ -39,6 +39,7 @@ from selfseg.training.step import final_weights, train_step
 from selfseg.training.telling import (
     PARTS,
     diverged,
+    expected_memory,
     parts_done,
     show,
     tell_device,
@@ -260,8 +261,9 @@ def _refuse_divergence(state: TrainState, run: Run) -> None:
 def _finish(state: TrainState, job: TrainingJob, peak_gib: float | None) -> TrainedFold:
     """Write description, then weights (their presence says that the fold is finished)."""
     if peak_gib is not None:
-        planned_gib = job.configuration.memory_gib
-        log.info("Memory: at most %.2f GiB; the plan expected %.2f GiB", peak_gib, planned_gib)
+        log.info(
+            "Memory: at most %.2f GiB; the plan expected %s", peak_gib, expected_memory(state, job)
+        )
     mirror = job.configuration.augmentation.mirror_axes if state.recipe.mirror else ()
     fold = TrainedFold(
         configuration=job.configuration.name,

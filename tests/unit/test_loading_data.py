@@ -11,7 +11,7 @@ from trainingdata import make_configuration
 
 from selfseg.io.formats import read_dataset
 from selfseg.loading.batches import training_batches
-from selfseg.preprocessing.dataset import preprocess
+from selfseg.preprocessing.dataset import Arrays, preprocess
 
 
 @pytest.mark.data
@@ -20,7 +20,7 @@ def test_batches_of_real_cases(tmp_path: Path) -> None:
     dataset = dataset.model_copy(update={"cases": dataset.cases[:3]})
     configuration = make_configuration((40, 56, 40), batch=3)
     options, patch = configuration.preprocessing, configuration.patch
-    assert preprocess(dataset, options, tmp_path, patch=patch, workers=1) == 3
+    assert preprocess(dataset, [Arrays(tmp_path, options, patch)], workers=1) == 3
     stream = training_batches(
         configuration,
         tmp_path,

@@ -302,22 +302,32 @@ def test_memory_on_a_gpu_grows_with_the_batch_by_tensors_in_half_precision() -> 
     assert two - one == pytest.approx(sizes.features * 2 * 2.2 / 2**30)
 
 
-def test_memory_of_a_process_is_more_than_its_tensors_by_what_freed_arrays_keep() -> None:
+@pytest.mark.parametrize(
+    ("bfloat16", "map_bytes", "image_bytes", "weight_bytes", "code_mib", "loss_maps"),
+    [(False, 4, 4, 20, 4, 4), (True, 2, 6, 22, 8, 5)],
+)
+def test_memory_of_a_process_is_its_tensors_and_code(
+    bfloat16: bool, map_bytes: int, image_bytes: int, weight_bytes: int, code_mib: int,
+    loss_maps: int,
+) -> None:  # fmt: skip
     sizes = decide_sizes(request_of(), PLAIN, name="3d_fullres")
 
-    def mib(batch: int) -> float:
+    def mib(batch: int, classes: int = 3) -> float:
         return 1024 * float(
-            estimate_gib(sizes.network, sizes.patch, batch, channels=1, classes=3, device="cpu")
-        )
+            estimate_gib(
+                sizes.network, sizes.patch, batch, channels=1, classes=classes, device="cpu",
+                bfloat16=bfloat16,
+            )
+        )  # fmt: skip
 
     voxels = prod(sizes.patch)
-    kept = 2 * sizes.features + voxels  # output and activation of every convolution, the image
-    passing = 4 * sizes.network.features[0] * voxels
-    assert mib(12) - mib(11) == pytest.approx((kept + passing) * 4 / 2**20)
-    weights = count_parameters(sizes.network, 1, 3) * 20 / 2**20
-    assert mib(12) - weights - 12 * (mib(12) - mib(11)) == pytest.approx(80 + 4)
-    many = estimate_gib(sizes.network, sizes.patch, 2, channels=1, classes=60, device="cpu")
-    assert 1024 * many > mib(2) + 2 * (2 * 57 + 4 * 60 - 4 * 32) * voxels * 4 / 2**20
+    maps = 2 * sizes.features + 4 * sizes.network.features[0] * voxels
+    a_sample = (maps * map_bytes + image_bytes * voxels) / 2**20
+    assert mib(12) - mib(11) == pytest.approx(a_sample)
+    weights = count_parameters(sizes.network, 1, 3) * weight_bytes / 2**20
+    assert mib(12) - weights - 12 * a_sample == pytest.approx(code_mib)
+    of_loss = loss_maps * 60 * 4 - 4 * sizes.network.features[0] * map_bytes
+    assert mib(2, classes=60) > mib(2) + 2 * of_loss * voxels / 2**20
 
 
 def test_too_little_memory_is_said() -> None:
@@ -393,7 +403,7 @@ def test_loss_and_its_decision_agree(cases: list[tuple[Triple, Shape3]], pooled:
 
 
 # No choices, or none where it is empty.
-MEASURED = {"name", "median_shape", "memory_gib", "previous_stage"}
+MEASURED = {"name", "median_shape", "memory_gib", "memory_bfloat16_gib", "previous_stage"}
 # Decided where --init or --auxiliary ask for it, or by a race; else they stay like this.
 ASKED_FOR = {"start": None, "borrows": True}
 COMMON = {

@@ -170,6 +170,11 @@ def test_memory_follows_an_edited_batch_and_patch(
     assert memory("patch=[32, 48, 32]") < full.memory_gib
     assert full.memory_gib < memory("batch=4") < 2 * full.memory_gib
     assert memory("batch=4", "memory_gib=1.5") == 1.5
+    edited = planning.edit_plan(plan, [f"{path}.batch=4"])
+    reduced = planning.update_memory(edited, plan).configurations[1].memory_bfloat16_gib
+    assert full.memory_bfloat16_gib is not None
+    assert reduced is not None
+    assert full.memory_bfloat16_gib < reduced < memory("batch=4")
     assert not caplog.records
     assert memory("batch=400") > plan.budget.memory_gib
     assert "more than the 8.0 GiB planned for" in caplog.text

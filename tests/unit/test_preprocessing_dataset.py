@@ -12,12 +12,12 @@ import pytest
 from selfseg.errors import ImageError
 from selfseg.fingerprinting.extract import inspect
 from selfseg.io.formats import read_dataset
-from selfseg.io.images import label_indices, read_image, read_label_map
+from selfseg.io.images import Image, label_indices, read_image, read_label_map
 from selfseg.io.store import open_array, save_array
 from selfseg.phantoms import write_dataset
 from selfseg.preprocessing import dataset as module
 from selfseg.preprocessing.case import prepare_case
-from selfseg.preprocessing.dataset import CaseFiles, preprocess
+from selfseg.preprocessing.dataset import Arrays, CaseFiles, preprocess
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Label
 from selfseg.records.geometry import PreprocessedCase
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def make(dataset: Dataset, folder: Path, options: Preprocessing = OPTIONS, workers: int = 1) -> int:
-    return preprocess(dataset, options, folder, patch=PATCH, workers=workers)
+    return preprocess(dataset, [Arrays(folder, options, PATCH)], workers=workers)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -84,6 +84,30 @@ def test_parallel_equals_serial(dataset: Dataset, tmp_path: Path) -> None:
     assert make(dataset, tmp_path / "one", workers=1) == CASES
     assert make(dataset, tmp_path / "two", workers=2) == CASES
     assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_several_arrays_are_those_of_each_alone_and_read_a_case_once(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned = OPTIONS.model_copy(update={"axes": (2, 0, 1)})
+    every = {"fine": OPTIONS, "coarse": OTHER, "turned": turned}
+    for name, options in every.items():
+        make(dataset, tmp_path / name, options)
+    read: list[str] = []
+
+    def counted(paths: list[Path]) -> Image:
+        read.append(paths[0].name)
+        return read_image(paths)
+
+    monkeypatch.setattr(module, "read_image", counted)
+    folder = tmp_path / "together"
+    wanted = [Arrays(folder / name, options, PATCH) for name, options in every.items()]
+    assert preprocess(dataset, wanted[:2], workers=1) == CASES
+    assert preprocess(dataset, wanted, workers=1) == CASES, "the third is missing"
+    assert len(read) == 2 * CASES
+    assert preprocess(dataset, wanted, workers=1) == 0
+    for name in every:
+        assert content(folder / name) == content(tmp_path / name)
 
 
 def test_what_is_up_to_date_is_skipped(dataset: Dataset, folder: Path) -> None:

@@ -53,12 +53,13 @@ def training_batches(  # noqa: PLR0913 (what a batch depends on)
     seed: int,
     workers: int,
     device: torch.device,
+    part: range | None = None,
     previous: PreviousStage | None = None,
     maps: Path | None = None,
 ) -> Iterator[Batch]:
     """Yield the augmented batches of the given steps; a resumed training starts the range later.
 
-    Call it once for a whole training: workers start, and cases that fit are brought to memory.
+    Call it as seldom as can be: workers start, and cases that fit are brought to memory.
 
     Args:
         configuration: Patch, batch and options.
@@ -68,6 +69,7 @@ def training_batches(  # noqa: PLR0913 (what a batch depends on)
         seed: Seed of the whole training.
         workers: Processes that prepare batches; 0 prepares them in this one.
         device: Where the batches are wanted.
+        part: Samples of a batch that are made, its beginning or its end; None makes all.
         previous: Segmentations of the previous stage, in a cascade.
         maps: Folder of what the loss needs besides the labels.
 
@@ -77,7 +79,9 @@ def training_batches(  # noqa: PLR0913 (what a batch depends on)
     """
     cases = _open(folder, case_ids, previous, maps)
     cases.hold_in_memory()
-    source = BatchSource(configuration, cases, seed=seed, augment=True, finish=device.type == "cpu")
+    source = BatchSource(
+        configuration, cases, seed=seed, augment=True, finish=device.type == "cpu", part=part
+    )
     return _batches(source, steps, workers=workers, device=device)
 
 

@@ -15,9 +15,28 @@ Corner = tuple[int, ...]
 Locations = npt.NDArray[np.int32]
 
 
-def is_forced(index: int, batch: int, share: float) -> bool:
-    """Tell whether sample `index` of a batch must show foreground: the last ones do."""
-    return index >= round(batch * (1.0 - share))
+def forced_samples(batch: int, share: float, part: range, step: int) -> int:
+    """Return how many samples of a part of a batch must show foreground: its last ones do.
+
+    A whole batch has as many in every step. Its beginning and its end have them in turn, each in
+    proportion to its size: rounded for itself, a part of one sample would never have any.
+
+    Args:
+        batch: Samples of the whole batch.
+        share: Of its samples that must show foreground.
+        part: Those of its samples that are asked for: its beginning, its end, or all.
+        step: Number of the step.
+
+    Returns:
+        In a row of steps less than one away from their share of all forced samples.
+    """
+    forced = batch - round(batch * (1.0 - share))
+
+    def before(position: int) -> int:
+        """Return those of the samples before a position; over the steps, rounding cancels out."""
+        return (step + 1) * forced * position // batch - step * forced * position // batch
+
+    return before(part.stop) - before(part.start)
 
 
 def position_limits(loaded: int, final: int, size: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from selfseg.augmentation.draw import SampleDraw, draw_sample
 from selfseg.augmentation.geometry import loaded_patch
 from selfseg.errors import SelfSegError
 from selfseg.loading.patches import CaseFolder, PreviousStage
-from selfseg.loading.sampling import is_forced
+from selfseg.loading.sampling import forced_samples
 from selfseg.networks.one_hot import one_hot
 from selfseg.records.loss_maps import needed_maps
 from selfseg.records.plan import Configuration
@@ -134,6 +134,7 @@ class BatchSource(Dataset[Item]):
         seed: Seed of all steps.
         augment: False leaves out all random transforms (validation).
         finish: True applies the draws here, on the CPU.
+        part: Samples of a batch that are made, its beginning or its end; None makes all.
     """
 
     def __init__(
@@ -144,12 +145,14 @@ class BatchSource(Dataset[Item]):
         seed: int,
         augment: bool,
         finish: bool,
+        part: range | None = None,
     ) -> None:
         self.configuration = configuration
         self.cases = cases
         self.seed = seed
         self.augment = augment
         self.finish = finish
+        self.part = range(configuration.batch) if part is None else part
 
     def __getitem__(self, step: int) -> Item:
         try:
@@ -160,7 +163,10 @@ class BatchSource(Dataset[Item]):
     def _make(self, step: int) -> Batch | LoadedBatch:
         stream = [self.seed, step] if self.augment else [self.seed, step, _VALIDATION_STREAM]
         rng = np.random.default_rng(stream)
-        samples = [self._load(index, rng) for index in range(self.configuration.batch)]
+        options, count = self.configuration, len(self.part)
+        share = options.optimization.foreground_share
+        free = count - forced_samples(options.batch, share, self.part, step)
+        samples = [self._load(rng, forced=index >= free) for index in range(count)]
         if self.finish:
             return self._finish(samples)
         return LoadedBatch(
@@ -171,7 +177,7 @@ class BatchSource(Dataset[Item]):
             _stack([sample.maps for sample in samples]),
         )
 
-    def _load(self, index: int, rng: np.random.Generator) -> Sample:
+    def _load(self, rng: np.random.Generator, *, forced: bool) -> Sample:
         """Draw case, transforms and position of one sample and cut it."""
         options = self.configuration
         chosen = int(rng.integers(len(self.cases)))
@@ -192,12 +198,8 @@ class BatchSource(Dataset[Item]):
         # Slices that are seen but not segmented take no part in choosing the position.
         final = (final[0] - 2 * context, *final[1:])
         loaded = (loaded[0] - 2 * context, *loaded[1:])
-        corner = self.cases.draw_area(chosen, rng).draw_corner(
-            loaded,
-            final,
-            rng,
-            forced=is_forced(index, options.batch, options.optimization.foreground_share),
-        )
+        area = self.cases.draw_area(chosen, rng)
+        corner = area.draw_corner(loaded, final, rng, forced=forced)
         image, label = self.cases.cut(chosen, corner, loaded, context=context)
         if flat:
             image, label = image[:, 0], label[0]

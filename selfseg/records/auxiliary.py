@@ -11,8 +11,8 @@ class Auxiliary(Record):
     """How a second data set takes part in training (methods 4.2, V2; our reading).
 
     Every batch has samples of both; the loss is that of the primary ones plus `β` times that of
-    the auxiliary ones. β goes along a cosine from `first_weight` to `last_weight`, and is 0 in the
-    last part of the run.
+    the auxiliary ones. β goes along a cosine from `first_weight` to `last_weight`. In the last part
+    of the run whole batches are primary.
 
     Attributes:
         name: Of the data set.
@@ -30,3 +30,7 @@ class Auxiliary(Record):
     def samples(self, batch: int) -> int:
         """Return how many samples of a batch are auxiliary."""
         return min(max(round(self.share * batch), 1), batch - 1)
+
+    def is_over(self, progress: float) -> bool:
+        """Tell whether only primary samples are left when a share of the run is over."""
+        return progress >= 1 - self.primary_only

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from selfseg.loading.batches import Batch, default_loader_workers, training_batches
@@ -62,18 +62,48 @@ def begin(job: TrainingJob) -> tuple[TrainState, Course]:
 
 
 def batches_of(job: TrainingJob, course: Course, state: TrainState) -> Iterator[Batch]:
-    """Return the batches of the steps that are left, without auxiliary samples."""
-    workers = default_loader_workers(job.device) if job.workers is None else job.workers
-    configuration = as_recipe_says(job.configuration, course)
-    own = configuration.batch - job.borrowed_samples
+    """Return the primary batches of the steps that are left.
+
+    They make room for auxiliary samples; once there are none, they are those of a training on the
+    primary data set alone.
+    """
+    whole = partial(_primary_batches, job, course, state)
+    if job.auxiliary is None:
+        return whole()
+    options = job.auxiliary.options
+
+    def is_over() -> bool:
+        return options.is_over(course.progress(state.step, state.elapsed_s))
+
+    if is_over():
+        return whole()
+    own = range(job.configuration.batch - job.borrowed_samples)
+    return _first_part_then_whole(whole(part=own), whole, is_over)
+
+
+def _first_part_then_whole(
+    parts: Iterator[Batch], whole: Callable[[], Iterator[Batch]], is_over: Callable[[], bool]
+) -> Iterator[Batch]:
+    """Yield parts of batches until the step at which that is over, then whole ones."""
+    while not is_over():
+        yield next(parts)
+    del parts  # ends its processes, and frees the cases held in memory, before others take theirs
+    yield from whole()
+
+
+def _primary_batches(
+    job: TrainingJob, course: Course, state: TrainState, *, part: range | None = None
+) -> Iterator[Batch]:
+    """Return the batches of the steps from now on, or a part of each."""
     return training_batches(
-        configuration.model_copy(update={"batch": own}),
+        as_recipe_says(job.configuration, course),
         job.data,
         job.train_cases,
         steps=course.steps_from(state.step),
         seed=job.seed,
-        workers=workers,
+        workers=default_loader_workers(job.device) if job.workers is None else job.workers,
         device=job.device,
+        part=part,
         previous=job.previous,
         maps=job.loss_maps,
     )

@@ -28,10 +28,9 @@ SEED_STEP = 7919  # its samples are drawn apart from those of the primary data s
 
 def auxiliary_weight(options: Auxiliary, progress: float) -> float:
     """Return the weight of the auxiliary loss when a share of the run is over."""
-    common = 1 - options.primary_only
-    if progress >= common:
+    if options.is_over(progress):
         return 0.0
-    falling = (1 + math.cos(math.pi * progress / common)) / 2
+    falling = (1 + math.cos(math.pi * progress / (1 - options.primary_only))) / 2
     return options.last_weight + (options.first_weight - options.last_weight) * falling
 
 
@@ -55,9 +54,10 @@ class Borrowing:
 
     def next(self, progress: float) -> Callable[[TrainState], Tensor] | None:
         """Return what the next batch adds to the loss of a step; None once nothing does."""
-        weight = auxiliary_weight(self.options, progress)
-        if not weight:
+        if self.options.is_over(progress):
+            self.batches = iter(())  # ends its processes, and frees the cases held in memory
             return None
+        weight = auxiliary_weight(self.options, progress)
         self.plain.progress = progress
         batch = next(self.batches)
 
@@ -91,13 +91,14 @@ def start_borrowing(
         loss=loss.to(job.device),
         plain=plain,
         batches=training_batches(
-            configuration.model_copy(update={"batch": job.borrowed_samples}),
+            configuration,
             data.data,
             data.cases,
             steps=steps,
             seed=job.seed + SEED_STEP,
             workers=default_loader_workers(job.device) if job.workers is None else job.workers,
             device=job.device,
+            part=range(configuration.batch - job.borrowed_samples, configuration.batch),
         ),
         indices=torch.tensor(indices, device=job.device),
     )

@@ -129,7 +129,7 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     if device.type == "cuda":
         # Where borrowed samples have a stream, they go through the network as it is.
         apart = 0 if hasattr(network, "auxiliary_stream") else borrowed
-        calls = [(count, *shape[1:]) for count in {shape[0] - borrowed, apart} if count]
+        calls = [(count, *shape[1:]) for count in step_sizes(shape[0], borrowed, apart)]
         forward = _compiled(updated(network), calls, device, layout, dtype)
     averaged = recipe.average_decay > 0
     return TrainState(
@@ -145,6 +145,14 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
         losses=LossMeter(device, tolerated=TOLERATED if dtype == torch.float16 else 0),
         tuning=tuning,
     )
+
+
+def step_sizes(batch: int, borrowed: int, apart: int) -> list[int]:
+    """Return with how many samples steps call the network; a run's last steps borrow none.
+
+    Of a whole batch some are borrowed, and `apart` of these pass through this network too.
+    """
+    return sorted({batch, batch - borrowed, apart} - {0})
 
 
 def build_optimizer(

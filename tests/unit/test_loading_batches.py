@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from trainingdata import make_configuration, make_folder, write_case
 
 from selfseg.augmentation.draw import SampleDraw
 from selfseg.errors import DatasetError, DeviceError
+from selfseg.loading.areas import Area
 from selfseg.loading.batches import (
     Batch,
     default_loader_workers,
@@ -92,6 +94,53 @@ def test_forced_samples_show_their_class(folder: Path, patch: tuple[int, ...]) -
     seen = [set(batch.label[2].flatten().tolist()) - {0} for batch in stream]
     assert all(seen)
     assert set().union(*seen) == {1, 2}
+
+
+@pytest.mark.parametrize(("batch", "own", "forced"), [(2, 1, 1), (3, 2, 1), (8, 4, 3)])
+def test_a_part_of_a_batch_shows_foreground_as_often_as_the_whole(
+    folder: Path, batch: int, own: int, forced: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In batches of two a part of one sample never did: rounded for itself its share was 0."""
+    options = make_configuration((4, 4, 4), channels=2, batch=batch, augmentation=PLAIN)
+    flags: list[bool] = []
+    usual = Area.draw_corner
+
+    def watch(*args: Any, forced: bool) -> Any:
+        flags.append(forced)
+        return usual(*args, forced=forced)
+
+    monkeypatch.setattr(Area, "draw_corner", watch)
+    steps = 3 * batch
+
+    def made(part: range | None) -> tuple[int, float]:
+        """Return the forced samples, and the share of samples that show foreground."""
+        flags.clear()
+        stream = training_batches(
+            options, folder, IDS, steps=range(steps), seed=0, workers=0, device=CPU, part=part
+        )
+        shown = [bool(label.any()) for item in stream for label in item.label]
+        assert len(shown) == len(flags) == steps * (batch if part is None else len(part))
+        assert all(shows for shows, flag in zip(shown, flags, strict=True) if flag)
+        return sum(flags), sum(shown) / len(shown)
+
+    assert made(None)[0] == steps * forced
+    for part in (range(own), range(own, batch)):
+        count, shown = made(part)
+        assert count == steps * forced * len(part) // batch
+        assert shown >= forced / batch
+
+
+def test_parts_of_batches_depend_on_seed_and_step_only(folder: Path) -> None:
+    def made(steps: range, workers: int = 0) -> list[Batch]:
+        options = make_configuration((8, 8, 8), channels=2, batch=2)
+        stream = training_batches(
+            options, folder, IDS, steps=steps, seed=1, workers=workers, device=CPU, part=range(1)
+        )
+        return list(stream)
+
+    reference = made(range(6))
+    assert same(made(range(3, 6)), reference[3:])
+    assert same(made(range(6), workers=2), reference)
 
 
 def test_image_and_label_come_from_the_same_place(folder: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from fractions import Fraction
 from functools import partial
+from math import ceil, floor
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from selfseg.loading.sampling import (
     corner_around,
     draw_center,
     draw_location,
-    is_forced,
+    forced_samples,
     position_limits,
     random_corner,
 )
@@ -24,9 +26,26 @@ SIZES = st.tuples(st.integers(1, 60), st.integers(0, 40), st.integers(1, 80))
     ("batch", "forced"), [(1, 0), (2, 1), (3, 1), (4, 1), (5, 2), (6, 2), (9, 3), (12, 4)]
 )
 def test_number_of_forced_samples_is_nnunets(batch: int, forced: int) -> None:
-    flags = [is_forced(index, batch, 0.33) for index in range(batch)]
-    assert sum(flags) == forced
-    assert flags == sorted(flags)
+    assert {forced_samples(batch, 0.33, range(batch), step) for step in range(30)} == {forced}
+
+
+@given(st.integers(2, 40), st.floats(0, 1), st.integers(0, 2**40), st.data())
+def test_parts_of_a_batch_have_the_forced_samples_of_the_whole(
+    batch: int, share: float, first: int, data: st.DataObject
+) -> None:
+    """Whatever it is split into: in every step together, and over steps each its share."""
+    split = data.draw(st.integers(1, batch - 1))
+    whole, parts = range(batch), (range(split), range(split, batch))
+    forced, in_all = batch - round(batch * (1 - share)), [0, 0]
+    for steps, step in enumerate(range(first, first + 2 * batch), 1):
+        found = [forced_samples(batch, share, part, step) for part in parts]
+        assert sum(found) == forced_samples(batch, share, whole, step) == forced
+        for index, part in enumerate(parts):
+            expected = Fraction(len(part) * forced, batch)
+            assert floor(expected) <= found[index] <= ceil(expected)
+            in_all[index] += found[index]
+            assert abs(in_all[index] - steps * expected) < 1
+    assert in_all == [2 * len(part) * forced for part in parts]  # exact after `batch` steps
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from trainingdata import make_folder
 from trainingjobs import LONG, make_job, stop_at_step
 
+from selfseg.loading.areas import Area
 from selfseg.networks.weights import load_weights
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Label, Region, Targets
@@ -24,6 +27,7 @@ from selfseg.records.loss_terms import (
 )
 from selfseg.records.network import DualChannel, JointStreams, plain_part
 from selfseg.training import train as training
+from selfseg.training.begin import batches_of
 from selfseg.training.borrowing import (
     Borrowing,
     auxiliary_weight,
@@ -32,7 +36,7 @@ from selfseg.training.borrowing import (
     simple_terms,
     start_borrowing,
 )
-from selfseg.training.job import AuxiliaryData, TrainingJob
+from selfseg.training.job import AuxiliaryData, TrainingJob, plan_course
 from selfseg.training.state import create_state
 from selfseg.training.step import train_step
 from selfseg.training.train import train
@@ -205,9 +209,16 @@ def test_the_network_that_is_kept_is_the_primary_one(tmp_path: Path, *, own_head
 def test_a_resumed_run_gives_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Killed where both take part, and again where the primary data set is alone."""
     whole, broken = joint_job(tmp_path), joint_job(tmp_path, "broken")
+    assert whole.auxiliary is not None
+    options = whole.auxiliary.options.model_copy(update={"primary_only": 0.5})
+    whole, broken = (
+        replace(job, auxiliary=replace(whole.auxiliary, options=options)) for job in (whole, broken)
+    )
     train(whole)
     stop_at_step(5, broken, monkeypatch)
+    stop_at_step(9, broken, monkeypatch)
     train(broken)
     expected, found = load_weights(whole.output.weights), load_weights(broken.output.weights)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -226,7 +237,67 @@ def test_primary_samples_make_room_and_the_last_steps_are_primary(
 
     monkeypatch.setattr(training, "train_step", watch)
     train(job)
-    assert seen == [(2, True)] * 11 + [(2, False)]  # 12 steps; the last 10 % are one of them
+    assert seen == [(2, True)] * 11 + [(3, False)]  # 12 steps; the last 10 % are one of them
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_last_steps_are_those_of_the_primary_data_set_alone(
+    tmp_path: Path, workers: int
+) -> None:
+    job = replace(joint_job(tmp_path), workers=workers)
+    course = plan_course(job)
+    state = create_state(job.configuration, LONG, channels=1, outputs=3, seed=0, device=job.device)
+    alone = list(batches_of(replace(job, auxiliary=None, workers=0), course, state))
+    assert len(alone) == 12
+    before = len(active_children())
+    stream, images = batches_of(job, course, state), []
+    for state.step in range(12):
+        images.append(next(stream).image)
+        assert len(active_children()) == before + workers  # of the parts, then of whole batches
+    assert [len(image) for image in images] == [2] * 11 + [3]
+    assert torch.equal(images[-1], alone[-1].image)
+    assert next(batches_of(job, course, state)).image.equal(images[-1])  # begun there, or resumed
+
+
+def test_auxiliary_batches_are_not_kept_ready_once_they_are_over(tmp_path: Path) -> None:
+    part = borrowing(replace(joint_job(tmp_path), workers=1))
+    before = len(active_children())
+    assert part.next(0.0) is not None
+    assert len(active_children()) == before + 1
+    assert part.next(0.95) is None
+    assert len(active_children()) == before
+
+
+def test_a_step_without_weight_takes_its_batch(tmp_path: Path) -> None:
+    """Else a run that is resumed after it would see other batches."""
+    job = joint_job(tmp_path)
+    assert job.auxiliary is not None
+    options = job.auxiliary.options.model_copy(update={"first_weight": 0.0})
+    part = borrowing(replace(job, auxiliary=replace(job.auxiliary, options=options)))
+    assert part.next(0.0) is not None
+    assert len(list(part.batches)) == 3
+
+
+def test_both_parts_of_a_batch_of_two_show_foreground_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many samples as in a batch without borrowed ones: one of two, now here and now there."""
+    job = joint_job(tmp_path)
+    configuration = job.configuration.model_copy(update={"batch": 2})
+    job = replace(job, configuration=configuration)
+    flags: list[bool] = []
+    usual = Area.draw_corner
+
+    def watch(*args: Any, forced: bool) -> Any:
+        flags.append(forced)
+        return usual(*args, forced=forced)
+
+    monkeypatch.setattr(Area, "draw_corner", watch)
+    state = create_state(configuration, LONG, channels=1, outputs=3, seed=0, device=job.device)
+    own, part = batches_of(job, plan_course(job), state), borrowing(job)
+    for _ in range(4):
+        assert len(next(own).image) == len(next(part.batches).image) == 1
+    assert flags == [False, True, True, False] * 2
 
 
 def test_another_auxiliary_data_set_is_another_training(tmp_path: Path) -> None:

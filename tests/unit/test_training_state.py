@@ -65,6 +65,16 @@ def test_steps_find_everything_compiled(monkeypatch: pytest.MonkeyPatch) -> None
     assert counter.frame_count == made
 
 
+@pytest.mark.parametrize(
+    ("batch", "borrowed", "apart", "sizes"),
+    [(2, 0, 0, [2]), (2, 1, 0, [1, 2]), (2, 1, 1, [1, 2]), (3, 1, 1, [1, 2, 3])],
+)
+def test_whole_batches_and_their_parts_are_compiled(
+    batch: int, borrowed: int, apart: int, sizes: list[int]
+) -> None:
+    assert training_state.step_sizes(batch, borrowed, apart) == sizes
+
+
 def test_every_network_of_a_process_is_compiled_for_its_own_patch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from tinymodel import tiny_plan, trained_fold
 from torch import nn
 from trainingdata import make_configuration, make_folder
 
 from selfseg.loading.batches import training_batches
 from selfseg.losses.build import build_loss
-from selfseg.records.dataset import Label, Targets
+from selfseg.networks.layout import CHANNELS_LAST
+from selfseg.networks.weights import save_weights
+from selfseg.records import serial
 from selfseg.records.loss import Loss
 from selfseg.records.loss_terms import CrossEntropyTerm, DiceTerm
 from selfseg.records.network import Network, ResidualUNet, UNet
-from selfseg.records.optimization import SGD, Poly, Recipe
-from selfseg.training.state import create_state
-from selfseg.training.step import train_step
+from selfseg.training.checkpoints import save_checkpoint
+from selfseg.training.epoch import score_epoch
+from selfseg.training.job import TrainingJob, plan_course
+from selfseg.training.state import TrainState, create_state
+from selfseg.training.step import final_weights, train_step
+from selfseg.workspace.dataset import DatasetFolder
 
-OUTPUTS = 3
+OUTPUTS = 3  # of `tiny_plan`, background included
 
 
 @dataclass(frozen=True)
 class Size:
     """How large the benchmark is; the full one is nnU-Net's default 3D plan.
 
+    `epoch` counts the steps after which validation patches are scored and a checkpoint is written.
     `setup_s` and `compile_s` are guesses of what a network takes until its first step.
     """
 
@@ -38,6 +46,7 @@ class Size:
     cases: int = 4
     warm_up: int = 12
     steps: int = 40
+    epoch: int = 250
     setup_s: float = 20.0
     compile_s: float = 60.0
 
@@ -49,7 +58,7 @@ class Size:
 
 TOY = Size(
     patch=(16, 16, 16), batch=2, features=(4, 8), case=(24, 24, 24), cases=2, warm_up=1, steps=2,
-    setup_s=1.0, compile_s=1.0,
+    epoch=10, setup_s=1.0, compile_s=1.0,
 )  # fmt: skip
 
 
@@ -76,24 +85,35 @@ def networks(size: Size) -> dict[str, Network]:
 
 
 class Ours:
-    """selfseg's own step, with loader, augmentation and loss."""
+    """selfseg's own step, with loader, augmentation and loss; and what else training does."""
 
     def __init__(
         self, network: Network, size: Size, folder: Path, device: torch.device, workers: int
     ) -> None:
-        ids = make_folder(folder, cases=size.cases, shape=size.case)
+        data = folder / "data"
+        ids = make_folder(data, cases=size.cases, shape=size.case)
         configuration = make_configuration(size.patch, batch=size.batch).model_copy(
             update={"network": network, "loss": Loss(terms=(DiceTerm(), CrossEntropyTerm()))}
         )
-        recipe = Recipe(optimizer=SGD(), schedule=Poly())
-        self.state = create_state(
-            configuration, recipe, channels=1, outputs=OUTPUTS, seed=0, device=device
+        self.model = DatasetFolder(folder / "model")
+        self.job = TrainingJob(
+            plan=tiny_plan(configuration),
+            configuration=configuration,
+            fold="0",
+            train_cases=ids,
+            validation_cases=ids,
+            data=data,
+            output=self.model.fold(configuration.name, "0"),
+            epochs=1,
+            steps_per_epoch=size.epoch,
+            device=device,
         )
-        labels = tuple(Label(name=str(value), value=value) for value in range(1, OUTPUTS))
-        self.loss = build_loss(configuration.loss, Targets(labels=labels)).to(device)
+        self.course = plan_course(self.job)
+        self.state = self._fresh_state(None)
+        self.loss = build_loss(configuration.loss, self.job.plan.targets).to(device)
         self.batches = training_batches(
             configuration,
-            folder,
+            data,
             ids,
             steps=range(2**30),
             seed=0,
@@ -109,9 +129,58 @@ class Ours:
         self.waited_s += time.perf_counter() - began_s
         train_step(self.state, batch, self.loss, learning_rate=0.01, gradient_clip=12.0)
 
+    def _fresh_state(self, layout: torch.memory_format | None) -> TrainState:
+        return create_state(
+            self.job.configuration,
+            self.course.recipe,
+            channels=self.job.channels,
+            outputs=self.job.outputs,
+            seed=0,
+            device=self.job.device,
+            layout=layout,
+        )
+
+    @property
+    def layout(self) -> str:
+        """Name of the memory format of images and weights."""
+        return str(self.state.layout).removeprefix("torch.")
+
+    def in_other_layout(self) -> Ours:
+        """Return a fresh network in the memory format that was not chosen, on the same batches.
+
+        On a CUDA device this one is compiled anew at its next step.
+        """
+        planar, other = torch.contiguous_format, copy.copy(self)
+        is_planar = self.state.layout == planar
+        other.state = self._fresh_state(CHANNELS_LAST[3] if is_planar else planar)
+        return other
+
+    def score(self, *, steps: int | None = None) -> None:
+        """Score the validation patches of an epoch, or of one of so many steps."""
+        course = self.course
+        if steps is not None:
+            course = replace(course, steps_per_epoch=steps)
+        score_epoch(self.state, self.job, course, self.loss)
+
+    def keep(self) -> None:
+        """Write a checkpoint."""
+        save_checkpoint(self.state, self.job, self.course)
+
+    def finish(self) -> Path:
+        """Write the model as training does at its end; return its folder."""
+        plan, files = self.job.plan, self.job.output
+        serial.save(plan, self.model.plan)
+        fold = trained_fold(plan, self.job.configuration, self.job.fold)
+        serial.save(fold, files.description)
+        save_weights(final_weights(self.state), files.weights)
+        return self.model.path
+
 
 class Theirs:
-    """A step of nnU-Net's network and loss, with data on the device."""
+    """A step of nnU-Net's network and loss, with data on the device.
+
+    Compiled are the network and the Dice, as its trainer (2.8.1) does on CUDA devices.
+    """
 
     def __init__(self, kind: str, size: Size, device: torch.device, *, compiled: bool) -> None:
         from dynamic_network_architectures.architectures import unet
@@ -151,6 +220,8 @@ class Theirs:
         weights[-1] = 0 if stages > 2 else 1
         options = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
         loss = DC_and_CE_loss(options, {}, dice_class=MemoryEfficientSoftDiceLoss)
+        if compiled:
+            loss.dc = torch.compile(loss.dc)
         self.loss = DeepSupervisionWrapper(loss, weights / weights.sum())
         self.optimizer = torch.optim.SGD(
             self.parameters, lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5

@@ -6,39 +6,17 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 
+from versus.circumstances import find_circumstances
 from versus.measure import Measured, measure
 from versus.parts import PARTS, SIDES, Part, Place, UnavailableError
+from versus.results import Result, keep, known_results, table
 
 LESS_IS_BETTER = ("s", "s/case")
-PACKAGES = ("selfseg", "nnunetv2", "torch", "batchgeneratorsv2", "numpy", "scipy")
-
-
-@dataclass(frozen=True)
-class Result:
-    """A part's medians; ratios say how many times better selfseg is."""
-
-    part: str
-    what: str
-    unit: str
-    rounds: int
-    selfseg: float
-    nnunet: float
-    ratio: float
-    bar: float
-    selfseg_mib: float
-    nnunet_mib: float
-    memory_ratio: float
-    memory_bar: float | None
-    check: str
 
 
 def compare(part: Part, place: Place) -> Result:
@@ -51,14 +29,15 @@ def compare(part: Part, place: Place) -> Result:
     place.folder.mkdir(parents=True, exist_ok=True)
     part.prepare(place)
     runs: dict[str, list[Measured]] = {side: [] for side in SIDES}
+    checks: set[str] = set()
     for number in range(part.rounds):
         for side in SIDES if number % 2 == 0 else SIDES[::-1]:
             command = part.command(place, side)
             found = measure(command.words, command.env)
             runs[side].append(found)
+            checks.add(_check(found) if part.check is None else part.check(place, side))
             _say(f"  {side}: {_figure(found):.4g} {part.unit}, {found.peak_mib:.0f} MiB")
-    checks = {_check(found) for found in (*runs["selfseg"], *runs["nnunet"])}
-    if len(checks) > 1:
+    if len(checks) > 1 or "" in checks:
         raise RuntimeError(f"{part.name}: the sides did not do the same: {sorted(checks)}")
     ours, theirs = (statistics.median(map(_figure, runs[side])) for side in SIDES)
     held, held_theirs = (statistics.median(map(_memory, runs[side])) for side in SIDES)
@@ -92,27 +71,12 @@ def _check(found: Measured) -> str:
     return "" if found.reported is None else found.reported.check
 
 
-def table(results: list[Result]) -> str:
-    """Return the results as Markdown."""
-    lines = [
-        "| part | selfseg | nnU-Net | ratio | promised | peak MiB | nnU-Net's | ratio |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for item in results:
-        lines.append(
-            f"| {item.what} | {item.selfseg:.3g} {item.unit} | {item.nnunet:.3g} {item.unit} | "
-            f"**{item.ratio:.1f} ×** | {item.bar:g} × | {item.selfseg_mib:.0f} | "
-            f"{item.nnunet_mib:.0f} | {item.memory_ratio:.1f} × |"
-        )
-    return "\n".join(lines)
-
-
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts that were asked for; 1 if one failed or missed what it promises."""
     names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(description=__doc__)
@@ -120,39 +84,31 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="folder of the real data sets")
     parser.add_argument("--folder", type=Path, default=Path("bench"), help="where to work")
     parser.add_argument("--out", type=Path, default=Path("bench/results.json"))
-    options = parser.parse_args()
-    results, failed = [], False
+    options = parser.parse_args(arguments)
+    known_results(options.out)  # a file that cannot be read is told now, not after an hour
+    results: list[Result] = []
+    failed: list[str] = []
     for part in PARTS:
         if options.parts and part.name not in options.parts:
             continue
         _say(f"{part.name}: {part.what}")
         place = Place(options.folder.resolve() / part.name, options.data and options.data.resolve())
         try:
+            on = find_circumstances()
             results.append(compare(part, place))
+            keep(options.out, results[-1], on)
         except UnavailableError as reason:
             _say(f"  skipped: {reason}")
-        except RuntimeError as error:
-            _say(f"  failed: {error}")
-            failed = True
-    machine = {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    }
-    versions = {name: version(name) for name in PACKAGES}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    content = {"on": machine, "versions": versions, "results": [asdict(item) for item in results]}
-    options.out.write_text(json.dumps(content, indent=1))
+        except Exception as error:  # whatever it is, the other parts are worth having
+            _say(f"  failed: {type(error).__name__}: {error}")
+            failed.append(part.name)
     _say(f"\n{table(results)}\n")
-    missed = [item.part for item in results if item.ratio < item.bar]
-    missed += [
-        f"{item.part} (memory)"
-        for item in results
-        if item.memory_bar is not None and item.memory_ratio < item.memory_bar
-    ]
+    missed = [name for item in results for name in item.missed]
     if missed:
         _say(f"below what is promised: {', '.join(missed)}")
-    return int(failed or bool(missed))
+    if failed:
+        _say(f"failed: {', '.join(failed)}")
+    return int(bool(failed or missed))
 
 
 if __name__ == "__main__":

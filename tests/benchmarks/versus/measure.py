@@ -12,10 +12,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import psutil
 
 EVERY_S = 0.05
+SHARES_READING = 0.05  # of the time at most: the system walks the tables of all pages for it
+SHARES = "smaps_rollup"  # in /proc/PID, on Linux
 MIB = 2**20
 MARK = "reported: "
 
@@ -41,8 +44,9 @@ class Measured:
 
     Attributes:
         seconds: Wall time.
-        peak_mib: Most resident memory of its processes together, pages that are shared by several
-            counted once for each (as users see them in a process list).
+        peak_mib: Most memory of its processes together. A page that several share counts once:
+            each has its share of it (PSS). Where the system does not tell, resident memory, in
+            which it counts for each of them.
         reported: What the command found out itself, if it did: see `report`.
     """
 
@@ -96,33 +100,58 @@ def _reported(text: str) -> Reported | None:
 
 
 class _Peak(threading.Thread):
-    """Samples the resident memory of a process and all its children."""
+    """Samples the memory of a process and all its children.
+
+    Resident memory is cheap to ask for, and no less than what the shares come to. So these are read
+    only where a new peak is possible, and not more often than `SHARES_READING` allows.
+    """
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.most = 0
         self._root = psutil.Process(pid)
         self._over = threading.Event()
+        self._next_s = 0.0
 
     def run(self) -> None:
         """Sample until stopped."""
         while not self._over.wait(EVERY_S):
-            self.most = max(self.most, self._held())
+            self._sample()
 
     def stop(self) -> None:
         """End the sampling."""
         self._over.set()
         self.join()
 
-    def _held(self) -> int:
-        total = 0
+    def _sample(self) -> None:
+        resident = self._resident()
+        began_s = time.perf_counter()
+        if sum(resident.values()) <= self.most or began_s < self._next_s:
+            return
+        self.most = max(self.most, sum(held_bytes(pid, rss) for pid, rss in resident.items()))
+        now_s = time.perf_counter()
+        self._next_s = now_s + (now_s - began_s) / SHARES_READING
+
+    def _resident(self) -> dict[int, int]:
+        """Return the resident bytes of every process by its id."""
+        found: dict[int, int] = {}
         try:
             processes = [self._root, *self._root.children(recursive=True)]
         except psutil.NoSuchProcess:
-            return 0
+            return found
         for process in processes:
             try:
-                total += process.memory_info().rss
+                found[process.pid] = process.memory_info().rss
             except psutil.NoSuchProcess:
                 continue
-        return total
+        return found
+
+
+def held_bytes(pid: int, resident: int) -> int:
+    """Return a process's share of the memory that it uses; `resident` where it is not told."""
+    try:
+        lines = (Path("/proc") / str(pid) / SHARES).read_text().splitlines()
+    except OSError:  # not on this system, not allowed, or it has just ended
+        return resident
+    kib = [int(line.split()[1]) for line in lines if line.startswith("Pss:")]
+    return kib[0] * 1024 if kib else resident

@@ -11,6 +11,7 @@ from typing import Literal
 
 from versus.data import link_for_nnunet, nnunet_environment, take_cases, take_images, write_ct
 from versus.measure import measure
+from versus.prepared import nnunet_prepared, selfseg_prepared
 
 Side = Literal["selfseg", "nnunet"]
 SIDES: tuple[Side, ...] = ("selfseg", "nnunet")
@@ -62,6 +63,7 @@ class Part:
         prepare: Make the data; once.
         command: What a side runs in a round; it first clears what the round before left.
         memory_bar: Least ratio of the extra memory that is promised; None: not judged.
+        check: Tells what a run has made, the same for both sides; None: its command reports that.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Part:
     prepare: Callable[[Place], None]
     command: Callable[[Place, Side], Command]
     memory_bar: float | None = None
+    check: Callable[[Place, Side], str] | None = None
 
 
 def _selfseg(*words: object) -> Command:
@@ -121,6 +124,17 @@ def _plan(dataset: str, number: int) -> Callable[[Place, Side], Command]:
     return command
 
 
+def _prepared(dataset: str, number: int) -> Callable[[Place, Side], str]:
+    """Return what tells which training arrays a side has just made."""
+
+    def check(place: Place, side: Side) -> str:
+        if side == "selfseg":
+            return selfseg_prepared(place.folder / "workspace" / dataset)
+        return nnunet_prepared(place.folder / "preprocessed" / f"Dataset{number:03d}_{dataset}")
+
+    return check
+
+
 def _prepare_loader(place: Place) -> None:
     dataset = write_ct(
         place.folder / "cube", cases=5, shape=(160, 160, 160), spacing_mm=(1.0, 1.0, 1.0)
@@ -134,7 +148,7 @@ def _prepare_loader(place: Place) -> None:
 
 def _loader(place: Place, side: Side) -> Command:
     inputs = {"selfseg": "workspace", "nnunet": "preprocessed/Dataset003_cube"}
-    return _script(place, "loader_side", side, place.folder / inputs[side])
+    return _script(place, "loader_side", side, place.folder / inputs[side], place.folder / "cube")
 
 
 def _steps(setting: str) -> Callable[[Place, Side], Command]:
@@ -185,15 +199,17 @@ PARTS = (
         rounds=3,
         prepare=_prepare_hippocampus,
         command=_plan("hippocampus", 1),
+        check=_prepared("hippocampus", 1),
     ),
     Part(
         name="plan-ct",
         what="plan and preprocess, CT, 6 × (200×512×512)",
         unit="s",
         bar=3.0,
-        rounds=1,
+        rounds=2,
         prepare=_prepare_ct,
         command=_plan("ct", 2),
+        check=_prepared("ct", 2),
     ),
     Part(
         name="loader",
@@ -247,7 +263,7 @@ PARTS = (
         what="prediction of a CT of 200×512×512, small network, not mirrored",
         unit="s/case",
         bar=2.0,
-        rounds=1,
+        rounds=2,
         prepare=_prepare_prediction_ct,
         command=_predict,
         memory_bar=2.0,

@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 
 from selfseg import planning
 from selfseg.bundles import export_model
-from selfseg.classification import files
+from selfseg.classification import files, nested
 from selfseg.cli.main import app
 from selfseg.errors import DatasetError, ModelError, SelfSegError
 from selfseg.io.images import write_label_map, write_volume
 from selfseg.radiomics import mirp_features
 from selfseg.records import serial
 from selfseg.records.classification import (
+    Calibration,
     ClassificationFacts,
     ClassificationPlan,
     ClassificationScores,
@@ -289,6 +290,55 @@ def test_probabilities_of_another_class_are_not_judged(data: Path, tmp_path: Pat
         run("evaluate", "-p", path, "-l", labels, "--label-column", "diagnosis")
 
 
+def refuse_misplaced_masks(data: Path, tmp_path: Path, model: Path, network: Path) -> None:
+    """Check that deep features of masks on other grids are refused, all complaints at once."""
+    masks, images, out = tmp_path / "masks", tmp_path / "images", tmp_path / "misplaced.csv"
+    shutil.copytree(data / "labelsTs", masks)
+    shutil.copytree(data / "imagesTs", images)
+    indices = np.ones(GEOMETRY.shape, np.int16)
+    indices[5, 5:9, 5:9] = 2
+    smaller = GEOMETRY.model_copy(update={"shape": (10, 20, 18)})
+    shifted = GEOMETRY.model_copy(update={"origin_mm": (0.0, 7.0, 0.0)})
+    for case, geometry in (("case21", smaller), ("case23", shifted)):
+        write_label_map(
+            np.ascontiguousarray(indices[:, :, : geometry.shape[2]]), LABELS,
+            native=geometry, orientation=Orientation(), path=masks / f"{case}.nii.gz",
+        )  # fmt: skip
+    write_volume(
+        np.zeros(GEOMETRY.shape, np.float32), native=GEOMETRY, orientation=Orientation(),
+        path=images / "case24_0001.nii.gz",
+    )  # fmt: skip
+    with pytest.raises(DatasetError, match="3 of 6 cases cannot be used") as caught:
+        run("predict", "-i", images, "-p", masks, "-m", model, "-o", out, "--segmentation", network)
+    said = str(caught.value)
+    assert "case21.nii.gz: not on the grid of" in said
+    assert "case23.nii.gz: not on the grid of" in said
+    assert "case24_0000.nii.gz: 2 channels, not 1" in said
+    assert not out.exists()
+
+
+def test_a_classifier_that_tells_nothing_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "p.csv"
+    common = ("predict", "-i", data / "imagesTs", "-p", data / "labelsTs", "-o", out)
+    train(data, tmp_path / "good")
+    run(*common, "-m", tmp_path / "good")
+    assert not caplog.records
+    silent = Calibration(slope=0.0, intercept=0.0)
+    monkeypatch.setattr(nested, "fit_calibration", lambda *_: silent)
+    train(data, tmp_path / "silent")
+    useless, folds = (record.getMessage() for record in caplog.records)
+    assert "this classifier tells nothing" in useless
+    assert "the same probability, 0.50, and is called 'malignant'" in useless
+    assert "in 3 of 3 outer folds scores told nothing" in folds
+    caplog.clear()
+    run(*common, "-m", tmp_path / "silent")
+    assert {row["called"] for row in rows_of(out)} == {"yes"}
+    (record,) = caplog.records
+    assert "this classifier tells nothing" in record.getMessage()
+
+
 def test_deep_features_come_from_one_known_network(data: Path, tmp_path: Path) -> None:
     network, model, out = tmp_path / "network", tmp_path / "model", tmp_path / "p.csv"
     save_model(network, tiny_plan())
@@ -323,6 +373,7 @@ def test_deep_features_come_from_one_known_network(data: Path, tmp_path: Path) -
     export_model(network, tmp_path / "network.zip")
     run(*arguments, "--segmentation", tmp_path / "network.zip")
     assert len(rows_of(out)) == 12
+    refuse_misplaced_masks(data, tmp_path, model, network)
     weights = network / "models" / "3d_fullres" / "fold_0" / "weights.safetensors"
     save_model(tmp_path / "other", tiny_plan(), folds=("1", "0"))
     other = tmp_path / "other" / "models" / "3d_fullres" / "fold_0" / "weights.safetensors"

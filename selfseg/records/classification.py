@@ -88,7 +88,10 @@ Candidate = Annotated[
 
 
 class Uncertainty(Record):
-    """How sure an AUC is: bootstrap of patients, permutations of labels."""
+    """How sure an AUC is: bootstrap of patients, permutations of labels.
+
+    The defaults are those of judging a file of probabilities, beside which there is no plan.
+    """
 
     replicates: Positive = 2000
     confidence: float = Field(default=0.95, gt=0, lt=1)

@@ -1,15 +1,8 @@
-"""How lesions are classified: features by what is measured, models by the number of patients."""
+"""How lesions are classified: features by what is measured, folds by the number of patients."""
 
 from __future__ import annotations
 
-from selfseg.records.classification import (
-    ClassificationFacts,
-    ClassificationPlan,
-    FeatureSelection,
-    ForestCandidate,
-    LogisticCandidate,
-    SVMCandidate,
-)
+from selfseg.records.classification import ClassificationFacts, ClassificationPlan
 from selfseg.records.features import (
     ChannelFeatures,
     FurtherFamily,
@@ -19,6 +12,12 @@ from selfseg.records.features import (
 )
 from selfseg.records.plan import Decision
 
+from .classifier import (
+    decide_candidates,
+    decide_inner_folds,
+    decide_selection,
+    decide_uncertainty,
+)
 from .normalization import CT, NUCLEAR
 
 USUAL_SPACING_MM, FINEST_SPACING_MM = 1.0, 0.5
@@ -26,10 +25,8 @@ FEWEST_VOXELS = 50  # of a small region: with fewer, texture is noise
 CT_WIDTH_HU = 25.0
 Z_WIDTH = 5.0  # of intensities with a standard deviation of 100
 NUCLEAR_WIDTH = 0.5  # standardized uptake
-LEAVE_ONE_OUT_BELOW = 30  # patients: with fewer, a fold of several would cost too much of them
-OUTER_FOLDS, INNER_FOLDS = 10, 5
+OUTER_FOLDS = 10
 FURTHER: tuple[FurtherFamily, ...] = ("runs", "zones", "distance_zones", "tones", "dependence")
-TREES, LEAST_IN_LEAF = 500, 3  # of the forest that ranks features, and of the one that classifies
 
 
 def decide_classification(facts: ClassificationFacts) -> ClassificationPlan:
@@ -37,28 +34,19 @@ def decide_classification(facts: ClassificationFacts) -> ClassificationPlan:
     channels, reading = _channels(facts.channels)
     spacing_mm, grid = _spacing(facts)
     further, families = _further(facts)
+    selection, chosen = decide_selection(facts)
+    candidates, models = decide_candidates(facts)
     outer, folds = _folds(facts)
+    inner, within = decide_inner_folds(facts)
+    uncertainty, sure = decide_uncertainty()
     return ClassificationPlan(
         radiomics=RadiomicsOptions(spacing_mm=spacing_mm, channels=channels, further=further),
-        selection=FeatureSelection(
-            most_correlation=0.9,
-            least_agreement=0.75,
-            jitters=5,
-            trees=TREES,
-            least_in_leaf=LEAST_IN_LEAF,
-            groups_per_feature=5,
-            most_components=10,
-            groups_per_component=4,
-        ),
-        candidates=(
-            LogisticCandidate(c=0.05),
-            LogisticCandidate(c=1.0),
-            SVMCandidate(c=0.05),
-            ForestCandidate(trees=TREES, least_in_leaf=LEAST_IN_LEAF),
-        ),
+        selection=selection,
+        candidates=candidates,
         outer_folds=outer,
-        inner_folds=INNER_FOLDS,
-        decisions=(*reading, grid, families, folds, _models(facts)),
+        inner_folds=inner,
+        uncertainty=uncertainty,
+        decisions=(*reading, grid, families, *chosen, *models, folds, within, *sure),
     )
 
 
@@ -130,24 +118,21 @@ def _further(facts: ClassificationFacts) -> tuple[tuple[FurtherFamily, ...], Dec
 
 
 def _folds(facts: ClassificationFacts) -> tuple[int, Decision]:
-    few = facts.groups < LEAVE_ONE_OUT_BELOW
-    count = facts.groups if few else min(OUTER_FOLDS, facts.rarer_groups)
-    count = max(count, 2)
+    """Return ten folds, or as many as there are patients with the rarer class.
+
+    Never one patient at a time. A held-out positive would lower the share of positives in its
+    training part, a negative raise it: probabilities that tell nothing then rank the classes the
+    wrong way round (stratification bias: Parker et al., 2007, doi:10.1186/1471-2105-8-326).
+    """
+    count = max(2, min(OUTER_FOLDS, facts.rarer_groups))
     return count, Decision(
         rule="classification.folds",
         subject="outer_folds",
         value=str(count),
-        because=f"{facts.groups} patients, {facts.rarer_groups} of them with the rarer class; "
-        + ("with so few one at a time is held out" if few else f"{OUTER_FOLDS} folds are usual"),
-    )
-
-
-def _models(facts: ClassificationFacts) -> Decision:
-    return Decision(
-        rule="classification.models",
-        subject="candidates",
-        value="logistic regression, linear SVM, random forest",
-        because=f"{facts.regions} regions: shallow models of few features; "
-        "the inner cross-validation of every fold takes one",
-        alternatives=("a network of its own, with 500 patients or more",),
+        because=f"{facts.groups} patients, {facts.rarer_groups} of them with the rarer class: "
+        f"{OUTER_FOLDS} folds are usual, and each must hold out both classes in even shares",
+        alternatives=(
+            "one patient at a time: its class then moves the share of positives among the others, "
+            "and the pooled AUC of noise falls far below 0.5",
+        ),
     )

@@ -112,6 +112,7 @@ def train_classifier(request: ClassifyRequest) -> Training:
         DatasetError: All complaints about labels, masks and images; nothing is written then.
     """
     from selfseg.classification import files
+    from selfseg.classification.cautions import training_warnings
     from selfseg.classification.labels import patients_of, read_labels
     from selfseg.classification.region_files import region_of_interest
     from selfseg.classification.train import Source, train_classifier
@@ -151,10 +152,8 @@ def train_classifier(request: ClassifyRequest) -> Training:
     save_calibration(held_out, trained.table.positives, scores, folder.calibration)
     serial.save(scores, folder.scores)
     files.save_model(trained.model, folder.model)
-    if scores.missing:
-        log.warning(
-            "%d labeled regions are not in their masks and were left out", len(scores.missing)
-        )
+    for text in training_warnings(trained):
+        log.warning("%s", text)
     return trained
 
 
@@ -174,6 +173,7 @@ def predict_classes(
         RecordError: The model cannot be read.
     """
     from selfseg.classification.apply import classify_cases
+    from selfseg.classification.cautions import model_warnings
     from selfseg.classification.files import load_model, write_predictions
 
     if output.is_dir():
@@ -184,6 +184,8 @@ def predict_classes(
             classifier, images, masks, network=known, workers=default_workers(workers)
         )
     write_predictions(found, output)
+    for text in model_warnings(classifier):
+        log.warning("%s", text)
     return found
 
 

@@ -120,7 +120,7 @@ def judge(predictions: Sequence[Prediction], labels: Labels, *, seed: int) -> Cl
         np.array([called for _, called in found], dtype=bool),
         positives,
         np.array([row.group for row in rows]),
-        uncertainty=Uncertainty(),
+        uncertainty=Uncertainty(),  # the usual one: probabilities come without a plan
         seed=seed,
         missing=tuple(row.name for row in labels.rows if (row.case, row.lesion) not in known),
     )

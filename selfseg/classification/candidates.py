@@ -78,11 +78,18 @@ def importances(model: LinearModel | ForestModel, standardized: Floats) -> Float
     return np.asarray(weights / total if total > 0 else np.full(len(weights), 1 / len(weights)))
 
 
-def fit_calibration(scored: Floats, positives: Bools) -> Calibration:
+def fit_calibration(scored: Floats, positives: Bools, share: float) -> Calibration:
     """Return Platt's sigmoid (1999), with his targets (P + 1) / (P + 2) and 1 / (N + 2).
 
     Scores of training rows would look too sure: give scores of rows that were held out. Scores
-    that rank the wrong way round tell nothing: all rows then get the same probability.
+    that rank the wrong way round tell nothing: all rows then get the same probability, `share`.
+
+    Args:
+        scored: (rows,).
+        positives: (rows,), with both classes.
+        share: Of positives where probabilities are wanted, between 0 and 1; rows weigh as if it
+            were theirs. Folds that are judged together need one share for all of them: their own
+            ones are lower the more positives they hold out, and would rank these last.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -91,12 +98,13 @@ def fit_calibration(scored: Floats, positives: Bools) -> Calibration:
     spread = float(scored.std())
     twice = np.concatenate([scored, scored])[:, None] / (spread or 1.0)
     classes = np.repeat([True, False], len(scored))
-    weights = np.concatenate([target, 1 - target])
+    size = len(scored)
+    weigh = np.where(positives, size * share / count[0], size * (1 - share) / count[1])
+    weights = np.concatenate([target * weigh, (1 - target) * weigh])
     fitted = LogisticRegression(C=np.inf, max_iter=10_000, tol=1e-10)
     fitted.fit(twice, classes, sample_weight=weights)
     slope = float(fitted.coef_[0, 0]) / (spread or 1.0)
     if spread == 0 or slope <= 0:
-        share = float(target.mean())
         return Calibration(slope=0.0, intercept=float(np.log(share / (1 - share))))
     return Calibration(slope=slope, intercept=float(fitted.intercept_[0]))
 

@@ -3,13 +3,17 @@
 Outer folds give probabilities of held-out regions. Within the training part of each, inner folds
 choose the candidate, calibrate its scores and set the threshold; features are chosen, standardized
 and projected anew in every one of these fits.
+
+Only the share of positives is that of all patients, in every fold: as a constant it ranks nobody.
+A fold's own share would be lower the more positives it holds out, and probabilities of all folds
+together would rank the classes the wrong way round (Parker et al., 2007,
+doi:10.1186/1471-2105-8-326). Folds are balanced for the same reason.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +38,7 @@ class OutOfFold:
         probabilities, called: (regions,); called positive by the threshold of their own fold.
         folds: (regions,) number of the outer fold that held a region out.
         chosen: In how many outer folds each feature was chosen.
+        uninformed: Outer folds in which scores told nothing of the class.
     """
 
     probabilities: Floats
@@ -41,6 +46,7 @@ class OutOfFold:
     folds: Rows
     chosen: Counter[str]
     num_folds: int
+    uninformed: int
 
 
 @dataclass(frozen=True)
@@ -63,31 +69,45 @@ def cross_validate(
         seed: Of folds and forests; the same seed gives the same numbers.
         workers: Parallel processes.
     """
-    splits = list(grouped_folds(table, plan.outer_folds, seed))
+    splits = grouped_folds(table, plan.outer_folds, seed)
     jobs = [
         _Fold(f"fold {number}", table.take(train), table.take(held))
         for number, (train, held) in enumerate(splits)
     ]
-    fit = functools.partial(_fit_and_apply, plan=plan, seed=seed)
+    share = float(table.positives.mean())
+    fit = functools.partial(_fit_and_apply, plan=plan, seed=seed, share=share)
     results = map_parallel(fit, jobs, workers=workers, label="cross-validating")
     probability = np.full(len(table.values), np.nan)
     threshold, folds = np.zeros(len(probability)), np.zeros(len(probability), np.intp)
     for number, ((_, held), (fitted, found)) in enumerate(zip(splits, results, strict=True)):
         probability[held], threshold[held], folds[held] = found, fitted.threshold, number
     chosen = Counter(name for fitted, _ in results for name in fitted.features)
-    return OutOfFold(probability, probability >= threshold, folds, chosen, len(splits))
+    uninformed = sum(not fitted.calibration.informed for fitted, _ in results)
+    called = probability >= threshold
+    return OutOfFold(probability, called, folds, chosen, len(splits), uninformed)
 
 
-def fit_classifier(table: FeatureTable, plan: ClassificationPlan, seed: int) -> FittedClassifier:
-    """Fit on some regions: inner folds choose the candidate, calibrate it and set the threshold."""
-    splits = list(grouped_folds(table, plan.inner_folds, seed + 1))
+def fit_classifier(
+    table: FeatureTable, plan: ClassificationPlan, seed: int, share: float | None = None
+) -> FittedClassifier:
+    """Fit on some regions: inner folds choose the candidate, calibrate it and set the threshold.
+
+    Args:
+        table: Training regions.
+        plan: The choices.
+        seed: Of folds and forests.
+        share: Of positives where probabilities are wanted. Default: that of the table.
+    """
+    if share is None:
+        share = float(table.positives.mean())
+    splits = grouped_folds(table, plan.inner_folds, seed + 1)
     prepared = [prepare_features(table.take(train), plan.selection, seed) for train, _ in splits]
     held_out = [
         _held_out_scores(candidate, table, splits, prepared, seed) for candidate in plan.candidates
     ]
     areas = [area_under_curve(found, table.positives) for found in held_out]
     best = int(np.argmax(areas))  # of equally good ones the first
-    calibration = fit_calibration(held_out[best], table.positives)
+    calibration = fit_calibration(held_out[best], table.positives, share)
     whole = prepare_features(table, plan.selection, seed)
     model = fit_candidate(plan.candidates[best], whole.standardized, table.positives, seed)
     return FittedClassifier(
@@ -103,33 +123,34 @@ def fit_classifier(table: FeatureTable, plan: ClassificationPlan, seed: int) -> 
     )
 
 
-def grouped_folds(table: FeatureTable, folds: int, seed: int) -> Iterator[Split]:
-    """Yield folds that keep patients whole and classes balanced; one patient each if so many.
+def grouped_folds(table: FeatureTable, folds: int, seed: int) -> list[Split]:
+    """Return folds that keep patients whole and classes balanced.
 
-    There are never more folds than patients with the rarer class, unless each patient is one.
+    There are never more folds than patients with the rarer class, so that none is held out alone.
+
+    Raises:
+        SelfSegError: A training part would have one class only.
     """
-    from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
+    from sklearn.model_selection import StratifiedGroupKFold
 
-    if folds >= table.num_groups:
-        splitter = LeaveOneGroupOut()
-    else:
-        rarest = min(int(table.positives.sum()), int((~table.positives).sum()))
-        count = max(2, min(folds, rarer_groups(table.positives, table.groups), rarest))
-        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    for train, held in splitter.split(table.values, table.positives, table.groups):
-        if len(np.unique(table.positives[train])) < 2:
-            raise SelfSegError(
-                "a training part of the cross-validation has one class only",
-                remedy="Label more patients of the rarer class, or try another --seed.",
-            )
-        yield train, held
+    rarer = rarer_groups(table.positives, table.groups)
+    splits: list[Split] = []
+    if rarer >= 2:
+        splitter = StratifiedGroupKFold(min(folds, rarer), shuffle=True, random_state=seed)
+        splits = list(splitter.split(table.values, table.positives, table.groups))
+    if not splits or any(len(np.unique(table.positives[train])) < 2 for train, _ in splits):
+        raise SelfSegError(
+            "a training part of the cross-validation has one class only",
+            remedy="Label more patients of the rarer class, or try another --seed.",
+        )
+    return splits
 
 
 def _fit_and_apply(
-    job: _Fold, plan: ClassificationPlan, seed: int
+    job: _Fold, plan: ClassificationPlan, seed: int, share: float
 ) -> tuple[FittedClassifier, Floats]:
     """Return the classifier of one outer fold, without its trees, and what it says of the rest."""
-    fitted = fit_classifier(job.train, plan, seed)
+    fitted = fit_classifier(job.train, plan, seed, share)
     return fitted, probabilities(fitted, job.held_out.names, job.held_out.values)
 
 

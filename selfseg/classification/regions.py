@@ -16,6 +16,7 @@ from selfseg.classification.region_files import SHOWN, WHICH_LESIONS, RegionFile
 from selfseg.errors import DatasetError, SelfSegError
 from selfseg.evaluation.measure import components_of, read_masked
 from selfseg.execution.processes import map_parallel
+from selfseg.io.images import Image
 from selfseg.radiomics.extract import prepare_region, region_features
 from selfseg.radiomics.mirp_features import require_mirp
 from selfseg.radiomics.perturb import perturbed_regions
@@ -79,6 +80,16 @@ def compute_features(
     ]
 
 
+def check_files(files: Sequence[RegionFiles], num_channels: int, *, workers: int) -> None:
+    """Look at every mask and its image before a network sees the first.
+
+    Raises:
+        DatasetError: Other grids, other channels, values that are not finite; all complaints.
+    """
+    check = functools.partial(_check, num_channels=num_channels)
+    _each(check, files, workers, "checking masks and images")
+
+
 def region_masks(
     files: RegionFiles, labels: npt.NDArray[np.integer]
 ) -> Iterator[tuple[int | None, Mask]]:
@@ -126,18 +137,30 @@ def _find(files: RegionFiles) -> list[FoundRegion] | SelfSegError:
     ]
 
 
+def _read(files: RegionFiles, num_channels: int) -> tuple[Image, Image]:
+    """Return mask and image of a case, on one grid and with as many channels as are needed."""
+    label_map, image = read_masked(files.mask, files.images)
+    assert image is not None
+    if len(image.array) != num_channels:
+        raise DatasetError(f"{files.images[0]}: {len(image.array)} channels, not {num_channels}")
+    return label_map, image
+
+
+def _check(files: RegionFiles, num_channels: int) -> list[None] | SelfSegError:
+    try:
+        _read(files, num_channels)
+    except SelfSegError as error:
+        return error
+    return []
+
+
 def _compute(
     files: RegionFiles, options: RadiomicsOptions, jitters: int | None, seed: int
 ) -> list[RegionFeatures] | SelfSegError:
     try:
-        label_map, image = read_masked(files.mask, files.images)
+        label_map, image = _read(files, len(options.channels))
     except SelfSegError as error:
         return error
-    assert image is not None
-    if len(image.array) != len(options.channels):
-        return DatasetError(
-            f"{files.images[0]}: {len(image.array)} channels, not {len(options.channels)}"
-        )
     own_seed = zlib.crc32(files.id.encode()) + seed
     rows = []
     for lesion, mask in region_masks(files, label_map.array[0]):

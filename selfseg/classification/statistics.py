@@ -108,6 +108,7 @@ def classification_scores(
             confidence=uncertainty.confidence,
             seed=seed,
         ),
+        confidence=uncertainty.confidence,
         p_value=permutation_p(
             probabilities, positives, groups, permutations=uncertainty.permutations, seed=seed
         ),

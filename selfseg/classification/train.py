@@ -40,7 +40,8 @@ from selfseg.records.estimate import Estimate
 if TYPE_CHECKING:
     from selfseg.inference.model import Model
 
-# Two inner folds of a training part that lacks one patient need two of each class.
+# Of each class: with four, every outer fold holds one out, and of the three left two are in every
+# training part of the inner folds. With fewer, what is chosen there would be chance.
 FEWEST_PATIENTS = 4
 Key = tuple[str, int | None]
 
@@ -178,9 +179,9 @@ def measure_regions(
     from selfseg.classification.deep import deep_features, joined
 
     if kind == "deep":
-        return deep_features(files, network)
+        return deep_features(files, network, workers=workers)
     own = compute_features(files, options, jitters=jitters, seed=seed, workers=workers)
-    return joined(own, deep_features(files, network))
+    return joined(own, deep_features(files, network, workers=workers))
 
 
 def make_table(rows: Sequence[LabelRow], measured: Mapping[Key, RegionFeatures]) -> FeatureTable:

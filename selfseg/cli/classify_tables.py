@@ -81,11 +81,11 @@ def print_scores(scores: ClassificationScores, title: str) -> None:
     view = Table(title=title)
     view.add_column("")
     view.add_column("value", justify="right")
-    auc = scores.auc
+    auc, interval = scores.auc, f"AUC ({100 * scores.confidence:g} % interval)"
     for name, text in (
         ("regions", f"{scores.regions} ({scores.positives} positive)"),
         ("patients", f"{scores.groups}"),
-        ("AUC (95 % interval)", f"{auc.value:.3f} ({auc.lower:.3f} to {auc.upper:.3f})"),
+        (interval, f"{auc.value:.3f} ({auc.lower:.3f} to {auc.upper:.3f})"),
         ("p (permuted labels)", f"{scores.p_value:.4f}"),
         ("sensitivity", f"{scores.sensitivity:.3f}"),
         ("specificity", f"{scores.specificity:.3f}"),

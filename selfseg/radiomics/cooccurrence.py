@@ -1,7 +1,7 @@
 """How often levels stand beside each other: grey-level co-occurrence (IBSI, 3.6).
 
-Symmetric, distance of one voxel, 13 directions of a volume. *Merged*: the counts of all directions
-are summed and give one set of features; *averaged*: features of each direction, and their mean.
+Symmetric, distance of one voxel, 13 directions of a volume, *merged*: the counts of all directions
+are summed and give one set of features.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from selfseg.radiomics.region import Floats, Levels
 DIRECTIONS = tuple(step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0))
 
 
-def cooccurrence_features(levels: Levels, *, merged: bool = True) -> dict[str, float]:
+def cooccurrence_features(levels: Levels) -> dict[str, float]:
     """Return the features of levels (z, y, x), 1 and up in the region and 0 outside.
 
     A region without neighbors (a single voxel) counts as one whose neighbors are all equal.
@@ -26,10 +26,7 @@ def cooccurrence_features(levels: Levels, *, merged: bool = True) -> dict[str, f
     present = [matrix for matrix in counts if matrix.sum() > 0]
     if not present:
         present = [np.diag(np.bincount(levels[levels > 0], minlength=count + 1)[1:]).astype(float)]
-    if merged:
-        return features_of(sum(present[1:], start=present[0]))
-    rows = [features_of(matrix) for matrix in present]
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return features_of(sum(present[1:], start=present[0]))
 
 
 def features_of(counts: Floats) -> dict[str, float]:

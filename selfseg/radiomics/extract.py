@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -50,8 +49,6 @@ def prepare_region(
         for channel, (mean, factor) in zip(region.channels, scales, strict=True)
     ]
     region = replace(region, channels=np.stack(shifted))
-    if options.spacing_mm is None:
-        return region
     resampled = resample_region(region, options.spacing_mm)
     return resampled if resampled.mask.any() else region
 
@@ -79,11 +76,6 @@ def region_features(region: Region, options: RadiomicsOptions) -> dict[str, floa
         found |= {f"texture_{name}{end}": value for name, value in texture.items()}
         found |= {f"{name}{end}": value for name, value in further.items()}
     return found
-
-
-def as_row(features: dict[str, float], names: Sequence[str]) -> list[float]:
-    """Return features in the order of some names."""
-    return [features[name] for name in names]
 
 
 def _scale(channel: npt.NDArray[np.floating]) -> tuple[float, float]:

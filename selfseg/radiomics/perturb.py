@@ -13,17 +13,22 @@ from scipy import ndimage
 
 from selfseg.radiomics.region import Floats, Mask, Region
 
-SMOOTHNESS_VOXELS = 2.0  # of the random shift of a contour along the contour
-SHIFT_VOXELS = 0.75  # its standard deviation
+# Readers differ by about a voxel, and alike in neighboring places: so the random shift of a contour
+# varies by less than a voxel (standard deviation), smoothly over two along the contour. Our own
+# choice, not measured on readers; part of what a feature is, as the voxel that erosion takes.
+SMOOTHNESS_VOXELS = 2.0
+SHIFT_VOXELS = 0.75
 
 
 def perturbed_regions(region: Region, *, jitters: int, seed: int) -> tuple[Region, ...]:
     """Return a region eroded and dilated by a voxel, and with randomly shifted contours.
 
-    A region that would vanish stays as it is.
+    A region that would vanish stays as it is. What lies outside of the image takes nothing away:
+    at its edge, and across a picture of one slice, there is no contour that could be moved.
     """
     rng = np.random.default_rng(seed)
-    masks = [ndimage.binary_erosion(region.mask), ndimage.binary_dilation(region.mask)]
+    eroded = ndimage.binary_erosion(region.mask, border_value=1)
+    masks = [eroded, ndimage.binary_dilation(region.mask)]
     masks += [_shifted(region.mask, rng) for _ in range(jitters)]
     return tuple(replace(region, mask=mask) if mask.any() else region for mask in masks)
 

@@ -88,7 +88,10 @@ Candidate = Annotated[
 
 
 class Uncertainty(Record):
-    """How sure an AUC is: bootstrap of patients, permutations of labels."""
+    """How sure an AUC is: bootstrap of patients, permutations of labels.
+
+    The defaults are those of judging a file of probabilities, beside which there is no plan.
+    """
 
     replicates: Positive = 2000
     confidence: float = Field(default=0.95, gt=0, lt=1)
@@ -179,6 +182,11 @@ class Calibration(Record):
     slope: float
     intercept: float
 
+    @property
+    def informed(self) -> bool:
+        """Whether scores change the probability: with a slope of 0 it is the same for all."""
+        return self.slope != 0
+
 
 class FittedClassifier(Record):
     """From features to a probability: choose, standardize, score, calibrate.
@@ -224,6 +232,7 @@ class ClassificationScores(Record):
     Attributes:
         regions, positives, groups: Counts.
         auc: Area under the receiver operating characteristic, bootstrap interval over patients.
+        confidence: Of intervals, this one and those of the picture of the calibration.
         p_value: Share of permuted labels with at least this AUC.
         sensitivity, specificity, balanced_accuracy: Of what is called positive.
         brier: Mean squared difference of probability and label.
@@ -234,6 +243,7 @@ class ClassificationScores(Record):
     positives: int
     groups: int
     auc: Estimate
+    confidence: float = Field(default=0.95, gt=0, lt=1)  # of files from before it was stored
     p_value: float
     sensitivity: float
     specificity: float

@@ -35,11 +35,11 @@ class RadiomicsOptions(Record):
     """Features of a region.
 
     Attributes:
-        spacing_mm: Isotropic voxels they are computed on; None: those of the image.
+        spacing_mm: Edge of the isotropic voxels that they are computed on.
         channels: One entry for each channel of the image.
         further: Families of texture that are computed with mirp, beside our own.
     """
 
-    spacing_mm: float | None = Field(gt=0)
+    spacing_mm: float = Field(gt=0)
     channels: tuple[ChannelFeatures, ...] = Field(min_length=1)
     further: tuple[FurtherFamily, ...] = ()

@@ -51,15 +51,11 @@ def save_calibration(
     scores: ClassificationScores,
     path: Path,
 ) -> None:
-    """Write a PNG: predicted probability against the share of positives, with 95 % intervals."""
-    from scipy.stats import beta
-
+    """Write a PNG: predicted probability against the share of positives, with intervals."""
     figure, axes = _figure()
     axes.plot([0, 1], [0, 1], color=LIGHT, linewidth=0.8, linestyle="--")
     means, counts, hits = calibration_bins(probabilities, positives)
-    # Clopper & Pearson (1934).
-    low = np.where(hits > 0, beta.ppf(0.025, np.maximum(hits, 1), counts - hits + 1), 0.0)
-    high = np.where(hits < counts, beta.ppf(0.975, hits + 1, np.maximum(counts - hits, 1)), 1.0)
+    low, high = share_intervals(hits, counts, scores.confidence)
     share = hits / counts
     axes.errorbar(
         means, share, yerr=(share - low, high - share), fmt="o", color=LINE, capsize=3, markersize=6
@@ -95,6 +91,18 @@ def calibration_bins(
         np.array([float(len(part)) for part in parts]),
         np.array([float(positives[part].sum()) for part in parts]),
     )
+
+
+def share_intervals(
+    hits: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], confidence: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return both ends of the interval of each share `hits / counts` (Clopper & Pearson, 1934)."""
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = beta.ppf(tail, np.maximum(hits, 1), counts - hits + 1)
+    high = beta.ppf(1 - tail, hits + 1, np.maximum(counts - hits, 1))
+    return np.where(hits > 0, low, 0.0), np.where(hits < counts, high, 1.0)
 
 
 def _figure() -> tuple[Any, Any]:

@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from lesiontable import EVERY, small_plan
-from scipy import ndimage
-from tinymodel import save_model, tiny_plan
-from typer.testing import CliRunner
+from lesioncases import (
+    GEOMETRY,
+    LABELS,
+    PATIENTS,
+    SmallPlanner,
+    is_malignant,
+    rows_of,
+    run,
+    train,
+    write_lesions,
+)
 
 from selfseg import planning
-from selfseg.bundles import export_model
-from selfseg.classification import files
-from selfseg.cli.main import app
-from selfseg.errors import DatasetError, ModelError, SelfSegError
-from selfseg.io.images import write_label_map, write_volume
+from selfseg.classification import files, nested
+from selfseg.errors import DatasetError, SelfSegError
+from selfseg.io.images import write_label_map
 from selfseg.radiomics import mirp_features
 from selfseg.records import serial
 from selfseg.records.classification import (
-    ClassificationFacts,
-    ClassificationPlan,
+    Calibration,
     ClassificationScores,
 )
-from selfseg.records.dataset import Label
-from selfseg.records.geometry import Geometry, Orientation
-
-GEOMETRY = Geometry(shape=(10, 20, 20), spacing_mm=(2.0, 1.0, 1.0))
-LABELS = (Label(name="organ", value=1), Label(name="tumor", value=2))
-PATIENTS = 20
-
-
-class SmallPlanner:
-    """Few trees, few folds."""
-
-    facts: ClassificationFacts
-
-    def decide_classification(self, facts: ClassificationFacts) -> ClassificationPlan:
-        SmallPlanner.facts = facts
-        return small_plan(*EVERY[1:], trees=8, outer=3, inner=2)
+from selfseg.records.geometry import Orientation
 
 
 @pytest.fixture(autouse=True)
@@ -50,77 +38,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "find_classifier", lambda _: SmallPlanner())
 
 
-def place(case: int, lesion: int) -> tuple[int, int, int]:
-    return (5, 5 + 9 * lesion, 6 + case % 3 + 4 * lesion)
-
-
-def is_malignant(case: int, lesion: int) -> bool:
-    return (case + lesion) % 2 == 0
-
-
-def write_case(root: Path, case: int) -> None:
-    """Write an organ with two lesions, of which a malignant one has coarse bright spots."""
-    rng = np.random.default_rng(case)
-    image, indices = rng.normal(40, 10, GEOMETRY.shape), np.zeros(GEOMETRY.shape, np.int16)
-    indices[:, 2:18, 2:18] = 1
-    z, y, x = np.meshgrid(*map(np.arange, GEOMETRY.shape), indexing="ij")
-    spots = ndimage.gaussian_filter(rng.normal(size=GEOMETRY.shape), 1.2) * 200
-    for lesion in range(2):
-        center = place(case, lesion)
-        radius = 4.2 if lesion == 0 else 3.2  # the first is the larger component
-        ball = 4 * (z - center[0]) ** 2 + (y - center[1]) ** 2 + (x - center[2]) ** 2 <= radius**2
-        indices[ball] = 2
-        if is_malignant(case, lesion):
-            image[ball] += spots[ball]
-    image = image.astype(np.float32)
-    name, orientation = f"case{case:02d}", Orientation()
-    split = "Tr" if case < PATIENTS else "Ts"
-    path = root / f"labels{split}" / f"{name}.nii.gz"
-    write_label_map(indices, LABELS, native=GEOMETRY, orientation=orientation, path=path)
-    path = root / f"images{split}" / f"{name}_0000.nii.gz"
-    write_volume(image, native=GEOMETRY, orientation=orientation, path=path)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("lesions")
-    for case in range(PATIENTS + 6):
-        write_case(root, case)
-    described = {
-        "channel_names": {"0": "CT"},
-        "labels": {"background": 0, "organ": 1, "tumor": 2},
-        "numTraining": PATIENTS,
-        "file_ending": ".nii.gz",
-    }
-    (root / "dataset.json").write_text(json.dumps(described))
-    for split, cases in (("Tr", range(PATIENTS)), ("Ts", range(PATIENTS, PATIENTS + 6))):
-        lines = [
-            f"case{case:02d},{lesion + 1},{'malignant' if is_malignant(case, lesion) else 'benign'}"
-            for case in cases
-            for lesion in range(2)
-        ]
-        (root / f"lesions{split}.csv").write_text("\n".join(["case,lesion,diagnosis", *lines]))
-    return root
-
-
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, ["classify", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def train(data: Path, output: Path, *more: object) -> str:
-    return run(
-        "train", "-i", data / "imagesTr", "-p", data / "labelsTr", "-l", data / "lesionsTr.csv",
-        "--label-column", "diagnosis", "--positive", "malignant", "--region", "tumor",
-        "-o", output, "--workers", 1, *more,
-    )  # fmt: skip
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.read_text().splitlines()))
+    return write_lesions(tmp_path_factory.mktemp("lesions"))
 
 
 def test_lesions_from_labels_to_scores_on_new_patients(data: Path, tmp_path: Path) -> None:
@@ -289,43 +209,23 @@ def test_probabilities_of_another_class_are_not_judged(data: Path, tmp_path: Pat
         run("evaluate", "-p", path, "-l", labels, "--label-column", "diagnosis")
 
 
-def test_deep_features_come_from_one_known_network(data: Path, tmp_path: Path) -> None:
-    network, model, out = tmp_path / "network", tmp_path / "model", tmp_path / "p.csv"
-    save_model(network, tiny_plan())
-    with pytest.raises(SelfSegError, match="--features both: no network"):
-        train(data, model, "--features", "both")
-    with pytest.raises(SelfSegError, match="radiomics need no network"):
-        train(data, model, "--segmentation", network)
-    with pytest.raises(SelfSegError, match="--config and --fold choose from a model"):
-        train(data, model, "--fold", "0")
-    train(data, model, "--features", "both", "--segmentation", network)
-    names = (model / "features.csv").read_text().partition("\n")[0].split(",")
-    assert [name for name in names if name.startswith("deep_")] == [f"deep_{i}" for i in range(8)]
-    assert "shape_sphericity" in names
-    train(data, model, "--features", "deep", "--segmentation", network)
-    chosen = {row["feature"] for row in rows_of(model / "chosen_features.csv")}
-    assert chosen <= {f"deep_component_{i}" for i in (1, 2, 3)}
-    arguments = (
-        "predict",
-        "-i",
-        data / "imagesTs",
-        "-p",
-        data / "labelsTs",
-        "-m",
-        model,
-        "-o",
-        out,
-    )
-    with pytest.raises(SelfSegError, match="needs deep features of 3d_fullres fold 0"):
-        run(*arguments)
-    with pytest.raises(ModelError, match=r"absent: no such file"):
-        run("predict", "-i", data, "-p", data, "-m", tmp_path / "absent", "-o", out)
-    export_model(network, tmp_path / "network.zip")
-    run(*arguments, "--segmentation", tmp_path / "network.zip")
-    assert len(rows_of(out)) == 12
-    weights = network / "models" / "3d_fullres" / "fold_0" / "weights.safetensors"
-    save_model(tmp_path / "other", tiny_plan(), folds=("1", "0"))
-    other = tmp_path / "other" / "models" / "3d_fullres" / "fold_0" / "weights.safetensors"
-    weights.write_bytes(other.read_bytes())
-    with pytest.raises(ModelError, match="not the weights that the classifier was trained with"):
-        run(*arguments, "--segmentation", network)
+def test_a_classifier_that_tells_nothing_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "p.csv"
+    common = ("predict", "-i", data / "imagesTs", "-p", data / "labelsTs", "-o", out)
+    train(data, tmp_path / "good")
+    run(*common, "-m", tmp_path / "good")
+    assert not caplog.records
+    silent = Calibration(slope=0.0, intercept=0.0)
+    monkeypatch.setattr(nested, "fit_calibration", lambda *_: silent)
+    train(data, tmp_path / "silent")
+    useless, folds = (record.getMessage() for record in caplog.records)
+    assert "this classifier tells nothing" in useless
+    assert "the same probability, 0.50, and is called 'malignant'" in useless
+    assert "in 3 of 3 outer folds scores told nothing" in folds
+    caplog.clear()
+    run(*common, "-m", tmp_path / "silent")
+    assert {row["called"] for row in rows_of(out)} == {"yes"}
+    (record,) = caplog.records
+    assert "this classifier tells nothing" in record.getMessage()

@@ -89,7 +89,7 @@ def test_calibration_minimizes_the_logistic_loss_of_platts_targets() -> None:
     rng = np.random.default_rng(0)
     positives = rng.random(200) > 0.6
     scored = rng.normal(size=200) * 3 + 2 * positives
-    made = fit_calibration(scored, positives)
+    made = fit_calibration(scored, positives, float(positives.mean()))
     count = positives.sum(), (~positives).sum()
     target = np.where(positives, (count[0] + 1) / (count[0] + 2), 1 / (count[1] + 2))
 
@@ -106,10 +106,29 @@ def test_calibration_minimizes_the_logistic_loss_of_platts_targets() -> None:
 
 def test_scores_that_mislead_are_not_turned_round() -> None:
     positives = np.arange(20) % 2 == 0
-    made = fit_calibration(np.where(positives, -1.0, 1.0), positives)
-    assert made.slope == 0.0
+    made = fit_calibration(np.where(positives, -1.0, 1.0), positives, 0.5)
+    assert (made.slope, made.informed) == (0.0, False)
     assert calibrated(np.array([-1.0, 1.0]), made) == pytest.approx([0.5, 0.5])
-    assert fit_calibration(np.zeros(20), positives).slope == 0.0
+    assert fit_calibration(np.zeros(20), positives, 0.5).slope == 0.0
+
+
+def test_probabilities_follow_the_share_that_is_asked_for_and_not_that_of_the_rows() -> None:
+    # A fold with twice as many negatives of the same scores.
+    scored = np.random.default_rng(0).normal(size=400)
+    positives = np.arange(400) < 200
+    scored[positives] += 1.0
+    more = np.concatenate([scored, scored[~positives]])
+    labels = np.concatenate([positives, np.zeros(200, bool)])
+    fresh = np.array([-1.0, 0.0, 2.0])
+    one = calibrated(fresh, fit_calibration(scored, positives, 0.3))
+    other = calibrated(fresh, fit_calibration(more, labels, 0.3))
+    assert other == pytest.approx(one, abs=0.01)  # Platt's targets differ a little
+    rarer = calibrated(fresh, fit_calibration(scored, positives, 0.1))
+    odds = (rarer / (1 - rarer)) / (one / (1 - one))
+    assert odds[1] == pytest.approx((0.1 / 0.9) / (0.3 / 0.7), rel=0.15)
+    useless = [fit_calibration(-scored, positives, 0.3), fit_calibration(-more, labels, 0.3)]
+    for made in useless:
+        assert calibrated(fresh, made) == pytest.approx(np.full(3, 0.3))
 
 
 def test_trees_that_lead_in_circles_are_refused() -> None:

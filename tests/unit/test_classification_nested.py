@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from lesiontable import EVERY, LOGISTIC, make_table, small_plan
 
+from selfseg.classification import nested
 from selfseg.classification.choice import fit_projection, prepare_features, project, projected
 from selfseg.classification.evaluator import probabilities
-from selfseg.classification.nested import cross_validate, fit_classifier, grouped_folds
+from selfseg.classification.nested import (
+    OutOfFold,
+    cross_validate,
+    fit_classifier,
+    grouped_folds,
+)
 from selfseg.classification.statistics import area_under_curve
 from selfseg.classification.table import FeatureTable
 from selfseg.errors import SelfSegError
-from selfseg.records.classification import Candidate, ForestCandidate
+from selfseg.planning import find_classifier
+from selfseg.records.classification import Candidate, ClassificationFacts, ForestCandidate
 
 
 def nested_area(table: FeatureTable, seed: int = 0, candidate: Candidate = LOGISTIC) -> float:
@@ -32,6 +40,58 @@ def test_permuted_labels_give_chance() -> None:
     assert nested_area(table) > 0.9
     areas = [nested_area(shuffled(table, seed), seed) for seed in range(8)]
     assert np.mean(areas) == pytest.approx(0.5, abs=0.1)
+
+
+@functools.cache
+def of_twenty(signal: float, seed: int) -> OutOfFold:
+    """Validate as is decided for 20 patients, 9 of them positive; but forests are small."""
+    table = make_table(20, 8, seed=seed)
+    positives = np.random.default_rng(seed).permutation(np.arange(20) < 9)
+    values, readings = table.values.copy(), table.readings.copy()
+    values[:, 0] += signal * positives
+    readings[:, :, 0] += signal * positives[:, None]
+    facts = ClassificationFacts(
+        channels=("CT",), regions=20, groups=20, rarer_groups=9,
+        finest_spacing_mm=0.7, small_volume_mm3=400.0,
+    )  # fmt: skip
+    decided = find_classifier().decide_classification(facts)
+    small = {"trees": 12}
+    plan = decided.model_copy(
+        update={
+            "selection": decided.selection.model_copy(update=small),
+            "candidates": tuple(
+                item.model_copy(update=small) if isinstance(item, ForestCandidate) else item
+                for item in decided.candidates
+            ),
+        }
+    )
+    table = replace(table, values=values, readings=readings, positives=positives)
+    return cross_validate(table, plan, seed=seed)
+
+
+def of_twenty_area(signal: float, seed: int) -> float:
+    positives = np.random.default_rng(seed).permutation(np.arange(20) < 9)
+    return area_under_curve(of_twenty(signal, seed).probabilities, positives)
+
+
+def test_twenty_patients_give_chance_for_noise_and_more_for_a_feature_that_knows() -> None:
+    noise = [of_twenty_area(0.0, seed) for seed in range(8)]
+    assert np.mean(noise) == pytest.approx(0.5, abs=0.1)
+    knowing = [of_twenty_area(1.5, seed) for seed in range(4)]
+    assert np.mean(knowing) > np.mean(noise) + 0.1
+    assert np.mean(knowing) > 0.6
+
+
+def test_folds_that_know_nothing_say_the_same() -> None:
+    # Were it the share of positives of their own training part, it would rank what they hold out.
+    silent = 0
+    for seed in range(3):
+        found = of_twenty(0.0, seed)
+        parts = [found.probabilities[found.folds == fold] for fold in range(found.num_folds)]
+        useless = [part for part in parts if np.allclose(part, 9 / 20, rtol=0, atol=1e-12)]
+        assert len(useless) == found.uninformed
+        silent += found.uninformed
+    assert silent > 3
 
 
 def test_choosing_features_on_all_rows_would_show() -> None:
@@ -53,16 +113,35 @@ def test_choosing_features_on_all_rows_would_show() -> None:
     assert np.mean(leaking) > np.mean(honest) + 0.15
 
 
-def test_no_probability_depends_on_its_own_label() -> None:
-    table = make_table(16, 6, signal=1.0)
-    plan = small_plan(LOGISTIC, outer=16, inner=2, trees=5)
+def test_no_probability_depends_on_its_own_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Folds by patients' numbers: balanced ones would change with the labels.
+    def numbered(table: FeatureTable, folds: int, seed: int) -> list[nested.Split]:
+        fold = np.array([int(name.split()[1]) for name in table.groups]) % folds
+        return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(folds)]
+
+    monkeypatch.setattr(nested, "grouped_folds", numbered)
+    table = make_table(24, 6, signal=3.0)
+    plan = small_plan(LOGISTIC, outer=3, inner=5, trees=5)
     before = cross_validate(table, plan, seed=0).probabilities
-    for row in (3, 8):
-        flipped = table.positives.copy()
-        flipped[row] = ~flipped[row]
-        after = cross_validate(replace(table, positives=flipped), plan, seed=0).probabilities
-        assert after[row] == before[row]
+    for rows in ([0, 3], [4, 7]):  # of both classes, held out together; their share stays
+        swapped = table.positives.copy()
+        swapped[rows] = ~swapped[rows]
+        assert swapped.sum() == table.positives.sum()
+        after = cross_validate(replace(table, positives=swapped), plan, seed=0).probabilities
+        assert np.array_equal(after[rows], before[rows])
         assert not np.array_equal(after, before)
+
+
+@pytest.mark.parametrize(("positive", "negative"), [(9, 11), (4, 4), (5, 30)])
+def test_no_fold_holds_out_one_class_alone(positive: int, negative: int) -> None:
+    count = positive + negative
+    table = replace(make_table(count, 3), positives=np.arange(count) < positive)
+    for folds in (5, 10, count):
+        splits = grouped_folds(table, folds, seed=0)
+        assert len(splits) == min(folds, positive)
+        for _, held in splits:
+            assert 0 < table.positives[held].sum() < len(held)
+        assert sorted(np.concatenate([held for _, held in splits])) == list(range(count))
 
 
 def test_patients_are_never_split() -> None:

@@ -16,8 +16,13 @@ from selfseg.classification.statistics import (
     permutation_p,
     youden_threshold,
 )
+from selfseg.cli.classify_tables import print_scores
 from selfseg.records.classification import Uncertainty
-from selfseg.reporting.classification_plot import calibration_bins, roc_points
+from selfseg.reporting.classification_plot import (
+    calibration_bins,
+    roc_points,
+    share_intervals,
+)
 
 
 def alone(count: int) -> np.ndarray:
@@ -103,6 +108,23 @@ def test_scores_of_a_small_table() -> None:
     assert (found.sensitivity, found.specificity, found.balanced_accuracy) == (0.5, 0.5, 0.5)
     assert found.brier == pytest.approx((0.01 + 0.36 + 0.36 + 0.01) / 4)
     assert found.missing == ("x",)
+
+
+def test_intervals_are_as_sure_as_was_decided(capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    positives = np.arange(40) % 2 == 0
+    values = rng.normal(size=40) + positives
+    score = partial(classification_scores, values, values > 0, positives, alone(40), seed=0)
+    scores = score(uncertainty=Uncertainty(replicates=500, permutations=9, confidence=0.8))
+    usual = score(uncertainty=Uncertainty(replicates=500, permutations=9))
+    assert (scores.confidence, usual.confidence) == (0.8, 0.95)
+    assert scores.auc.upper - scores.auc.lower < 0.8 * (usual.auc.upper - usual.auc.lower)
+    print_scores(scores, "scores")
+    assert "AUC (80 % interval)" in capsys.readouterr().out
+    # Clopper & Pearson of none and of all: one tail in closed form.
+    low, high = share_intervals(np.array([0.0, 6.0]), np.array([6.0, 6.0]), 0.8)
+    assert low == pytest.approx([0.0, 0.1 ** (1 / 6)])
+    assert high == pytest.approx([1 - 0.1 ** (1 / 6), 1.0])
 
 
 def test_calibration_bins_hold_every_region_once() -> None:

@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from selfseg.planners.default import DefaultPlanner
 
 from selfseg.planning import find_classifier
-from selfseg.records.classification import ClassificationFacts, ClassificationPlan
+from selfseg.records.classification import (
+    ClassificationFacts,
+    ClassificationPlan,
+    ForestCandidate,
+)
 from selfseg.records.features import FurtherFamily, ZScoreScale
 
 
@@ -58,10 +62,35 @@ def test_further_families_are_taken_where_mirp_is_installed() -> None:
     assert taken.because.startswith("mirp 2.7.0 is installed (extra 'radiomics')")
 
 
-def test_few_patients_are_left_out_one_at_a_time() -> None:
-    assert decide(groups=20, regions=22, rarer_groups=8).outer_folds == 20
+def test_every_fold_holds_out_a_patient_of_the_rarer_class() -> None:
+    few = decide(groups=20, regions=22, rarer_groups=8)
+    assert few.outer_folds == 8
+    (said,) = (d for d in few.decisions if d.subject == "outer_folds")
+    assert "20 patients, 8 of them with the rarer class" in said.because
+    assert said.alternatives[0].startswith("one patient at a time: its class then moves")
     assert decide(groups=80).outer_folds == 10
     assert decide(groups=80, rarer_groups=6).outer_folds == 6
+
+
+def test_every_number_of_a_plan_has_its_decision() -> None:
+    plan = decide(groups=20, regions=22, rarer_groups=8)
+    said = {decision.subject: decision.value for decision in plan.decisions}
+    for part in ("selection", "uncertainty"):
+        for name, value in getattr(plan, part):
+            assert float(said.pop(f"{part}.{name}")) == value
+    for name in ("outer_folds", "inner_folds"):
+        assert int(said.pop(name)) == getattr(plan, name)
+    strengths = "; ".join(said.pop(f"candidates.{kind}") for kind in ("logistic", "svm"))
+    assert strengths == "c = 0.05 and 1; c = 0.05"
+    forest = plan.candidates[-1]
+    assert isinstance(forest, ForestCandidate)
+    assert said.pop("candidates.forest").startswith(f"{forest.trees} trees")
+    assert set(said) == {
+        "radiomics.channels[0]", "radiomics.spacing_mm", "radiomics.further", "candidates",
+    }  # fmt: skip
+    assert [candidate.kind for candidate in plan.candidates] == [
+        "logistic", "logistic", "svm", "forest",
+    ]  # fmt: skip
 
 
 @given(st.integers(1, 500), st.integers(1, 200), st.floats(0.1, 10), st.floats(0.01, 1e6))
@@ -73,5 +102,5 @@ def test_any_facts_give_a_plan_with_reasons(
     )
     plan = DefaultPlanner().decide_classification(given_facts)
     assert plan.outer_folds >= 2
-    assert plan.radiomics.spacing_mm is not None
+    assert plan.outer_folds <= max(2, rarer)
     assert all(decision.because for decision in plan.decisions)

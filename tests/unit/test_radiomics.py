@@ -61,7 +61,7 @@ MANUAL = {
     "information_2": 0.269,
 }  # fmt: skip
 AS_IT_IS = RadiomicsOptions(
-    spacing_mm=None, channels=(ChannelFeatures(scale=OwnScale(), bin_width=1.0),)
+    spacing_mm=1.0, channels=(ChannelFeatures(scale=OwnScale(), bin_width=1.0),)
 )
 
 
@@ -117,14 +117,37 @@ def test_shape_of_the_phantom() -> None:
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("merged", "expected"), [(True, MERGED), (False, AVERAGED)])
-def test_neighbors_in_the_phantom(merged: bool, expected: dict[str, float]) -> None:
+def phantom_levels() -> np.ndarray:
     region = phantom()
-    levels = grid_of_levels(region, discretize(region.channels[0][region.mask], width=1.0))
-    found = cooccurrence_features(levels, merged=merged)
-    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-4)
-    if merged:
-        assert {name: found[name] for name in MANUAL} == pytest.approx(MANUAL, rel=5e-3)
+    return grid_of_levels(region, discretize(region.channels[0][region.mask], width=1.0))
+
+
+def test_neighbors_in_the_phantom() -> None:
+    found = cooccurrence_features(phantom_levels())
+    assert {name: found[name] for name in MERGED} == pytest.approx(MERGED, abs=1e-4)
+    assert {name: found[name] for name in MANUAL} == pytest.approx(MANUAL, rel=5e-3)
+
+
+def test_neighbors_of_each_direction_in_the_phantom() -> None:
+    # The IBSI also gives the mean over directions: it tells that none of them is another's.
+    levels = phantom_levels()
+    rows = [features_of(pairs_of(levels, step)) for step in DIRECTIONS]
+    found = {name: float(np.mean([row[name] for row in rows])) for name in AVERAGED}
+    assert found == pytest.approx(AVERAGED, abs=1e-4)
+    summed = features_of(np.sum([pairs_of(levels, step) for step in DIRECTIONS], axis=0))
+    assert cooccurrence_features(levels) == pytest.approx(summed)
+
+
+def pairs_of(levels: np.ndarray, step: tuple[int, ...]) -> np.ndarray:
+    """Count levels one step apart in either order, voxel by voxel."""
+    counts = np.zeros((levels.max(), levels.max()))
+    for place in np.argwhere(levels > 0):
+        other = place + step
+        if (other >= 0).all() and (other < levels.shape).all() and levels[tuple(other)] > 0:
+            first, second = levels[tuple(place)] - 1, levels[tuple(other)] - 1
+            counts[first, second] += 1
+            counts[second, first] += 1
+    return counts
 
 
 def test_thirteen_directions_are_half_of_all_neighbors() -> None:
@@ -210,7 +233,7 @@ def test_a_z_score_forgets_scale_and_offset(seed: int, gain: float, shift: float
     mask = rng.random((6, 7, 8)) > 0.5
     mask[2, 2, 2] = True
     channels = (ChannelFeatures(scale=ZScoreScale(), bin_width=5.0),)
-    options = RadiomicsOptions(spacing_mm=None, channels=channels)
+    options = RadiomicsOptions(spacing_mm=1.0, channels=channels)
 
     def intensities(values: np.ndarray) -> np.ndarray:
         region = prepare_region(values, mask, (1.0, 1.0, 1.0), options)
@@ -251,6 +274,20 @@ def test_perturbed_contours_stay_near_the_region() -> None:
     for made in jittered:
         overlap = 2 * (made.mask & mask).sum() / (made.mask.sum() + mask.sum())
         assert 0.75 < overlap < 1
+
+
+def test_a_picture_is_eroded_within_its_plane_and_nothing_at_the_edge_of_the_image() -> None:
+    mask = np.zeros((1, 9, 9), dtype=bool)
+    mask[0, 2:7, :4] = True  # touches the left edge
+    region = Region(mask[None].astype(float), mask, (1.0, 1.0, 1.0))
+    eroded = perturbed_regions(region, jitters=0, seed=0)[0].mask
+    expected = np.zeros_like(mask)
+    expected[0, 3:6, :3] = True
+    assert np.array_equal(eroded, expected)
+    slab = np.repeat(mask, 3, axis=0)  # of a volume that ends with it above and below
+    region = Region(slab[None].astype(float), slab, (1.0, 1.0, 1.0))
+    eroded = perturbed_regions(region, jitters=0, seed=0)[0].mask
+    assert np.array_equal(eroded, np.repeat(expected, 3, axis=0))
 
 
 def test_the_longest_distance_is_that_of_all_pairs() -> None:

@@ -263,7 +263,7 @@ def test_features_come_beside_our_own_of_every_channel() -> None:
     image = rng.integers(-100, 200, (2, 7, 8, 9)).astype(float)
     mask = rng.random((7, 8, 9)) > 0.5
     channels = (CT, ChannelFeatures(scale=ZScoreScale(), bin_width=5.0))
-    plain = RadiomicsOptions(spacing_mm=None, channels=channels)
+    plain = RadiomicsOptions(spacing_mm=1.0, channels=channels)
     both = plain.model_copy(update={"further": ("zones", "tones")})
     own = region_features(prepare_region(image, mask, (1.0, 1.0, 1.0), plain), plain)
     found = region_features(prepare_region(image, mask, (1.0, 1.0, 1.0), both), both)

@@ -12,7 +12,7 @@ from torch import nn
 from selfseg.errors import ModelError
 from selfseg.inference.find import Candidate, choose_model, find_models
 from selfseg.inference.model import describe_fold, load_fold
-from selfseg.inference.trained import ALL_CASES, model_digest
+from selfseg.inference.trained import ALL_CASES, file_digest, model_digest
 from selfseg.networks.build import build_network
 from selfseg.networks.weights import load_weights
 from selfseg.records import serial
@@ -158,7 +158,10 @@ def start_(network: nn.Module, job: TrainingJob) -> Tuning:
 def _open_pretrained(
     files: PretrainedFolder, configuration: str | None, fold: str | None
 ) -> SourceModel:
-    """Read a network that was pretrained without labels: it has no heads."""
+    """Read a network that was pretrained without labels: it has no heads.
+
+    Its digest is taken from the weights as they are: earlier versions wrote another one down.
+    """
     made = serial.load(Pretrained, files.description)
     if fold is not None or configuration not in (None, made.configuration.name):
         raise ModelError(
@@ -166,7 +169,7 @@ def _open_pretrained(
             remedy="Leave out --init-config and --init-fold.",
         )
     return SourceModel(
-        model=made.model,
+        model=made.model.model_copy(update={"digest": file_digest(files.weights)}),
         files=files.path,
         configuration=made.configuration,
         ends=Ends(made.configuration.network, made.channels, ()),

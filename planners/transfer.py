@@ -109,7 +109,9 @@ def _verdict(source: SourceFacts, facts: TransferFacts) -> tuple[str, str]:
     count = facts.training_cases
     reasons = [f"{count} cases", "voxels " + _factors(facts.spacing_ratios)]
     if facts.seen_cases:
-        reasons.append(f"it was trained on {facts.seen_cases} of them, which tell nothing")
+        reasons.append(
+            f"it was trained on {facts.seen_cases} of them or of their groups, which tell nothing"
+        )
     alike = are_alike(source.channels, facts.channels)
     compared = channel_order(source.channels, facts.channels) is not None
     if not (alike and compared):

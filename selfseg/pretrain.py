@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from selfseg.errors import PlanError
 from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import default_workers
+from selfseg.files import file_digest
 from selfseg.folds import find_configuration, open_planned, training_device
 from selfseg.planning import find_planner
 from selfseg.records import serial
@@ -80,7 +81,6 @@ def pretrain_network(
         DatasetError: The folder holds nothing that fits the channels.
         CheckpointError: See `selfseg.pretraining.train.pretrain`.
     """
-    from selfseg.inference.trained import file_digest
     from selfseg.pretraining.job import PretrainingJob
     from selfseg.pretraining.train import pretrain
 

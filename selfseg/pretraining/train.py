@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from selfseg.errors import CheckpointError, DivergenceError, ModelError, RecordError
 from selfseg.execution.locks import held
-from selfseg.inference.trained import file_digest
+from selfseg.files import file_digest
 from selfseg.networks.build import build_network
 from selfseg.networks.counterparts import is_head
 from selfseg.networks.layout import set_layout

@@ -48,7 +48,8 @@ class TransferFacts(Record):
     Attributes:
         cases: Training cases that were probed.
         training_cases: How many there are in all.
-        seen_cases: Of these, how many the model was trained on; they are not probed.
+        seen_cases: Of these, how many the model was trained on, or on another of their group; they
+            are not probed.
         channels: Of the data. A model is tried only where each has just one counterpart among its
             own (`channel_order`).
         overlaps: Of labels that the model and the data both name; empty where there is none.

@@ -111,5 +111,4 @@ def _is_clean(
     trained = known.describe(stage, fold)
     if trained is None or known.fault(stage, trained):
         return False
-    groups = {case.id: case.group or case.id for case in known.dataset.cases}
-    return not {groups[case] for case in held_out} & {groups[case] for case in trained.train_cases}
+    return known.dataset.with_groups(trained.train_cases).isdisjoint(held_out)

@@ -21,11 +21,13 @@ from selfseg.networks.counterparts import (
     is_upsampling,
 )
 from selfseg.networks.low_rank import PREFIX as UPDATES
+from selfseg.records.dataset import Dataset
 from selfseg.records.network import DualChannel, GatedEncoders, Network, plain_part
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.source import SourceFacts
 from selfseg.records.transfer import StartModel, TensorNote, TransferReport
+from selfseg.training.seen import Seen
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,7 @@ class SourceModel:
         labels: Names of its labels or regions; none where it was pretrained without.
         weights: By the names of selfseg's networks.
         train_cases: Ids of the cases that it was trained on.
-        images: Digests of all image files that it has seen with labels, as far as is known.
-        unknown: Of whose training that is not known, in words.
+        seen: What it has seen with labels, as far as is known.
     """
 
     model: StartModel
@@ -87,8 +88,20 @@ class SourceModel:
     labels: tuple[str, ...]
     weights: Mapping[str, Tensor]
     train_cases: tuple[str, ...] = ()
-    images: frozenset[str] = frozenset()
-    unknown: tuple[str, ...] = ()
+    seen: Seen = field(default_factory=Seen)
+
+    def seen_cases(self, dataset: Dataset) -> frozenset[str]:
+        """Return ids of the cases of a data set that it was trained on.
+
+        Where it is not known what it has seen, ids of a data set of the same name must do.
+        """
+        known = self.seen.cases(dataset)
+        same = self.seen.unknown and self.model.dataset == dataset.name
+        return known.union(self.train_cases) if same else known
+
+    def touched_cases(self, dataset: Dataset) -> frozenset[str]:
+        """Return ids of the cases that it was trained on, and of all others of their groups."""
+        return self.seen.mates(dataset) | dataset.with_groups(self.seen_cases(dataset))
 
     @property
     def facts(self) -> SourceFacts:

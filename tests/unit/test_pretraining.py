@@ -18,7 +18,7 @@ from trainingdata import write_case
 from trainingjobs import CPU, make_job
 
 from selfseg.errors import CheckpointError, ModelError, PlanError
-from selfseg.inference.trained import file_digest
+from selfseg.files import file_digest
 from selfseg.io.images import write_volume
 from selfseg.networks.build import build_network
 from selfseg.networks.layout import set_layout

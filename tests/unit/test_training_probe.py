@@ -28,6 +28,7 @@ from selfseg.records.source import LabelOverlap, TransferFacts
 from selfseg.records.transfer import Start
 from selfseg.training import probe as training_probe
 from selfseg.training.probe import PERCENTS, probe, wasserstein
+from selfseg.training.seen import Seen
 from selfseg.training.start import open_source
 from selfseg.training.transfer import SourceModel
 
@@ -140,7 +141,7 @@ def test_cases_that_the_model_was_trained_on_are_not_tried(
         return facts(len(dataset.cases), 0.9).model_copy(update={"seen_cases": seen_cases})
 
     monkeypatch.setattr(training_probe, "probe", watch)
-    source = replace(always_core(tmp_path), images=frozenset({"1", "3"}))
+    source = replace(always_core(tmp_path), seen=Seen(images=frozenset({"1", "3"})))
     fingerprint = make_fingerprint([((2.0, 1.0, 1.0), SHAPE)] * 3)
     verdict = judge_model(source, START, dataset, fingerprint, planner="default", device="cpu")
     assert asked == [(("b",), 2)]

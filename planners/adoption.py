@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfseg.records.augmentation import Augmentation
+from selfseg.records.channels import match_channels
 from selfseg.records.network import DualChannel, JointStreams, Network
 from selfseg.records.plan import Configuration, Decision, Plan
 from selfseg.records.preprocessing import (
@@ -114,15 +115,10 @@ def _normalization(
 ) -> tuple[tuple[Normalization, ...], tuple[str, ...]]:
     """Return the normalization of each channel, and why it is the model's or not."""
     theirs = source.configuration.preprocessing.normalization
-    named = {name.casefold(): n for n, name in enumerate(source.channels)}
     chosen: list[Normalization] = []
     reasons = []
-    for index, (name, mine) in enumerate(
-        zip(plan.channels, own.preprocessing.normalization, strict=True)
-    ):
-        at = named.get(name.casefold())
-        if at is None and len(theirs) == len(plan.channels):
-            at = index
+    matches = match_channels(source.channels, plan.channels)
+    for name, mine, at in zip(plan.channels, own.preprocessing.normalization, matches, strict=True):
         if at is None:
             chosen.append(mine)
             reasons.append(f"{name!r} is no channel of the model: its own")

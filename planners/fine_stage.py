@@ -71,8 +71,9 @@ def decide_variant(network: Network) -> tuple[Network, Decision]:
         rule="fine_stage",
         subject=f"configurations.{CASCADE}.network.variant",
         value="second_input",
-        because="costs nothing; a second encoder takes about 1.6 times the memory, and whether it "
-        "helps was not measured",
+        because="costs nothing; a second encoder takes about 1.6 times the memory, and without a "
+        "coarse stage it changed Dice by -0.002 (95 %: -0.007 to +0.003; 5 hippocampus cases, one "
+        "training); neither was measured on real data after a coarse stage",
         alternatives=("gated_encoders",),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from selfseg.records.channels import are_alike, channel_order
 from selfseg.records.dataset import Dataset
 from selfseg.records.ideas import Idea
 from selfseg.records.plan import Decision
@@ -80,7 +81,7 @@ def nominate_start(source: SourceFacts, facts: TransferFacts, start: Start) -> S
         facts: What it does with the data as it is.
         start: How trainings would ask for it.
     """
-    value, because = _verdict(facts)
+    value, because = _verdict(source, facts)
     uses = {
         "nominated": "trainings start from it; 'selfseg race' compares them with random weights",
         "doubtful": "not used unless it wins a race ('selfseg race')",
@@ -104,11 +105,21 @@ def nominate_start(source: SourceFacts, facts: TransferFacts, start: Start) -> S
     return StartVerdict(decision=decision, idea=idea, is_used=value == "nominated")
 
 
-def _verdict(facts: TransferFacts) -> tuple[str, str]:
+def _verdict(source: SourceFacts, facts: TransferFacts) -> tuple[str, str]:
     count = facts.training_cases
     reasons = [f"{count} cases", "voxels " + _factors(facts.spacing_ratios)]
     if facts.seen_cases:
-        reasons.append(f"it was trained on {facts.seen_cases} of them, which tell nothing")
+        reasons.append(
+            f"it was trained on {facts.seen_cases} of them or of their groups, which tell nothing"
+        )
+    alike = are_alike(source.channels, facts.channels)
+    compared = channel_order(source.channels, facts.channels) is not None
+    if not (alike and compared):
+        how = "taken in order" if compared else "so it was not tried"
+        reasons.append(
+            f"channels are {', '.join(facts.channels)}, the model's {', '.join(source.channels)}: "
+            f"{how}"
+        )
     if facts.intensity_distance is not None:
         reasons.append(f"normalized intensities {facts.intensity_distance:.2f} apart")
     if facts.overlaps:
@@ -119,7 +130,7 @@ def _verdict(facts: TransferFacts) -> tuple[str, str]:
             f"{POOR_OVERLAP:g} and {GOOD_OVERLAP:g})"
         )
         verdict = _by_overlap(mean)
-    elif facts.seen_cases == count:
+    elif facts.seen_cases == count or not compared:
         verdict = "doubtful"
     else:
         reasons.append("no label to compare")
@@ -128,6 +139,9 @@ def _verdict(facts: TransferFacts) -> tuple[str, str]:
         else:
             reasons.append(f"intensities may lie {FAR_INTENSITIES:g} apart to be raced")
         verdict = _by_intensities(facts.intensity_distance)
+    if verdict == "refused" and not alike:
+        verdict = "doubtful"
+        reasons.append("that tells nothing if channels of other names show other things")
     if verdict == "nominated" and count >= MANY_CASES:
         verdict = "doubtful"
         reasons.append(f"from {MANY_CASES} cases on a model has little to add")

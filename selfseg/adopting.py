@@ -127,12 +127,9 @@ def judge_model(
 
 
 def _unseen(source: SourceModel, dataset: Dataset) -> Dataset:
-    """Return a data set without the cases that a model was trained on: it knows these by heart."""
-    cases = tuple(
-        case
-        for case in dataset.cases
-        if not any(file.digest in source.images for file in case.images)
-    )
+    """Return a data set without cases and patients whom a model knows by heart."""
+    touched = source.touched_cases(dataset)
+    cases = tuple(case for case in dataset.cases if case.id not in touched)
     return dataset.model_copy(update={"cases": cases})
 
 

@@ -1,12 +1,15 @@
-"""Files that appear whole or not at all, however a program ends."""
+"""Files that appear whole or not at all, however a program ends; and digests of files."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+DIGITS = 16  # of a digest
 
 
 @contextmanager
@@ -24,6 +27,14 @@ def arriving(path: Path) -> Iterator[Path]:
             written.replace(path.parent / written.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def file_digest(path: Path) -> str:
+    """Return a digest of a file's content; '' if there is no such file."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:DIGITS]
 
 
 def forget_unfinished(*paths: Path) -> None:

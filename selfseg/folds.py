@@ -86,10 +86,11 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
 
     Raises:
         SelfSegError: No such configuration or fold; the previous stage of a cascade is not there;
-            nor are files of held-out cases, which training itself would not miss.
+            nor are files of held-out cases, which training itself would not miss; or random weights
+            would be frozen.
     """
     from selfseg.training.job import TrainingJob
-    from selfseg.training.second_encoder import source_weights
+    from selfseg.training.second_encoder import refuse_random, source_weights
 
     configuration = find_configuration(known.plan, request.configuration)
     output = known.folder.fold(configuration.name, request.fold)
@@ -99,6 +100,7 @@ def training_job(known: PlannedDataset, request: TrainRequest) -> TrainingJob:
     _refuse_missing(known, configuration, request, validation_cases)
     start = start_of_fold(known, configuration, request.fold, validation_cases, request.start)
     if start is None and trains:
+        refuse_random(configuration)
         tell_of_random_weights(known.plan, configuration.name, request.fold)
     maps = previous_maps(known, configuration, (*train_cases, *validation_cases))
     workers = default_workers(request.workers)

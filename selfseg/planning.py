@@ -184,7 +184,7 @@ def make_splits(dataset: Dataset, fingerprint: Fingerprint, *, planner: str = "d
 
 
 def edit_plan(plan: Plan, settings: Sequence[str]) -> Plan:
-    """Apply `PATH=VALUE` settings in order; each is recorded as the user's decision.
+    """Apply `PATH=VALUE` settings in order; each is the user's decision, in place of former ones.
 
     A path goes by keys and, in lists, by `name` or index: `configurations.3d_fullres.batch=4`.
     VALUE is JSON, or else plain text.
@@ -227,7 +227,7 @@ def update_memory(plan: Plan, former: Plan, *, planner: str = "default") -> Plan
 
 def _set(plan: Plan, path: str, text: str) -> Plan:
     content: Any = plan.model_dump(mode="json")
-    place, key = _find(content, path)
+    place, key, subject = _find(content, path)
     former, place[key] = place[key], _value(text)
     try:
         edited = serial.decode(Plan, json.dumps(content), source=f"--set {path}={text}")
@@ -237,23 +237,24 @@ def _set(plan: Plan, path: str, text: str) -> Plan:
         ) from error
     decision = Decision(
         rule="user",
-        subject=path,
+        subject=subject,
         value=text,
         because="set by the user with --set",
         alternatives=(json.dumps(former),),
     )
-    return edited.model_copy(update={"decisions": (*edited.decisions, decision)})
+    return edited.superseded_by(decision)
 
 
-def _find(content: Any, path: str) -> tuple[Any, str | int]:
-    """Return the container that a path ends in, and the key or index in it."""
+def _find(content: Any, path: str) -> tuple[Any, str | int, str]:
+    """Return the container that a path ends in, the key or index in it, and the path by names."""
     place, passed, rest = content, "", path
     while True:
         step = _first_step(place, rest)
         key = _key(place, step, passed.rstrip(".") or "the plan")
+        shown = place[key]["name"] if isinstance(key, int) and _has_name(place[key]) else step
         if rest == step:
-            return place, key
-        place, passed, rest = place[key], f"{passed}{step}.", rest[len(step) + 1 :]
+            return place, key, f"{passed}{shown}"
+        place, passed, rest = place[key], f"{passed}{shown}.", rest[len(step) + 1 :]
 
 
 def _first_step(place: Any, path: str) -> str:

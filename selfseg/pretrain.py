@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from selfseg.errors import PlanError
 from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import default_workers
+from selfseg.files import file_digest
 from selfseg.folds import find_configuration, open_planned, training_device
 from selfseg.planning import find_planner
 from selfseg.records import serial
@@ -80,7 +81,8 @@ def pretrain_network(
         DatasetError: The folder holds nothing that fits the channels.
         CheckpointError: See `selfseg.pretraining.train.pretrain`.
     """
-    from selfseg.pretraining.train import PretrainingJob, pretrain
+    from selfseg.pretraining.job import PretrainingJob
+    from selfseg.pretraining.train import pretrain
 
     known = open_planned(planned_folder(workspace, dataset), dataset)
     device = training_device(known.plan, request.device)
@@ -107,6 +109,7 @@ def pretrain_network(
     )
     made = pretrain(job)
     start = planned_as(StartRequest(job.output.path), configuration.name, known.folder.workspace)
+    start = start.model_copy(update={"weights": (file_digest(job.output.weights),)})
     idea = pretrainer.nominate_pretrained(made, start)
     if idea is not None:
         _nominate(known.folder, idea)
@@ -130,17 +133,30 @@ def with_idea(plan: Plan, idea: Idea) -> Plan:
     """
     ours = (idea.configuration, idea.name)
     former = [i for i in plan.nominated if (i.configuration, i.name) == ours]
-    if [i.model_copy(update={"trials": ()}) for i in former] == [idea]:
+    if [_untried(i, idea) for i in former] == [idea]:
         return plan
     others = tuple(i for i in plan.nominated if i not in former)
     plan = plan.model_copy(update={"nominated": (idea, *others)})
     item = find_configuration(plan, idea.configuration)
-    if item.start is None or item.start != idea.start:
+    if item.start is None or _place(item.start) != _place(idea.start):
         return plan
     log.warning(
         "%s starts from random weights again: no race has tried what is pretrained now", item.name
     )
     return plan.with_configuration(item.model_copy(update={"start": None}))
+
+
+def _untried(former: Idea, now: Idea) -> Idea:
+    """Return an idea as it was nominated; one of earlier versions does not name its weights."""
+    start = former.start
+    if start is not None and not start.weights and _place(start) == _place(now.start):
+        start = now.start
+    return former.model_copy(update={"trials": (), "start": start})
+
+
+def _place(start: Start | None) -> Start | None:
+    """Return a start, whatever its weights are."""
+    return None if start is None else start.model_copy(update={"weights": ()})
 
 
 def _configuration(plan: Plan, name: str | None) -> Configuration:

@@ -70,8 +70,6 @@ def _variant_complaints(item: Configuration, plan: Plan) -> Iterator[str]:
     there = plan.input_channels(item)
     if variant.channels is not None and variant.channels > there:
         yield f"{place}.channels: {variant.channels}, the network has {there} input channels"
-    if variant.frozen and variant.source == "fresh":
-        yield f"{place}.frozen: random weights would stay as they are; give them a source"
     if variant.source == "previous_stage":
         yield from _source_complaints(item, plan)
 

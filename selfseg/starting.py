@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from selfseg.errors import ModelError
 from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Configuration, Plan
-from selfseg.records.transfer import Start
+from selfseg.records.transfer import PRETRAINED, Start
 from selfseg.requests import StartRequest
 from selfseg.workspace.dataset import DatasetFolder
 
@@ -109,11 +109,14 @@ def _refuse_others(source: SourceModel, planned: Start, configuration: Configura
     """Refuse weights that were not there when the plan was made."""
     if source.model.digest not in planned.weights:
         place = f"configurations.{configuration.name}.start"
+        again = "Plan again with --init"
+        if source.model.fold == PRETRAINED:
+            again = "Run 'selfseg pretrain' again, and 'selfseg race',"
         raise ModelError(
             f"the start of {configuration.name} in plan.json: the weights of {source.model.title} "
             "are not those that the plan was made to fit",
-            remedy="Plan again with --init to judge them as they are now, put the former ones "
-            f"back, or take them all the same: remove 'weights' of {place} in plan.json.",
+            remedy=f"{again} to judge them as they are now, put the former ones back, or take them "
+            f"all the same: remove 'weights' of {place} in plan.json.",
         )
 
 

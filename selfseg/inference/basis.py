@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from selfseg.files import file_digest
 from selfseg.inference.cascade import previous_place
 from selfseg.inference.find import choose_model
 from selfseg.inference.model import Ensemble, default_folds
-from selfseg.inference.trained import file_digest, weights_digest
+from selfseg.inference.trained import weights_digest
 from selfseg.records import serial
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.prediction import PredictionBasis, UsedModel

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from selfseg.errors import RecordError
+from selfseg.files import DIGITS, file_digest
 from selfseg.records import serial
 from selfseg.records.crop import Crop
 from selfseg.records.dataset import Dataset, Targets
@@ -21,7 +21,6 @@ from selfseg.records.selection import Selection
 from selfseg.workspace.dataset import DatasetFolder
 
 ALL_CASES = "all"
-DIGITS = 16  # of a digest
 
 
 class WeightsBasis(serial.GrownRecord):
@@ -155,14 +154,6 @@ class PlannedDataset:
         if basis != self.validation_basis(configuration, trained.fold, cases):
             return False
         return all(files.case_probabilities(case).is_file() for case in cases)
-
-
-def file_digest(path: Path) -> str:
-    """Return a digest of a file's content; '' if there is no such file."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:DIGITS]
 
 
 def _digest(content: object) -> str:

@@ -7,37 +7,34 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from selfseg.records.channels import match_channels
+
 PREVIOUS = "previous stage: "  # before the names of inputs that show a former segmentation
 
 
 def fit_inputs(kernel: Tensor, source: Sequence[str], target: Sequence[str]) -> tuple[Tensor, str]:
     """Return a first kernel (out, in, *k) for other input channels, and how; '' if they are equal.
 
-    As many channels of other names are taken in order. Else a channel takes the filters of the one
-    of its name, or the mean of all, times the ratio of the numbers of channels: copies of one
-    channel give what the one gave. Segmentations of a previous stage that the source has not seen
-    start at 0.
+    A channel takes the filters of its counterpart (`match_channels`), or the mean of all, times the
+    ratio of the numbers of channels: copies of one channel give what the one gave. Segmentations of
+    a previous stage, which come last, start at 0 where the source has not seen them.
     """
     ours, theirs = _names(source), _names(target)
-    images = [n for n, name in enumerate(ours) if not name.startswith(PREVIOUS)]
-    wanted = [name for name in theirs if not name.startswith(PREVIOUS)]
-    known = {name: n for n, name in enumerate(ours)}
     if ours == theirs:
         return kernel, ""
-    if len(ours) == len(theirs) and not (set(wanted) & set(ours)) and len(wanted) == len(images):
-        return kernel, f"channels in order: {_arrows(source, target)}"
-    ratio = len(images) / len(wanted)
-    mean = kernel[:, images].mean(dim=1)
-    columns = []
-    for name in theirs:
-        if name.startswith(PREVIOUS):
-            columns.append(kernel[:, known[name]] if name in known else torch.zeros_like(mean))
-        else:
-            columns.append(ratio * (kernel[:, known[name]] if name in known else mean))
-    taken = (f"{name} {'by name' if name in known else 'from the mean'}" for name in wanted)
-    new = [n.removeprefix(PREVIOUS) for n in theirs if n.startswith(PREVIOUS) and n not in known]
+    images, wanted = (sum(not n.startswith(PREVIOUS) for n in names) for names in (ours, theirs))
+    matches = match_channels(source[:images], target[:wanted])
+    ratio = images / wanted
+    mean = kernel[:, :images].mean(dim=1)
+    columns = [ratio * (mean if at is None else kernel[:, at]) for at in matches]
+    for name in theirs[wanted:]:
+        known = name in ours
+        columns.append(kernel[:, ours.index(name)] if known else torch.zeros_like(mean))
+    new = [name.removeprefix(PREVIOUS) for name in theirs[wanted:] if name not in ours]
+    notes = [_how(source[:images], target[:wanted], matches)]
+    notes += [f"times {ratio:g}"] * (ratio != 1)
     zeros = f"; previous stage's {', '.join(new)} at 0" if new else ""
-    return torch.stack(columns, dim=1), f"channels: {', '.join(taken)}, times {ratio:g}{zeros}"
+    return torch.stack(columns, dim=1), ", ".join(notes) + zeros
 
 
 def fit_head(
@@ -109,5 +106,11 @@ def _names(names: Sequence[str]) -> list[str]:
     return [name.casefold() for name in names]
 
 
-def _arrows(source: Sequence[str], target: Sequence[str]) -> str:
-    return ", ".join(f"{a} → {b}" for a, b in zip(source, target, strict=True))
+def _how(source: Sequence[str], target: Sequence[str], matches: Sequence[int | None]) -> str:
+    """Return how channels found their counterparts, in words."""
+    if not set(_names(source)) & set(_names(target)) and None not in matches:
+        pairs = zip(matches, target, strict=True)
+        shown = ", ".join(f"{source[at]} → {name}" for at, name in pairs if at is not None)
+        return f"channels in order: {shown}"
+    taken = ("from the mean" if at is None else "by name" for at in matches)
+    return "channels: " + ", ".join(f"{a} {b}" for a, b in zip(target, taken, strict=True))

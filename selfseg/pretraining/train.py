@@ -10,81 +10,34 @@ import math
 import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from selfseg.errors import CheckpointError, DivergenceError, ModelError, RecordError
 from selfseg.execution.locks import held
+from selfseg.files import file_digest
 from selfseg.networks.build import build_network
 from selfseg.networks.counterparts import is_head
 from selfseg.networks.layout import set_layout
 from selfseg.networks.precision import autocast_dtype
 from selfseg.networks.weights import load_with_metadata, save_weights
+from selfseg.pretraining.job import PretrainingJob, check_finished
 from selfseg.pretraining.masks import MaskedBatch, draw_batch, flat_error
 from selfseg.progress import ProgressBar
 from selfseg.records import serial
-from selfseg.records.plan import Configuration, Decision
-from selfseg.records.pretraining import MaskedReconstruction, Pretrained
+from selfseg.records.pretraining import Pretrained
 from selfseg.records.transfer import PRETRAINED, StartModel
 from selfseg.training.checkpoints import optimizer_tensors, restore_optimizer
 from selfseg.training.memory_use import MemoryUse
 from selfseg.training.schedule import learning_rate_factor
 from selfseg.training.state import choose_layout, mixed_precision
-from selfseg.workspace.network import PretrainedFolder
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_S = 60.0
 SMOOTH = 0.95  # of the error that is shown and kept
 NETWORK, OPTIMIZER, POSITION = "network/", "optimizer/", "selfseg"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainingJob:
-    """What is pretrained, on what, and where it goes.
-
-    Attributes:
-        dataset, channels, configuration: Of the plan.
-        options, decision: How.
-        cases: Ids of the images.
-        images: Digests of their files.
-        arrays: Their stored, preprocessed arrays.
-        output: Where the network goes.
-        steps, time_s: Length in place of the options'; time goes before steps.
-        seed: Of weights and batches.
-        device: Where to train.
-        restart: Forget former progress.
-    """
-
-    dataset: str
-    channels: tuple[str, ...]
-    configuration: Configuration
-    options: MaskedReconstruction
-    decision: Decision
-    cases: tuple[str, ...]
-    arrays: tuple[Path, ...]
-    output: PretrainedFolder
-    steps: int | None = None
-    time_s: float | None = None
-    seed: int = 0
-    device: torch.device
-    restart: bool = False
-    images: tuple[str, ...] = ()
-
-    @property
-    def basis(self) -> str:
-        """What a checkpoint must agree with."""
-        parts = (self.options, self.configuration.network, self.configuration.preprocessing)
-        digests = [serial.digest(part) for part in parts]
-        return "-".join(
-            [
-                *digests,
-                str(self.seed),
-                *map(str, (self.configuration.patch, self.cases, self.images)),
-            ]
-        )
 
 
 class Position(serial.Record):
@@ -119,7 +72,9 @@ def pretrain(job: PretrainingJob) -> Pretrained:
         if job.restart:
             shutil.rmtree(job.output.path, ignore_errors=True)
         if job.output.weights.is_file():
-            return _finished(job)
+            made = serial.load(Pretrained, job.output.description)
+            check_finished(made, job)
+            return made
         began_s = time.perf_counter()
         state = _begin(job)
         _train(state, job, began_s=began_s)
@@ -246,12 +201,17 @@ def _resume(state: _State, job: PretrainingJob) -> None:
 
 
 def _finish(state: _State, job: PretrainingJob) -> Pretrained:
-    """Write description, then weights without heads (their presence says that it is finished)."""
+    """Write description, then weights without heads (their presence says that it is finished).
+
+    The description has the digest of the weights, so their file waits elsewhere for it.
+    """
     weights = {
         name: value.detach().cpu().contiguous()
         for name, value in state.network.state_dict().items()
         if not is_head(name, job.configuration.network)
     }
+    waiting = job.output.checkpoint.with_name(job.output.weights.name)
+    save_weights(weights, waiting)
     position = state.position
     made = Pretrained(
         model=StartModel(
@@ -259,7 +219,7 @@ def _finish(state: _State, job: PretrainingJob) -> Pretrained:
             dataset=job.dataset,
             configuration=job.configuration.name,
             fold=PRETRAINED,
-            digest=serial.digest(position),
+            digest=file_digest(waiting),
         ),
         channels=job.channels,
         configuration=job.configuration,
@@ -274,22 +234,8 @@ def _finish(state: _State, job: PretrainingJob) -> Pretrained:
         error_of_zeros=position.zeros,
     )
     serial.save(made, job.output.description)
-    save_weights(weights, job.output.weights)
+    waiting.replace(job.output.weights)
     shutil.rmtree(job.output.checkpoint.parent, ignore_errors=True)
-    return made
-
-
-def _finished(job: PretrainingJob) -> Pretrained:
-    made = serial.load(Pretrained, job.output.description)
-    options = job.configuration
-    wanted = (options.network, options.preprocessing, job.cases, job.images)
-    options = made.configuration
-    if (options.network, options.preprocessing, made.cases, made.images) != wanted:
-        raise CheckpointError(
-            f"{job.output.path}: pretrained with another plan or other images",
-            remedy="Pretrain it again with --restart.",
-        )
-    log.info("%s is pretrained already (%d steps)", job.output.path, made.steps)
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from selfseg.records.serial import Record
@@ -121,6 +122,18 @@ class Dataset(Record):
     def targets(self) -> Targets:
         """What is to be segmented."""
         return Targets(labels=self.labels, regions=self.regions, ignore=self.ignore)
+
+    def with_groups(self, cases: Collection[str]) -> frozenset[str]:
+        """Return ids of cases and of all others of their groups: who saw one, saw the patient."""
+        groups = self.groups(cases)
+        mates = (case.id for case in self.cases if case.group is not None and case.group in groups)
+        return frozenset(cases).union(mates)
+
+    def groups(self, cases: Collection[str]) -> frozenset[str]:
+        """Return the groups of some cases, of those that name one."""
+        wanted = set(cases)
+        found = (case.group for case in self.cases if case.id in wanted)
+        return frozenset(group for group in found if group is not None)
 
 
 class Fold(Record):

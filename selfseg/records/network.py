@@ -137,8 +137,8 @@ class GatedEncoders(Record):
     Attributes:
         channels: First input channels that A sees, those that its weights were made for; None: all.
         source: Where both encoders start: at the weights of the same fold of the previous stage, or
-            at random ones.
-        frozen: A keeps its weights.
+            at random ones, or those of a model that the training starts from.
+        frozen: A keeps its weights, which must not be random ones.
     """
 
     kind: Literal["gated_encoders"] = "gated_encoders"
@@ -194,6 +194,13 @@ Network = Annotated[
     UNet | ResidualUNet | ContextUNet | DSN3D | TwoBranch | DualChannel,
     Field(discriminator="kind"),
 ]
+
+
+def gated_encoders(network: Network) -> GatedEncoders | None:
+    """Return the options of a second encoder; None where there is none."""
+    if isinstance(network, DualChannel) and isinstance(network.variant, GatedEncoders):
+        return network.variant
+    return None
 
 
 def plain_part(network: Network) -> PlainNetwork | None:

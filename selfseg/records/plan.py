@@ -157,6 +157,29 @@ class Plan(Record):
         items = (changed if item.name == changed.name else item for item in self.configurations)
         return self.model_copy(update={"configurations": tuple(items)})
 
+    def superseded_by(self, decision: Decision) -> Plan:
+        """Return the plan with a decision in place of those on the same value or on parts of it.
+
+        The decision says which these were. Decisions on a value that it changes a part of stay,
+        and say so.
+        """
+        subject = decision.subject
+        whole = {f"configurations.{item.name}" for item in self.configurations}
+        kept, gone = [], []
+        for former in self.decisions:
+            if f"{former.subject}.".startswith(f"{subject}."):
+                gone.append(f"{former.value} (rule {former.rule})")
+                continue
+            if subject.startswith(f"{former.subject}.") and former.subject not in whole:
+                part = subject.removeprefix(f"{former.subject}.")
+                because = f"{former.because}; but {part}: see rule {decision.rule}"
+                former = former.model_copy(update={"because": because})
+            kept.append(former)
+        if gone:
+            because = f"{decision.because}, in place of {'; '.join(gone)}"
+            decision = decision.model_copy(update={"because": because})
+        return self.model_copy(update={"decisions": (*kept, decision)})
+
     def shape_labels(self, configuration: Configuration) -> tuple[str, ...]:
         """Return the labels that a configuration needs shape models of, in their order."""
         if len(configuration.patch) != 3 or configuration.context:

@@ -48,9 +48,11 @@ class TransferFacts(Record):
     Attributes:
         cases: Training cases that were probed.
         training_cases: How many there are in all.
-        seen_cases: Of these, how many the model was trained on; they are not probed.
-        overlaps: Of labels that the model and the data both name; empty where there is none, or the
-            channels are not as many.
+        seen_cases: Of these, how many the model was trained on, or on another of their group; they
+            are not probed.
+        channels: Of the data. A model is tried only where each has just one counterpart among its
+            own (`channel_order`).
+        overlaps: Of labels that the model and the data both name; empty where there is none.
         intensity_distance: 1-Wasserstein distance of the voxels' values, normalized as the model
             does it, from those that it was trained on (mean of channels); None where these are not
             there any more.
@@ -61,6 +63,7 @@ class TransferFacts(Record):
     cases: tuple[str, ...]
     training_cases: int
     seen_cases: int = 0
+    channels: tuple[str, ...]
     overlaps: tuple[LabelOverlap, ...] = ()
     intensity_distance: float | None = None
     spacing_ratios: Triple

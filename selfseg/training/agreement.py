@@ -104,6 +104,8 @@ def _other_start(start: StartModel | None, job: TrainingJob) -> str:
     now = None if job.start is None else job.start.model
     if (start and start.digest) == (now and now.digest):
         return ""
+    if start is not None and now is not None and start.title == now.title:
+        return f"the weights of {now.title} (digest {start.digest} there, {now.digest} now)"
     there, here = (model.title if model else "random weights" for model in (start, now))
     return f"what it starts from ({there} there, {here} now)"
 

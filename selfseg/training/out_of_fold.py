@@ -23,24 +23,23 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class _Source:
-    """A trained fold that may hold label maps, and the groups that it has seen.
+    """A trained fold that may hold label maps, and what it has seen.
 
     Attributes:
         fold: How it was trained.
-        seen_cases, seen_groups: What it was trained on.
+        seen: Ids of cases that it was trained on, and of others of their groups.
         fault: Why it no longer fits plan and data; empty if it does.
         is_validated: Its label maps are those of its weights and of the files as they are now.
     """
 
     fold: TrainedFold
-    seen_cases: frozenset[str]
-    seen_groups: frozenset[str]
+    seen: frozenset[str]
     fault: str
     is_validated: bool
 
     def is_clean(self, case: Case) -> bool:
         """Tell whether neither the case nor another of its group was trained on."""
-        return case.id not in self.seen_cases and case.group not in self.seen_groups
+        return case.id not in self.seen
 
     def has(self, case: Case) -> bool:
         """Tell whether the fold may give the label map of a case."""
@@ -87,12 +86,9 @@ def _source(known: PlannedDataset, stage: Configuration, name: str) -> _Source |
     fold = known.describe(stage, name)
     if fold is None:
         return None
-    seen = frozenset(fold.train_cases)
-    groups = (case.group for case in known.dataset.cases if case.id in seen)
     return _Source(
         fold=fold,
-        seen_cases=seen,
-        seen_groups=frozenset(group for group in groups if group is not None),
+        seen=known.dataset.with_groups(fold.train_cases),
         fault=known.fault(stage, fold),
         is_validated=known.is_validated(stage, fold),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from selfseg.inference.export import label_map_path
 from selfseg.inference.predictor import Model, load_model, predict_cases, read_case
 from selfseg.io.images import read_label_map
 from selfseg.io.store import open_array
+from selfseg.networks.channel_order import ChannelOrder
+from selfseg.records.channels import channel_order
 from selfseg.records.dataset import Case, Dataset, Targets
 from selfseg.records.serial import Triple
 from selfseg.records.source import LabelOverlap, TransferFacts
@@ -44,6 +47,9 @@ def probe(
 ) -> TransferFacts:
     """Return what a model does with some training cases of a data set.
 
+    Each of its channels is shown the one that stands for it (`channel_order`), as a training that
+    starts from it would; where there is none, nothing is tried.
+
     Args:
         source: The model.
         dataset: The data.
@@ -56,24 +62,42 @@ def probe(
         cases=tuple(cases),
         training_cases=len(dataset.cases),
         seen_cases=seen_cases,
+        channels=dataset.channels,
         spacing_ratios=spacing_ratios,
     )
     cascade = source.configuration.previous_stage is not None
-    if cascade or not source.labels or len(source.channels) != len(dataset.channels):
+    order = channel_order(source.channels, dataset.channels)
+    if cascade or not source.labels or order is None:
         return facts
-    model = load_model(
+    found = load_model(
         source.files,
         configuration=source.configuration.name,
         folds=[source.model.fold],
         device=device,
     )
+    model = _with_channels(found, dataset.channels, order)
     root = Path(dataset.root)
     wanted = [absolute_case(case, root) for case in dataset.cases if case.id in set(cases)]
     changes = {
         "overlaps": _zero_shot(model, dataset.targets, wanted),
-        "intensity_distance": _intensity_distance(source, model, wanted),
+        "intensity_distance": _intensity_distance(source, model, wanted, order),
     }
     return facts.model_copy(update=changes)
+
+
+def _with_channels(model: Model, channels: tuple[str, ...], order: Sequence[int]) -> Model:
+    """Return a model that takes channels of these names; `order` has the own one of each."""
+    if list(order) == sorted(order):
+        return model
+    options = model.configuration.preprocessing
+    normalization = tuple(options.normalization[index] for index in order)
+    preprocessing = options.model_copy(update={"normalization": normalization})
+    return replace(
+        model,
+        plan=model.plan.model_copy(update={"channels": channels}),
+        configuration=model.configuration.model_copy(update={"preprocessing": preprocessing}),
+        network=ChannelOrder(model.network, order).eval(),
+    )
 
 
 def wasserstein(first: Quantiles, second: Quantiles) -> float:
@@ -130,7 +154,9 @@ def _values(targets: Targets) -> dict[str, tuple[int, ...]]:
     return {label.name.casefold(): (label.value,) for label in targets.labels}
 
 
-def _intensity_distance(source: SourceModel, model: Model, cases: Sequence[Case]) -> float | None:
+def _intensity_distance(
+    source: SourceModel, model: Model, cases: Sequence[Case], order: Sequence[int]
+) -> float | None:
     """Return the mean distance over channels; None where the model's own arrays are gone."""
     known = _own_quantiles(source)
     found = []
@@ -142,7 +168,8 @@ def _intensity_distance(source: SourceModel, model: Model, cases: Sequence[Case]
     if known is None or not found:
         return None
     ours = np.mean(found, axis=0)
-    return float(np.mean([wasserstein(a, b) for a, b in zip(ours, known, strict=True)]))
+    theirs = known[list(order)]
+    return float(np.mean([wasserstein(a, b) for a, b in zip(ours, theirs, strict=True)]))
 
 
 def _own_quantiles(source: SourceModel) -> Quantiles | None:

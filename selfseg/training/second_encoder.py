@@ -13,7 +13,7 @@ from torch import Tensor
 from selfseg.errors import ModelError, SelfSegError
 from selfseg.inference.trained import ALL_CASES, PlannedDataset, trained_folds
 from selfseg.networks.weights import load_weights
-from selfseg.records.network import DualChannel, GatedEncoders
+from selfseg.records.network import gated_encoders
 from selfseg.records.plan import Configuration
 from selfseg.training.state import TrainState
 
@@ -34,11 +34,8 @@ def source_weights(
     Raises:
         SelfSegError: There is no such fold.
     """
-    network = configuration.network
-    if not isinstance(network, DualChannel) or not isinstance(network.variant, GatedEncoders):
-        return None
-    name = configuration.previous_stage
-    if network.variant.source == "fresh" or name is None:
+    gated, name = gated_encoders(configuration.network), configuration.previous_stage
+    if gated is None or gated.source == "fresh" or name is None:
         return None
     (stage,) = (item for item in known.plan.configurations if item.name == name)
     trained = trained_folds(known.folder, name)
@@ -60,16 +57,30 @@ def refuse_two_starts(configuration: Configuration) -> None:
     Raises:
         ModelError: The plan does.
     """
-    network, name = configuration.network, configuration.name
-    if not isinstance(network, DualChannel) or not isinstance(network.variant, GatedEncoders):
-        return
-    if network.variant.source == "previous_stage":
+    gated, name = gated_encoders(configuration.network), configuration.name
+    if gated is not None and gated.source == "previous_stage":
         place = f"configurations.{name}.network.variant"
         raise ModelError(
             f"{name}: both encoders start at {configuration.previous_stage} ({place}.source), so "
             "none of another model's encoder would stay",
-            remedy=f"Leave out --init, or plan with --set {place}.source=fresh --set "
-            f"{place}.frozen=false: then both encoders start at the model's.",
+            remedy=f"Leave out --init, or plan with --set {place}.source=fresh: then both encoders "
+            "start at the model's.",
+        )
+
+
+def refuse_random(configuration: Configuration) -> None:
+    """Refuse random weights for a second encoder that keeps what it starts with.
+
+    Raises:
+        ModelError: The plan freezes it and gives it no source.
+    """
+    gated, name = gated_encoders(configuration.network), configuration.name
+    if gated is not None and gated.frozen and gated.source == "fresh":
+        place = f"configurations.{name}.network.variant"
+        raise ModelError(
+            f"{name}: the second encoder is frozen ({place}.frozen), so random weights would stay "
+            "as they are",
+            remedy=f"Start from a model (--init MODEL), or plan with --set {place}.frozen=false.",
         )
 
 
@@ -111,5 +122,4 @@ def _is_clean(
     trained = known.describe(stage, fold)
     if trained is None or known.fault(stage, trained):
         return False
-    groups = {case.id: case.group or case.id for case in known.dataset.cases}
-    return not {groups[case] for case in held_out} & {groups[case] for case in trained.train_cases}
+    return known.dataset.with_groups(trained.train_cases).isdisjoint(held_out)

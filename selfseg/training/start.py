@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from selfseg.errors import ModelError
+from selfseg.files import file_digest
 from selfseg.inference.find import Candidate, choose_model, find_models
 from selfseg.inference.model import describe_fold, load_fold
 from selfseg.inference.trained import ALL_CASES, model_digest
@@ -56,7 +57,6 @@ def open_source(
     chosen = fold or _default_fold(candidate.folds, same_fold)
     trained = describe_fold(candidate, chosen)
     network = load_fold(candidate, chosen, torch.device("cpu"))
-    seen = seen_images(candidate, trained)
     return SourceModel(
         model=StartModel(
             folder=str(candidate.folder.path),
@@ -72,45 +72,37 @@ def open_source(
         labels=candidate.plan.targets.names,
         weights=network.state_dict(),
         train_cases=trained.train_cases,
-        images=seen.images,
-        unknown=seen.unknown,
+        seen=seen_images(candidate, trained),
     )
 
 
 def refuse_leak(source: SourceModel, dataset: Dataset, held_out: Sequence[str]) -> None:
-    """Refuse a model that was trained on cases which are held out now: scores would be too good.
+    """Refuse a model that was trained on held-out cases, or on others of their groups.
 
-    Where it is not known what a model has seen, ids of a data set of the same name must do, and
-    that is said.
+    Scores would be too good. Where it is not known what a model has seen, that is said.
 
     Raises:
         ModelError: It was; names the cases.
     """
-    wanted = set(held_out)
-    digests = {
-        case.id: {file.digest for file in case.images if file.digest}
+    seen, touched = source.seen_cases(dataset), source.touched_cases(dataset)
+    leaks = [
+        case.id if case.id in seen else f"{case.id} (by another case of group {case.group})"
         for case in dataset.cases
-        if case.id in wanted
-    }
-    same = source.unknown and source.model.dataset == dataset.name
-    seen = [
-        case
-        for case, files in digests.items()
-        if files & source.images or (same and case in source.train_cases)
+        if case.id in touched and case.id in held_out
     ]
-    if seen:
-        more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
+    if leaks:
+        more = f" and {len(leaks) - 3} more" if len(leaks) > 3 else ""
         raise ModelError(
             f"{source.model.title} was trained on cases that this fold holds out: "
-            f"{', '.join(seen[:3])}{more}",
+            f"{', '.join(leaks[:3])}{more}",
             remedy="Start from the fold that holds out the same cases (--init-fold), or from "
             "another model.",
         )
-    if source.unknown and held_out:
+    if source.seen.unknown and held_out:
         log.warning(
             "It is not known which images %s was trained on: if this fold holds out some of them, "
             "its scores are too good",
-            " and ".join(source.unknown),
+            " and ".join(source.seen.unknown),
         )
 
 
@@ -158,7 +150,10 @@ def start_(network: nn.Module, job: TrainingJob) -> Tuning:
 def _open_pretrained(
     files: PretrainedFolder, configuration: str | None, fold: str | None
 ) -> SourceModel:
-    """Read a network that was pretrained without labels: it has no heads."""
+    """Read a network that was pretrained without labels: it has no heads.
+
+    Its digest is taken from the weights as they are: earlier versions wrote another one down.
+    """
     made = serial.load(Pretrained, files.description)
     if fold is not None or configuration not in (None, made.configuration.name):
         raise ModelError(
@@ -166,7 +161,7 @@ def _open_pretrained(
             remedy="Leave out --init-config and --init-fold.",
         )
     return SourceModel(
-        model=made.model,
+        model=made.model.model_copy(update={"digest": file_digest(files.weights)}),
         files=files.path,
         configuration=made.configuration,
         ends=Ends(made.configuration.network, made.channels, ()),

@@ -21,11 +21,13 @@ from selfseg.networks.counterparts import (
     is_upsampling,
 )
 from selfseg.networks.low_rank import PREFIX as UPDATES
-from selfseg.records.network import DualChannel, GatedEncoders, Network, plain_part
+from selfseg.records.dataset import Dataset
+from selfseg.records.network import Network, gated_encoders, plain_part
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.source import SourceFacts
 from selfseg.records.transfer import StartModel, TensorNote, TransferReport
+from selfseg.training.seen import Seen
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,10 @@ class Ends:
 
     def inputs_of(self, name: str) -> tuple[str, ...]:
         """Return the inputs that a kernel sees: a second encoder may see the first ones only."""
-        network = self.network
-        if not name.startswith(SECOND) or not isinstance(network, DualChannel):
+        gated = gated_encoders(self.network)
+        if not name.startswith(SECOND) or gated is None:
             return self.inputs
-        variant = network.variant
-        return self.inputs[: variant.channels if isinstance(variant, GatedEncoders) else None]
+        return self.inputs[: gated.channels]
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,7 @@ class SourceModel:
         labels: Names of its labels or regions; none where it was pretrained without.
         weights: By the names of selfseg's networks.
         train_cases: Ids of the cases that it was trained on.
-        images: Digests of all image files that it has seen with labels, as far as is known.
-        unknown: Of whose training that is not known, in words.
+        seen: What it has seen with labels, as far as is known.
     """
 
     model: StartModel
@@ -87,8 +87,20 @@ class SourceModel:
     labels: tuple[str, ...]
     weights: Mapping[str, Tensor]
     train_cases: tuple[str, ...] = ()
-    images: frozenset[str] = frozenset()
-    unknown: tuple[str, ...] = ()
+    seen: Seen = field(default_factory=Seen)
+
+    def seen_cases(self, dataset: Dataset) -> frozenset[str]:
+        """Return ids of the cases of a data set that it was trained on.
+
+        Where it is not known what it has seen, ids of a data set of the same name must do.
+        """
+        known = self.seen.cases(dataset)
+        same = self.seen.unknown and self.model.dataset == dataset.name
+        return known.union(self.train_cases) if same else known
+
+    def touched_cases(self, dataset: Dataset) -> frozenset[str]:
+        """Return ids of the cases that it was trained on, and of all others of their groups."""
+        return self.seen.mates(dataset) | dataset.with_groups(self.seen_cases(dataset))
 
     @property
     def facts(self) -> SourceFacts:
@@ -152,7 +164,8 @@ def map_weights(
         configuration: It is trained as.
 
     Raises:
-        ModelError: The source is another kind of network, or nothing of its encoder fits.
+        ModelError: The source is another kind of network, nothing of its encoder fits, or not all
+            of a second encoder that is frozen.
     """
     kinds = _kind(source.configuration.network), _kind(target.network)
     if len(set(kinds)) > 1:
@@ -160,12 +173,8 @@ def map_weights(
     tally = _Tally()
     for name, value in own.items():
         tally.add(name, value, _fit(name, value, source, target))
-    kernels = [n for n in _taken(tally) if n.startswith(ENCODER) and own[n].dim() > 2]
-    if not kernels:
-        wanted, there = target.network.features, source.configuration.network.features
-        raise misfit(
-            source, configuration, f"its encoder has widths {_widths(there)}, not {_widths(wanted)}"
-        )
+    if because := _fault(tally, own, source, target):
+        raise misfit(source, configuration, because)
     report = TransferReport(
         source=source.model,
         strategy=configuration.transfer,
@@ -178,6 +187,23 @@ def map_weights(
         notes=tuple(differences(source, configuration)),
     )
     return tally.weights, report
+
+
+def _fault(tally: _Tally, own: Mapping[str, Tensor], source: SourceModel, target: Ends) -> str:
+    """Return why what was mapped is no start; '' if it is one."""
+    kernels = [n for n in _taken(tally) if n.startswith(ENCODER) and own[n].dim() > 2]
+    if not kernels:
+        wanted, there = target.network.features, source.configuration.network.features
+        return f"its encoder has widths {_widths(there)}, not {_widths(wanted)}"
+    gated = gated_encoders(target.network)
+    if gated is not None and gated.frozen:
+        random = [note for note in tally.fresh if note.name.startswith(SECOND + ENCODER)]
+        if random:
+            return (
+                "the second encoder is frozen (network.variant.frozen), and would keep random "
+                f"weights: {random[0].name}: {random[0].note}"
+            )
+    return ""
 
 
 def misfit(source: SourceModel, configuration: Configuration, because: str) -> ModelError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from commandline import selfseg
 from tinymodel import tiny_configuration, tiny_plan
 from torch import Tensor, nn
 
-from selfseg import folds, requests
-from selfseg.errors import PlanError, SelfSegError
+from selfseg import folds, pipeline, requests
+from selfseg.errors import ModelError, PlanError, SelfSegError
 from selfseg.inference.model import Model
 from selfseg.inference.predictor import predict_cases
 from selfseg.io.store import open_array
@@ -105,6 +106,36 @@ def test_weights_of_a_fold_that_has_seen_held_out_cases_are_no_start(
     assert "selfseg train tiny 3d_lowres 0" in caught.value.remedy
 
 
+def test_a_frozen_second_encoder_starts_at_a_model_and_not_at_random(
+    trained: DatasetFolder, tmp_path: Path
+) -> None:
+    """With `source: fresh` the plan is accepted; a training of it needs --init."""
+    root = tmp_path / "again"
+    shutil.copytree(trained.path.parents[1], root)
+    folder = DatasetFolder(root / trained.path.relative_to(trained.path.parents[1]))
+    network = folds.find_configuration(serial.load(Plan, folder.plan), "3d_cascade").network
+    assert isinstance(network, DualChannel)
+    fresh = network.model_copy(update={"variant": GatedEncoders(channels=1, frozen=True)})
+    plan = make_fine(serial.load(Plan, folder.plan), network=fresh)
+    check_plan(plan)
+    serial.save(plan, folder.plan)
+    known = folds.open_planned(folder)
+    alone = requests.TrainRequest(configuration="3d_cascade", fold="0", restart=True, **FEW)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="3d_cascade: the second encoder is frozen") as caught:
+        folds.training_job(known, alone)
+    assert "--init MODEL" in caught.value.remedy
+    assert folds.training_job(known, replace(alone, restart=False)).start is None  # finished
+
+    start = requests.StartRequest(folder.path, "3d_lowres", "0")
+    made = pipeline.train_fold(folder.path.name, folder.path.parent, replace(alone, start=start))
+    assert made.transfer is not None
+    coarse = load_weights(folder.fold("3d_lowres", "0").weights)
+    fine = load_weights(folder.fold("3d_cascade", "0").weights)
+    names = [name for name in coarse if name.startswith("encoder.")]
+    assert all(torch.equal(fine[f"second.{name}"], coarse[name]) for name in names)
+    assert not torch.equal(fine["encoder.1.0.conv.weight"], coarse["encoder.1.0.conv.weight"])
+
+
 def test_a_coarse_stage_that_finds_nothing_is_named(trained: DatasetFolder, tmp_path: Path) -> None:
     shutil.copytree(trained.path, tmp_path / trained.path.name)
     folder = DatasetFolder(tmp_path / trained.path.name)
@@ -148,7 +179,6 @@ def test_plans_whose_stages_do_not_fit_are_refused(trained: DatasetFolder) -> No
 
     assert "crop: there is no previous stage" in complaint(previous_stage=None)
     assert "crop.labels: bone, must be some of" in complaint(crop=Crop(labels=("bone",)))
-    assert "frozen: random weights" in complaint(network=with_variant(source="fresh"))
     assert "channels: must be 1" in complaint(network=with_variant(channels=2))
     wider = backbone.model_copy(update={"features": (4, 12)})
     other = DualChannel(backbone=wider, variant=GATED)

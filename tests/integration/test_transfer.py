@@ -15,7 +15,7 @@ from commandline import (
 )
 
 from selfseg import phantoms
-from selfseg.inference.trained import file_digest
+from selfseg.files import file_digest
 from selfseg.records import serial
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.transfer import Start, TransferReport

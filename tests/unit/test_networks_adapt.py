@@ -8,7 +8,9 @@ from torch.nn import functional as F
 
 from selfseg.networks.adapt import PREVIOUS, fit_head, fit_inputs, fit_kernel
 from selfseg.networks.build import build_network
+from selfseg.networks.channel_order import ChannelOrder
 from selfseg.networks.counterparts import counterpart, is_head, is_stem
+from selfseg.records.channels import channel_order
 from selfseg.records.network import (
     DSN3D,
     ContextUNet,
@@ -135,10 +137,20 @@ def test_channels_are_found_by_name() -> None:
     torch.testing.assert_close(one, 2 * kernel[:, 1:])
 
 
+def test_a_network_is_shown_channels_in_its_own_order() -> None:
+    """PET, T1, T2 for a network of T1, T2, PET; as the fitted kernel computes it."""
+    order = channel_order(["T1", "T2", "PET"], ["PET", "T1", "T2"])
+    assert order is not None
+    convolution = torch.nn.Conv3d(3, 2, 3, bias=False)
+    image = torch.randn(1, 3, 4, 4, 4)
+    fitted, _ = fit_inputs(convolution.weight, ["T1", "T2", "PET"], ["PET", "T1", "T2"])
+    torch.testing.assert_close(ChannelOrder(convolution, order)(image), F.conv3d(image, fitted))
+
+
 def test_a_channel_of_another_name_is_taken_in_order() -> None:
     kernel = torch.randn(3, 1, 3, 3)
     fitted, how = fit_inputs(kernel, ["MRI"], ["T1"])
-    assert fitted is kernel
+    assert torch.equal(fitted, kernel)
     assert how == "channels in order: MRI → T1"
     assert fit_inputs(kernel, ["MRI"], ["mri"]) == (kernel, "")
 

@@ -43,6 +43,7 @@ def fitted(dice: float) -> Plan:
     facts = TransferFacts(
         cases=("a",),
         training_cases=20,
+        channels=("channel 0",),
         overlaps=(LabelOverlap(name="core", dice=dice),),
         spacing_ratios=(1.0, 1.0, 1.0),
     )
@@ -110,6 +111,15 @@ def test_what_a_race_found_belongs_to_the_weights_it_was_found_of(
     assert again.nominated == (idea_of("2"), TRANSFER)
     assert again.configurations[0].start is None
     assert "starts from random weights again" in caplog.text
+    # so it is where weights are named
+    one, two = (PRETRAINED.model_copy(update={"weights": (digest,)}) for digest in "12")
+    named = idea_of("1").model_copy(update={"start": one})
+    assert with_idea(plan, named) == plan  # of an earlier version, which did not
+    won = with_idea(
+        plan.with_configuration(item.model_copy(update={"start": one})),
+        idea_of("2").model_copy(update={"start": two}),
+    )
+    assert won.configurations[0].start is None
     # a start from elsewhere has nothing to do with it
     other = plan.with_configuration(item.model_copy(update={"start": MODEL}))
     assert with_idea(other, idea_of("2")).configurations[0].start == MODEL

@@ -135,6 +135,10 @@ def test_the_user_may_set_variant_and_crop(plan: Plan) -> None:
     assert fine.crop.margin_mm == 12
     assert isinstance(fine.network, DualChannel)
     assert fine.network.variant == GatedEncoders(channels=1)
+    subject = "configurations.3d_cascade.network.variant"
+    (decision,) = (d for d in edited.decisions if d.subject == subject)
+    assert (decision.rule, decision.value) == ("user", variant)
+    assert "in place of second_input (rule fine_stage)" in decision.because
     before = fine_stage(plan)
     assert DefaultPlanner().memory_gib(edited, fine) > 1.2 * DefaultPlanner().memory_gib(
         plan, before

@@ -218,6 +218,12 @@ def test_channels_are_normalized_by_name() -> None:
     own = normalized(plan_of(channels=("PET", "FLAIR")), zscore, zscore)
     made = configuration(adopt_model(own, facts_of(theirs)))
     assert made.preprocessing.normalization == (percentile, zscore)
+    two = normalized(plan_of(channels=("T1", "T2")), zscore, percentile)
+    made = configuration(adopt_model(own, facts_of(two)))
+    assert made.preprocessing.normalization == (zscore, percentile)  # in order: no name agrees
+    others = normalized(plan_of(channels=("FLAIR", "T2")), percentile, percentile)
+    made = configuration(adopt_model(own, facts_of(others)))
+    assert made.preprocessing.normalization == (zscore, percentile)  # PET has no counterpart
 
 
 def test_a_cascade_s_second_stage_is_no_start() -> None:

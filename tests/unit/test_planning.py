@@ -145,13 +145,39 @@ def test_edit_json_and_text(plan: Plan) -> None:
 def test_edits_are_recorded_as_the_users(plan: Plan) -> None:
     path = "configurations.3d_fullres.batch"
     edited = planning.edit_plan(plan, [f"{path}=4", f"{path}=8"])
-    assert edited.decisions[: len(plan.decisions)] == plan.decisions
-    first, second = edited.decisions[len(plan.decisions) :]
-    assert (first.rule, first.subject, first.value, first.alternatives) == (
-        "user", path, "4", ("2",),
-    )  # fmt: skip
-    assert (second.value, second.alternatives) == ("8", ("4",))
-    assert "user" in first.because
+    assert [d for d in edited.decisions if d.subject != path] == [
+        d for d in plan.decisions if d.subject != path
+    ]
+    (found,) = (d for d in edited.decisions if d.subject == path)
+    assert (found.rule, found.value, found.alternatives) == ("user", "8", ("4",))
+    assert found.because == "set by the user with --set, in place of 4 (rule user)"
+    (first,) = (d for d in planning.edit_plan(plan, [f"{path}=4"]).decisions if d.rule == "user")
+    assert (first.value, first.alternatives) == ("4", ("2",))
+    assert first.because == "set by the user with --set, in place of 2 (rule batch)"
+
+
+@pytest.mark.parametrize("item", ["3d_fullres", "1"])
+def test_no_decision_contradicts_what_the_user_set(plan: Plan, item: str) -> None:
+    """One on parts of the value goes, one on the whole stays and says so; others do not change."""
+    path = "configurations.3d_fullres.network"
+
+    def about(plan: Plan, subject: str) -> list[tuple[str, str]]:
+        return [(d.rule, d.because) for d in plan.decisions if d.subject == subject]
+
+    former = dict(about(plan, path))
+    assert "topology" in former
+    features = planning.edit_plan(plan, [f"configurations.{item}.network.features=[4, 8, 16, 32]"])
+    assert [rule for rule, _ in about(features, f"{path}.features")] == ["user"]
+    because = f"{former['topology']}; but features: see rule user"
+    assert about(features, path) == [("topology", because)]
+    # a verdict on the configuration is none on its values, nor one on a name that begins alike
+    for same in ("configurations.3d_fullres", "configurations.2d.network"):
+        assert about(features, same) == about(plan, same) != []
+    network = plan.configurations[1].network.model_dump_json()
+    whole = planning.edit_plan(features, [f"configurations.{item}.network={network}"])
+    ours = [d for d in whole.decisions if d.subject.startswith(path)]
+    assert [(d.rule, d.subject) for d in ours] == [("user", path)]
+    assert "[4, 8, 16, 32] (rule user)" in ours[0].because
 
 
 def test_memory_follows_an_edited_batch_and_patch(

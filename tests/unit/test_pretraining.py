@@ -10,23 +10,29 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from racedata import write_unraced
 from selfseg.planners.pretraining import decide_pretraining
 from tinymodel import tiny_configuration, tiny_plan
 from torch import nn
 from trainingdata import write_case
 from trainingjobs import CPU, make_job
 
-from selfseg.errors import CheckpointError, PlanError
+from selfseg.errors import CheckpointError, ModelError, PlanError
+from selfseg.files import file_digest
+from selfseg.io.images import write_volume
 from selfseg.networks.build import build_network
 from selfseg.networks.layout import set_layout
-from selfseg.networks.weights import load_weights
-from selfseg.pretrain import _configuration
+from selfseg.networks.weights import load_weights, save_weights
+from selfseg.pretrain import PretrainRequest, _configuration, pretrain_network
 from selfseg.pretraining import train as pretraining
+from selfseg.pretraining.job import PretrainingJob
 from selfseg.pretraining.masks import MaskedBatch, cut_patch, draw_batch, draw_mask, flat_error
-from selfseg.pretraining.train import PretrainingJob, pretrain
+from selfseg.pretraining.train import pretrain
 from selfseg.records import serial
+from selfseg.records.geometry import Geometry, Orientation
 from selfseg.records.network import DSN3D, ContextUNet
 from selfseg.records.transfer import TransferReport
+from selfseg.starting import start_of_fold
 from selfseg.training.start import open_source
 from selfseg.training.train import train
 from selfseg.workspace.network import PretrainedFolder
@@ -124,10 +130,81 @@ def test_a_network_learns_to_paint(tmp_path: Path) -> None:
 def test_other_images_of_the_same_names_are_not_what_was_pretrained(tmp_path: Path) -> None:
     pretrain(job_of(tmp_path, images=("1", "2", "3")))
     assert pretrain(job_of(tmp_path, images=("1", "2", "3"))).steps == 6
-    with pytest.raises(CheckpointError, match="other images"):
+    with pytest.raises(CheckpointError, match="other options: the images"):
         pretrain(job_of(tmp_path, images=("1", "2", "4")))
     job = job_of(tmp_path)
     assert job.basis != replace(job, images=("1",)).basis  # nor does a checkpoint go on with them
+
+
+def test_a_finished_network_does_not_stand_for_one_of_other_options(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_of(tmp_path)
+    made = pretrain(job)
+    other = job.options.model_copy(update={"share": 0.3, "steps": 7})
+    with pytest.raises(CheckpointError) as caught:
+        pretrain(replace(job, seed=5, steps=50, options=other))
+    assert "the seed (0 there, 5 now); share (0.6 there, 0.3 now)" in caught.value.message
+    assert "--restart" in caught.value.remedy
+    wider = job.configuration.model_copy(update={"patch": (8, 8, 16)})
+    with pytest.raises(CheckpointError, match="other options: network, preprocessing or patch of"):
+        pretrain(replace(job, configuration=wider))
+    for same in (replace(job, steps=None), replace(job, time_s=made.seconds - 0.5), job):
+        assert pretrain(same) == made
+    assert "It was not pretrained" not in caplog.text
+    assert pretrain(replace(job, steps=50)) == made
+    assert "It was not pretrained for 50 steps; --restart would" in caplog.text
+    assert pretrain(replace(job, time_s=3600.0)) == made
+    assert "It was not pretrained for 3600 s" in caplog.text
+    assert pretrain(replace(job, seed=5, options=other, restart=True)).seed == 5
+
+
+def test_a_pretrained_network_is_known_by_its_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_of(tmp_path)
+    made = pretrain(job)
+    source = open_source(job.output.path)
+    assert source.model == made.model
+    assert made.model.digest == file_digest(job.output.weights)
+    fold = make_job(tmp_path, epochs=1, start=source)
+    train(fold)
+    weights = load_weights(job.output.weights)
+    save_weights({name: value * 0 for name, value in weights.items()}, job.output.weights)
+    changed = open_source(job.output.path)
+    assert changed.model.digest == file_digest(job.output.weights) != source.model.digest
+    told = f"digest {source.model.digest} there, {changed.model.digest} now"
+    with pytest.raises(CheckpointError, match=told):
+        train(replace(fold, start=changed))
+    # earlier versions wrote the digest of something else down
+    old = made.model.model_copy(update={"digest": "0123456789abcdef"})
+    serial.save(made.model_copy(update={"model": old}), job.output.description)
+    assert open_source(job.output.path).model == changed.model
+
+
+def test_the_idea_to_start_from_it_names_its_weights(tmp_path: Path) -> None:
+    """A configuration whose start was pretrained refuses other weights in its place."""
+    known = write_unraced(tmp_path)
+    z, y, x = np.meshgrid(*map(np.arange, (8, 16, 16)), indexing="ij")
+    image = (np.sin(0.4 * (z + y)) + np.cos(0.3 * x)).astype(np.float32)
+    (tmp_path / "images").mkdir()
+    write_volume(
+        image, native=Geometry(shape=image.shape, spacing_mm=(2.0, 1.0, 1.0)),
+        orientation=Orientation(), path=tmp_path / "images" / "a_0000.nii.gz",
+    )  # fmt: skip
+    request = PretrainRequest(images=tmp_path / "images", steps=60, device="cpu", workers=1)
+    made, idea = pretrain_network("phantom", known.folder.workspace, request)
+    assert idea is not None
+    assert idea.start is not None
+    assert idea.start.weights == (made.model.digest,)
+    item = known.plan.configurations[0].model_copy(update={"start": idea.start})
+    assert start_of_fold(known, item, "0", ()) is not None
+    files = known.folder.pretrained("3d_fullres")
+    weights = load_weights(files.weights)
+    save_weights({name: value * 0 for name, value in weights.items()}, files.weights)
+    with pytest.raises(ModelError, match="are not those that the plan was made to fit") as caught:
+        start_of_fold(known, item, "0", ())
+    assert "Run 'selfseg pretrain' again" in caught.value.remedy
 
 
 def test_weights_have_the_chosen_layout_and_not_the_one_tried_last(
@@ -171,7 +248,7 @@ def test_a_killed_pretraining_resumes_bit_for_bit(
     assert pretrain(killed).steps == 6
     assert killed.output.weights.read_bytes() == plain.output.weights.read_bytes()
     assert pretrain(replace(killed, steps=9)).steps == 6  # finished, and left alone
-    with pytest.raises(CheckpointError, match="other images"):
+    with pytest.raises(CheckpointError, match="the images"):
         pretrain(replace(killed, cases=("another",)))
 
 

@@ -56,7 +56,7 @@ def test_a_model_of_nnunet_needs_no_import_before(tmp_path: Path) -> None:
     weights = sources[0].weights
     assert all(torch.equal(weights[name], known.weights[name]) for name in known.weights)
     assert sources[0].labels == tuple(nnunetmodel.DATASET["labels"])[1:]
-    assert sources[0].unknown  # nobody knows which cases it was trained on
+    assert sources[0].seen.unknown  # nobody knows which cases it was trained on
 
 
 def test_what_is_no_model_is_refused_in_the_words_of_train(tmp_path: Path) -> None:

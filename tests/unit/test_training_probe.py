@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from plannerfacts import make_dataset, make_fingerprint
 from scipy.stats import wasserstein_distance
 from selfseg.planners.transfer import choose_probed, nominate_start
-from tinymodel import save_model, tiny_plan
+from tinymodel import save_model, tiny_configuration, tiny_plan
 from trainingdata import write_case
 from trainingjobs import CPU
 
@@ -22,10 +23,12 @@ from selfseg.records import serial
 from selfseg.records.dataset import Case, Dataset, File, Label
 from selfseg.records.geometry import Geometry, Orientation
 from selfseg.records.model import TrainedFold
+from selfseg.records.preprocessing import NoNormalization, ZScore
 from selfseg.records.source import LabelOverlap, TransferFacts
 from selfseg.records.transfer import Start
 from selfseg.training import probe as training_probe
 from selfseg.training.probe import PERCENTS, probe, wasserstein
+from selfseg.training.seen import Seen
 from selfseg.training.start import open_source
 from selfseg.training.transfer import SourceModel
 
@@ -138,7 +141,7 @@ def test_cases_that_the_model_was_trained_on_are_not_tried(
         return facts(len(dataset.cases), 0.9).model_copy(update={"seen_cases": seen_cases})
 
     monkeypatch.setattr(training_probe, "probe", watch)
-    source = replace(always_core(tmp_path), images=frozenset({"1", "3"}))
+    source = replace(always_core(tmp_path), seen=Seen(images=frozenset({"1", "3"})))
     fingerprint = make_fingerprint([((2.0, 1.0, 1.0), SHAPE)] * 3)
     verdict = judge_model(source, START, dataset, fingerprint, planner="default", device="cpu")
     assert asked == [(("b",), 2)]
@@ -159,11 +162,87 @@ def test_a_model_of_other_channels_cannot_be_tried(tmp_path: Path) -> None:
     assert (facts.overlaps, facts.intensity_distance) == ((), None)
 
 
+def two_channels(tmp_path: Path) -> SourceModel:
+    """Return a model of T1 and T2, normalized otherwise each, whose training image is known."""
+    item = tiny_configuration(channels=2)
+    options = item.preprocessing.model_copy(update={"normalization": (NoNormalization(), ZScore())})
+    item = item.model_copy(update={"preprocessing": options})
+    plan = tiny_plan(item, channels=2, dataset="other").model_copy(
+        update={"channels": ("T1", "T2")}
+    )
+    folder = save_model(tmp_path / "model", plan)
+    files = folder.fold("3d_fullres", "0")
+    trained = serial.load(TrainedFold, files.description)
+    serial.save(trained.model_copy(update={"train_cases": ("known",)}), files.description)
+    known = np.stack([np.full(SHAPE, 5.0), np.zeros(SHAPE)])
+    write_case(folder.preprocessed(options), "known", known, np.zeros(SHAPE, int))
+    return open_source(folder.path)
+
+
+def with_channels(root: Path, names: Sequence[str], taken: Sequence[str] = ()) -> Dataset:
+    """Write a case whose channels have these names; `taken` says whose images stand there."""
+    dataset = write_half(root, (Label(name="core", value=1), Label(name="rim", value=4)))
+    rng = np.random.default_rng(0)
+    images = {"T1": rng.normal(5, 3, SHAPE), "T2": rng.normal(50, 20, SHAPE)}
+    for number, name in enumerate(taken or names):
+        path = root / f"a_{number:04}.nii.gz"
+        image = images[name].astype(np.float32)
+        write_volume(image, native=NATIVE, orientation=Orientation(), path=path)
+    files = tuple(File(path=f"a_{number:04}.nii.gz") for number in range(len(names)))
+    case = dataset.cases[0].model_copy(update={"images": files})
+    return dataset.model_copy(update={"channels": tuple(names), "cases": (case,)})
+
+
+def test_channels_are_shown_to_the_model_by_name(tmp_path: Path) -> None:
+    """The same case with its channels the other way round gets the same verdict."""
+    source = two_channels(tmp_path)
+
+    def tried(name: str, *args: Sequence[str]) -> TransferFacts:
+        dataset = with_channels(tmp_path / name, *args)
+        return probe(source, dataset, ["a"], spacing_ratios=ONES, device=CPU)
+
+    plain, swapped = tried("plain", ("T1", "T2")), tried("swapped", ("t2", "T1"), ("T2", "T1"))
+    wrong = tried("wrong", ("T1", "T2"), ("T2", "T1"))
+    assert plain.overlaps
+    assert swapped.overlaps == plain.overlaps
+    assert swapped.intensity_distance == plain.intensity_distance
+    assert wrong.overlaps != plain.overlaps
+    assert wrong.intensity_distance != plain.intensity_distance
+    assert tried("unlike", ("A", "B"), ("T1", "T2")).overlaps == plain.overlaps  # in order
+    for number, names in enumerate([("T2", "FLAIR"), ("T1",), ("T1", "T2", "FLAIR")]):
+        found = tried(f"other {number}", names, ("T1", "T2", "T1")[: len(names)])
+        assert (found.overlaps, found.intensity_distance) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("names", "dice", "verdict", "told"),
+    [
+        (("T2", "T1"), 0.1, "refused", ""),
+        (("A", "B"), 0.1, "doubtful", "channels are A, B, the model's T1, T2: taken in order"),
+        (("A", "B"), 0.8, "nominated", "taken in order"),
+        (("T2", "FLAIR"), None, "doubtful", "the model's T1, T2: so it was not tried"),
+        (("T1",), None, "doubtful", "channels are T1, the model's T1, T2: so it was not tried"),
+    ],
+)
+def test_nothing_is_refused_by_channels_of_other_names(
+    tmp_path: Path, names: tuple[str, ...], dice: float | None, verdict: str, told: str
+) -> None:
+    known = facts(20, dice, None).model_copy(update={"channels": names})
+    decision = nominate_start(two_channels(tmp_path).facts, known, START).decision
+    assert decision.value.startswith(verdict)
+    assert told in decision.because
+    assert bool(told) is ("the model's T1" in decision.because)
+    far = known.model_copy(update={"overlaps": (), "intensity_distance": 2.0})
+    value = nominate_start(two_channels(tmp_path).facts, far, START).decision.value
+    assert value.startswith("doubtful" if told else "refused")
+
+
 def facts(cases: int, dice: float | None, distance: float | None = 0.1) -> TransferFacts:
     overlaps = () if dice is None else (LabelOverlap(name="core", dice=dice),)
     return TransferFacts(
         cases=("a",),
         training_cases=cases,
+        channels=("channel 0",),
         overlaps=overlaps,
         intensity_distance=distance,
         spacing_ratios=ONES,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from tinymodel import LABELS, save_model, tiny_plan
 
+from selfseg.adopting import _unseen
 from selfseg.errors import ModelError
 from selfseg.inference.find import choose_model
 from selfseg.inference.trained import PlannedDataset, model_digest
@@ -21,15 +23,18 @@ from selfseg.training.start import open_source, refuse_leak
 from selfseg.workspace.dataset import DatasetFolder
 
 
-def dataset_of(name: str, *digests: str) -> Dataset:
-    """Return a data set with a case for each digest, of the same id."""
+def dataset_of(name: str, *digests: str, groups: Mapping[str, str] | None = None) -> Dataset:
+    """Return a data set with a case for each digest, of the same id; `groups` by id."""
+    group_of = groups or {}
     return Dataset(
         name=name,
         root="/data",
         layout="nnunet",
         channels=("channel 0",),
         labels=LABELS,
-        cases=tuple(Case(id=d, images=(File(path=d, digest=d),)) for d in digests),
+        cases=tuple(
+            Case(id=d, images=(File(path=d, digest=d),), group=group_of.get(d)) for d in digests
+        ),
     )
 
 
@@ -40,13 +45,14 @@ def model_of(
     train: tuple[str, ...],
     borrowed: Dataset | None = None,
     start: StartModel | None = None,
+    groups: Mapping[str, str] | None = None,
 ) -> DatasetFolder:
     """Write a model that was trained on some cases of a data set."""
     plan = tiny_plan(dataset=name)
     if borrowed is not None:
         plan = plan.model_copy(update={"auxiliary": Auxiliary(name=borrowed.name)})
     folder = save_model(root / name, plan)
-    dataset = dataset_of(name, *digests)
+    dataset = dataset_of(name, *digests, groups=groups)
     serial.save(dataset, folder.dataset)
     if borrowed is not None:
         serial.save(borrowed, folder.auxiliary)
@@ -99,6 +105,57 @@ def test_what_its_start_has_seen_counts(tmp_path: Path) -> None:
     assert seen(third) == Seen(frozenset({"1", "2", "7"}))
     with pytest.raises(ModelError, match="holds out: 7"):
         refuse_leak(open_source(third.path), dataset_of("mine", "7", "8"), ["7"])
+
+
+def test_another_case_of_a_patient_counts_as_seen(tmp_path: Path) -> None:
+    groups = {"1": "P", "2": "P", "3": "Q"}
+    mine = dataset_of("x", "1", "2", "3", "4", groups=groups)
+    source = open_source(model_of(tmp_path, "x", "1", "2", "3", train=("1",), groups=groups).path)
+    for held_out in (["1"], ["2"]):
+        with pytest.raises(ModelError, match=f"holds out: {held_out[0]}"):
+            refuse_leak(source, mine, held_out)
+    with pytest.raises(ModelError, match=r"holds out: 2 \(by another case of group P\)\n"):
+        refuse_leak(source, mine, ["2", "3", "4"])
+    refuse_leak(source, mine, ["3", "4"])
+    assert [case.id for case in _unseen(source, mine).cases] == ["3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "digests", "is_refused"),
+    [
+        ("x", ("2", "3"), True),  # the case that was seen is not among these
+        ("y", ("2", "3"), False),  # P of another data set is someone else
+        ("y", ("1", "2", "3"), True),  # but here the image itself was seen
+    ],
+)
+def test_a_patient_is_known_by_data_set_and_group_or_by_an_image(
+    tmp_path: Path, name: str, digests: tuple[str, ...], *, is_refused: bool
+) -> None:
+    groups = {"1": "P", "2": "P", "3": "Q"}
+    folder = model_of(tmp_path, "x", "1", "2", train=("1",), groups=groups)
+    second = model_of(tmp_path, "z", "9", train=("9",), start=started_from(folder))
+    source, mine = open_source(second.path), dataset_of(name, *digests, groups=groups)
+    assert _unseen(source, mine).cases[0].id == ("3" if is_refused else "2")
+    if not is_refused:
+        refuse_leak(source, mine, ["2"])
+        return
+    with pytest.raises(ModelError, match="another case of group P"):
+        refuse_leak(source, mine, ["2"])
+
+
+def test_groups_of_borrowed_and_of_unknown_cases_count(tmp_path: Path) -> None:
+    groups = {"7": "P", "8": "P"}
+    folder = model_of(
+        tmp_path, "x", "1", train=("1",), borrowed=dataset_of("mine", "7", groups=groups)
+    )
+    mine = dataset_of("mine", "8", groups=groups)
+    with pytest.raises(ModelError, match="another case of group P"):
+        refuse_leak(open_source(folder.path), mine, ["8"])
+    imported = model_of(tmp_path, "mine", "7", train=("7",))
+    imported.dataset.unlink()
+    both = dataset_of("mine", "7", "8", groups=groups)
+    with pytest.raises(ModelError, match="another case of group P"):
+        refuse_leak(open_source(imported.path), both, ["8"])
 
 
 def test_a_start_without_labels_has_seen_none(tmp_path: Path) -> None:

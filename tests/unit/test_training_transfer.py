@@ -32,6 +32,7 @@ from selfseg.records.transfer import (
 )
 from selfseg.training import train as training
 from selfseg.training.job import TrainingJob
+from selfseg.training.seen import Seen
 from selfseg.training.start import open_source, refuse_leak
 from selfseg.training.train import train
 from selfseg.training.transfer import Ends, SourceModel, map_weights
@@ -253,7 +254,7 @@ def dataset_of(*cases: tuple[str, str], name: str = "phantom") -> Dataset:
 
 def test_a_model_that_saw_held_out_cases_is_refused(tmp_path: Path) -> None:
     dataset = dataset_of(("a", "1"), ("b", "2"), ("c", "3"))
-    source = replace(source_of(tmp_path), images=frozenset({"2"}))
+    source = replace(source_of(tmp_path), seen=Seen(frozenset({"2"})))
     with pytest.raises(ModelError, match="was trained on cases that this fold holds out: b"):
         refuse_leak(source, dataset, ["b", "c"])
     refuse_leak(source, dataset, ["a", "c"])  # b is not held out
@@ -261,7 +262,7 @@ def test_a_model_that_saw_held_out_cases_is_refused(tmp_path: Path) -> None:
 
 def test_without_digests_equal_ids_of_an_equal_data_set_are_refused(tmp_path: Path) -> None:
     source = replace(source_of(tmp_path), train_cases=("a",))
-    assert source.unknown
+    assert source.seen.unknown
     with pytest.raises(ModelError, match="holds out: a"):
         refuse_leak(source, dataset_of(("a", "1"), name="other"), ["a"])
     refuse_leak(source, dataset_of(("a", "1"), name="phantom"), ["a"])

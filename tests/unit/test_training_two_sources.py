@@ -22,7 +22,7 @@ from selfseg.records import serial
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.loss import Loss
 from selfseg.records.loss_terms import CrossEntropyTerm, DiceTerm
-from selfseg.records.network import DualChannel, GatedEncoders, JointStreams, plain_part
+from selfseg.records.network import DualChannel, GatedEncoders, JointStreams, UNet, plain_part
 from selfseg.records.plan import Configuration
 from selfseg.records.transfer import (
     L2SP,
@@ -138,14 +138,40 @@ def test_both_encoders_start_at_that_of_a_model_with_one(tmp_path: Path) -> None
     assert {note.name.split(".")[1] for note in report.fresh} == {"fusions"}
 
 
+def test_a_second_encoder_that_a_model_does_not_fill_is_not_frozen(tmp_path: Path) -> None:
+    """The model has two stages, the network three: what is deeper would stay random."""
+    backbone = plain_part(tiny_configuration().network)
+    assert isinstance(backbone, UNet)
+    deeper = backbone.model_copy(
+        update={
+            "features": (4, 8, 8),
+            "kernels": ((3, 3, 3),) * 3,
+            "strides": ((1, 1, 1), (2, 2, 2), (2, 2, 2)),
+            "convs_encoder": (1,) * 3,
+            "convs_decoder": (1,) * 2,
+        }
+    )
+
+    def with_variant(variant: GatedEncoders) -> Configuration:
+        network = DualChannel(backbone=deeper, variant=variant)
+        return tiny_configuration().model_copy(update={"network": network})
+
+    started(tmp_path / "learns", with_variant(GATED))
+    with pytest.raises(ModelError, match=r"would keep random weights: second\.encoder\.2\."):
+        started(tmp_path / "frozen", with_variant(FROZEN))
+
+
+@pytest.mark.parametrize("there", [dual(FROZEN), tiny_configuration()], ids=["alike", "plain"])
 @pytest.mark.parametrize(
     "strategy",
     [FineTune(), HeadFirst(head_share=0.2), FrozenEncoder(), L2SP(), LowRank(rank=1)],
     ids=lambda s: s.kind,
 )
-def test_no_strategy_trains_a_frozen_second_encoder(tmp_path: Path, strategy: Transfer) -> None:
+def test_no_strategy_trains_a_frozen_second_encoder(
+    tmp_path: Path, strategy: Transfer, there: Configuration
+) -> None:
     configuration = dual(FROZEN, strategy)
-    state, job = started(tmp_path, configuration, there=dual(FROZEN))
+    state, job = started(tmp_path, configuration, there=there)
     batch = Batch(torch.randn(2, 1, 8, 16, 16), torch.randint(0, 3, (2, 8, 16, 16)))
     loss = build_loss(configuration.loss, job.plan.targets)
     for progress in (0.1, 0.5, 0.9):
@@ -155,7 +181,8 @@ def test_no_strategy_trains_a_frozen_second_encoder(tmp_path: Path, strategy: Tr
     assert job.start is not None
     for name, values in state.network.named_parameters():
         if name.startswith("second.encoder."):
-            assert torch.equal(values, job.start.weights[name])
+            source = name if name in job.start.weights else name.removeprefix("second.")
+            assert torch.equal(values, job.start.weights[source])
         assert "second/encoder" not in name  # nor has it updates of low rank
     changed = dict(state.network.named_parameters())["heads.0.weight"]
     assert not torch.equal(changed, job.start.weights["heads.0.weight"])

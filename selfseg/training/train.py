@@ -28,10 +28,10 @@ from selfseg.training import history
 from selfseg.training.agreement import check_finished
 from selfseg.training.begin import as_recipe_says, batches_of, begin
 from selfseg.training.borrowing import Borrowing, start_borrowing
-from selfseg.training.checkpoints import save_checkpoint
 from selfseg.training.epoch import score_epoch
 from selfseg.training.job import Course, TrainingJob
 from selfseg.training.memory_use import MemoryUse
+from selfseg.training.saving import Saver
 from selfseg.training.schedule import learning_rate_factor
 from selfseg.training.shapes import prepare_shapes
 from selfseg.training.state import TrainState
@@ -51,8 +51,6 @@ __all__ = ["TrainingJob", "train"]
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_EVERY_S = 300.0
-
 
 @dataclass(frozen=True)
 class Run:
@@ -67,6 +65,7 @@ class Run:
     batches: Iterator[Batch]
     bar: ProgressBar
     memory: MemoryUse
+    saver: Saver
     zero_s: float
     is_asked_to_end: Callable[[], bool]
     borrowing: Borrowing | None = None
@@ -137,6 +136,7 @@ def _trained(job: TrainingJob, started_s: float) -> TrainedFold:
                 batches=batches_of(job, course, state),
                 bar=bar,
                 memory=memory,
+                saver=Saver(job, course),
                 zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too
                 is_asked_to_end=is_asked_to_end,
                 borrowing=start_borrowing(job, as_recipe_says(job.configuration, course), steps),
@@ -148,13 +148,14 @@ def _trained(job: TrainingJob, started_s: float) -> TrainedFold:
 
 
 def _train_epochs(state: TrainState, run: Run) -> None:
-    """Train to the end of the run."""
+    """Train to the end of the run, and keep that: nothing is left to do but writing the weights."""
     while not run.is_over(state):
         try:
             _train_epoch(state, run)
         except DeviceError:  # a scheduler asks those who prepare batches to end as well
             _stop_if_asked(state, run)
             raise
+    run.saver.save(state)
 
 
 def _forget(folder: FoldFolder) -> None:
@@ -167,7 +168,7 @@ def _forget(folder: FoldFolder) -> None:
 
 
 def _train_epoch(state: TrainState, run: Run) -> None:
-    """Train to the end of the epoch or of the run, score, write history and checkpoint."""
+    """Train to the end of the epoch or of the run, score, write history."""
     job, course, began_s = run.job, run.course, state.elapsed_s
     state.tuning.train_(state.network)
     rate, waited_s = _train_steps(state, run)
@@ -189,8 +190,6 @@ def _train_epoch(state: TrainState, run: Run) -> None:
         wait_share=round(waited_s / max(training_s, 1e-9), 4),
     )
     history.append(record, job.output.history)
-    save_checkpoint(state, job, course)
-    state.elapsed_s = time.perf_counter() - run.zero_s
     tell_epoch(state, record, scores)
 
 
@@ -198,10 +197,12 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
     """Make the steps of an epoch; return the last learning rate and the seconds without data."""
     options, recipe, course = run.job.configuration.optimization, run.course.recipe, run.course
     rate, waited_s, steps = recipe.optimizer.learning_rate, 0.0, 0
-    began_s = saved_s = time.perf_counter()
+    began_s = time.perf_counter()
     end = (state.epoch + 1) * course.steps_per_epoch
     while state.step < end and not run.is_over(state):
         _stop_if_asked(state, run)
+        if run.saver.is_due():
+            _keep(state, run)
         before_s = time.perf_counter()
         batch = next(run.batches)
         waited_s += time.perf_counter() - before_s
@@ -229,21 +230,22 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
         steps += 1
         run.memory.step_made()
         show(state, run.course, run.bar, step_s=(now_s - began_s) / steps)
-        if now_s - saved_s > CHECKPOINT_EVERY_S:
-            _refuse_divergence(state, run)
-            save_checkpoint(state, run.job, course)
-            saved_s = time.perf_counter()
     return rate, waited_s
 
 
 def _stop_if_asked(state: TrainState, run: Run) -> None:
     """Keep how far the run is and end the program, if it is asked to end."""
     if run.is_asked_to_end():
-        if state.step > state.epoch * run.course.steps_per_epoch:  # else there is no loss to check
-            _refuse_divergence(state, run)
-        save_checkpoint(state, run.job, run.course)
+        _keep(state, run)
         log.info("Asked to end: kept as it is after step %d", state.step)
         sys.exit(EXIT_TERMINATED)
+
+
+def _keep(state: TrainState, run: Run) -> None:
+    """Write a checkpoint, between steps; never one of weights that are no numbers."""
+    if state.step > state.epoch * run.course.steps_per_epoch:  # else there is no loss to check
+        _refuse_divergence(state, run)
+    run.saver.save(state)
 
 
 def _refuse_divergence(state: TrainState, run: Run) -> None:

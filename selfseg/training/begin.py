@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from functools import partial
 
-from selfseg.loading.batches import Batch, default_loader_workers, training_batches
+from selfseg.loading.batches import (
+    Batches,
+    ValidationBatches,
+    default_loader_workers,
+    training_batches,
+    validation_batches,
+)
 from selfseg.records.plan import Configuration
 from selfseg.training import history
 from selfseg.training.agreement import check_position, warn_of_new_length
@@ -61,7 +66,7 @@ def begin(job: TrainingJob) -> tuple[TrainState, Course]:
     return state, course
 
 
-def batches_of(job: TrainingJob, course: Course, state: TrainState) -> Iterator[Batch]:
+def batches_of(job: TrainingJob, course: Course, state: TrainState) -> Batches:
     """Return the batches of the steps that are left, without auxiliary samples."""
     workers = default_loader_workers(job.device) if job.workers is None else job.workers
     configuration = as_recipe_says(job.configuration, course)
@@ -73,6 +78,24 @@ def batches_of(job: TrainingJob, course: Course, state: TrainState) -> Iterator[
         steps=course.steps_from(state.step),
         seed=job.seed,
         workers=workers,
+        device=job.device,
+        previous=job.previous,
+        maps=job.loss_maps,
+    )
+
+
+def validation_of(job: TrainingJob, course: Course) -> ValidationBatches | None:
+    """Return the batches that every epoch is scored on; None without cases for them."""
+    cases = job.sampled(job.validation_cases)
+    if not cases:
+        return None
+    return validation_batches(
+        job.configuration,
+        job.data,
+        cases,
+        steps=course.validation_steps,
+        seed=job.seed,
+        workers=0,
         device=job.device,
         previous=job.previous,
         maps=job.loss_maps,

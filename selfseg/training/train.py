@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from selfseg.errors import DeviceError
@@ -15,7 +15,7 @@ from selfseg.execution.locks import held
 from selfseg.execution.termination import EXIT_TERMINATED, termination_noted
 from selfseg.files import forget_unfinished
 from selfseg.inference.trained import weights_digest
-from selfseg.loading.batches import Batch
+from selfseg.loading.batches import Batches, ValidationBatches
 from selfseg.losses.build import DeeplySupervisedSum, build_loss
 from selfseg.networks.convolution_check import warn_of_slow_convolutions
 from selfseg.networks.device import in_short, is_out_of_memory
@@ -26,7 +26,7 @@ from selfseg.records import serial
 from selfseg.records.model import EpochRecord, TrainedFold
 from selfseg.training import history
 from selfseg.training.agreement import check_finished
-from selfseg.training.begin import as_recipe_says, batches_of, begin
+from selfseg.training.begin import as_recipe_says, batches_of, begin, validation_of
 from selfseg.training.borrowing import Borrowing, start_borrowing
 from selfseg.training.epoch import score_epoch
 from selfseg.training.job import Course, TrainingJob
@@ -38,6 +38,7 @@ from selfseg.training.state import TrainState
 from selfseg.training.step import final_weights, train_step
 from selfseg.training.telling import (
     PARTS,
+    LongWaits,
     diverged,
     parts_done,
     show,
@@ -62,10 +63,12 @@ class Run:
     job: TrainingJob
     course: Course
     loss: DeeplySupervisedSum
-    batches: Iterator[Batch]
+    batches: Batches
+    validation: ValidationBatches | None
     bar: ProgressBar
     memory: MemoryUse
     saver: Saver
+    waits: LongWaits
     zero_s: float
     is_asked_to_end: Callable[[], bool]
     borrowing: Borrowing | None = None
@@ -134,9 +137,11 @@ def _trained(job: TrainingJob, started_s: float) -> TrainedFold:
                 course=course,
                 loss=loss.to(job.device),
                 batches=batches_of(job, course, state),
+                validation=validation_of(job, course),
                 bar=bar,
                 memory=memory,
                 saver=Saver(job, course),
+                waits=LongWaits(),
                 zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too
                 is_asked_to_end=is_asked_to_end,
                 borrowing=start_borrowing(job, as_recipe_says(job.configuration, course), steps),
@@ -169,13 +174,13 @@ def _forget(folder: FoldFolder) -> None:
 
 def _train_epoch(state: TrainState, run: Run) -> None:
     """Train to the end of the epoch or of the run, score, write history."""
-    job, course, began_s = run.job, run.course, state.elapsed_s
+    job, began_s = run.job, state.elapsed_s
     state.tuning.train_(state.network)
     rate, waited_s = _train_steps(state, run)
     _refuse_divergence(state, run)
     mean_loss = state.losses.mean()
     training_s = time.perf_counter() - run.zero_s - began_s
-    scores = score_epoch(state, job, course, run.loss)
+    scores = score_epoch(state, run.validation, run.loss, job.plan.targets)
     state.elapsed_s = time.perf_counter() - run.zero_s
     state.epoch += 1
     state.losses.set(0.0, 0)
@@ -191,24 +196,22 @@ def _train_epoch(state: TrainState, run: Run) -> None:
     )
     history.append(record, job.output.history)
     tell_epoch(state, record, scores)
+    run.waits.look_at(record.wait_share, is_last=run.is_over(state))
 
 
 def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
     """Make the steps of an epoch; return the last learning rate and the seconds without data."""
-    options, recipe, course = run.job.configuration.optimization, run.course.recipe, run.course
-    rate, waited_s, steps = recipe.optimizer.learning_rate, 0.0, 0
+    recipe, course = run.course.recipe, run.course
+    rate, steps, waited_s = recipe.optimizer.learning_rate, 0, run.batches.waited_s
     began_s = time.perf_counter()
     end = (state.epoch + 1) * course.steps_per_epoch
     while state.step < end and not run.is_over(state):
         _stop_if_asked(state, run)
         if run.saver.is_due():
             _keep(state, run)
-        before_s = time.perf_counter()
         batch = next(run.batches)
-        waited_s += time.perf_counter() - before_s
         progress = course.schedule_progress(state.step, state.elapsed_s)
         rate = recipe.optimizer.learning_rate * learning_rate_factor(recipe.schedule, progress)
-        clip = options.gradient_clip
         run.loss.progress = course.progress(state.step, state.elapsed_s)
         state.tuning.release_(state.network, run.loss.progress)
         run.loss.step = state.step
@@ -219,7 +222,7 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
                 batch,
                 run.loss,
                 learning_rate=rate,
-                gradient_clip=clip,
+                gradient_clip=run.job.configuration.optimization.gradient_clip,
                 borrowed=borrowed,
             )
         )
@@ -230,7 +233,7 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
         steps += 1
         run.memory.step_made()
         show(state, run.course, run.bar, step_s=(now_s - began_s) / steps)
-    return rate, waited_s
+    return rate, run.batches.waited_s - waited_s
 
 
 def _stop_if_asked(state: TrainState, run: Run) -> None:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import assert_never
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +21,10 @@ from selfseg.networks.layout import CHANNELS_LAST, set_layout
 from selfseg.networks.low_rank import updated
 from selfseg.networks.precision import autocast_dtype
 from selfseg.networks.training_heads import NO_HEADS, HeadCounts
-from selfseg.records.optimization import SGD, AdamW, Optimizer, Recipe
+from selfseg.records.optimization import Recipe
 from selfseg.records.plan import Configuration
 from selfseg.training.meter import LossMeter
+from selfseg.training.optimizer import build_optimizer
 from selfseg.training.tuning import Tuning, learn_alike
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
         network=network,
         forward=forward,
         average={n: p.detach().clone() for n, p in network.named_parameters()} if averaged else {},
-        optimizer=build_optimizer(recipe.optimizer, network, tuning),
+        optimizer=build_optimizer(recipe.optimizer, network, tuning, fused=device.type == "cuda"),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         recipe=recipe,
         device=device,
@@ -145,28 +145,6 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
         losses=LossMeter(device, tolerated=TOLERATED if dtype == torch.float16 else 0),
         tuning=tuning,
     )
-
-
-def build_optimizer(
-    options: Optimizer, network: nn.Module, tuning: Tuning
-) -> torch.optim.Optimizer:
-    """Return the optimizer over all weights that learn."""
-    weights = tuning.groups(network)
-    match options:
-        case SGD():
-            return torch.optim.SGD(
-                weights,
-                lr=options.learning_rate,
-                momentum=options.momentum,
-                nesterov=options.nesterov,
-                weight_decay=options.weight_decay,
-            )
-        case AdamW():
-            return torch.optim.AdamW(
-                weights, lr=options.learning_rate, weight_decay=options.weight_decay
-            )
-        case _:
-            assert_never(options)
 
 
 def choose_layout(

@@ -54,6 +54,7 @@ def begin(job: TrainingJob) -> tuple[TrainState, Course]:
         start_=partial(start_, job=job),
         stream_outputs=None if job.auxiliary is None else job.auxiliary.targets.outputs,
         borrowed=job.borrowed_samples,
+        run_s=course.run_s,
     )
     if found is None and job.source is not None:
         start_encoders(state, job.source)

@@ -12,8 +12,9 @@ from torch.func import functional_call
 
 from selfseg.loading.batches import ValidationBatches
 from selfseg.records.dataset import Targets
+from selfseg.training.compiling import mixed_precision
 from selfseg.training.meter import DiceMeter
-from selfseg.training.state import TrainState, mixed_precision
+from selfseg.training.state import TrainState
 from selfseg.training.step import final_weights
 
 log = logging.getLogger(__name__)

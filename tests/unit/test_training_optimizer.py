@@ -93,7 +93,9 @@ def test_only_cuda_devices_get_a_fused_optimizer(
         raise EnoughError
 
     monkeypatch.setattr(training_state, "build_optimizer", noted)
-    monkeypatch.setattr(training_state, "_compiled", lambda network, *_: network)
+    monkeypatch.setattr(
+        training_state, "compile_for", lambda network, *_, **__: (network, torch.channels_last_3d)
+    )
     monkeypatch.setattr(training_state, "autocast_dtype", lambda _: (None, "as it is"))
     monkeypatch.setattr(nn.Module, "to", lambda network, *_: network)
     monkeypatch.setattr(training_state, "LossMeter", stop)

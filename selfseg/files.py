@@ -43,3 +43,12 @@ def forget_unfinished(*paths: Path) -> None:
         for folder in path.parent.glob(f".{path.name}.*"):
             if folder.is_dir():
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def forget_folder(folder: Path) -> None:
+    """Remove a folder at one stroke: after a kill it is there as it was, or not at all."""
+    trash = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(trash, ignore_errors=True)
+    if folder.exists():
+        folder.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)

@@ -17,6 +17,7 @@ from selfseg.errors import RecordError, SelfSegError
 from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import default_workers
 from selfseg.plan_checks import MEND_PLAN, check_plan
+from selfseg.plan_edits import edit_plan
 from selfseg.preparing import prepare_all
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
@@ -141,7 +142,7 @@ def _decide(
     auxiliary = _read_auxiliary(request, workspace, workers=workers)
     if auxiliary is not None:
         made = borrow(made, dataset, auxiliary, planner=request.planner)
-    plan = planning.edit_plan(made, request.settings)
+    plan = edit_plan(made, request.settings)
     given = "Give other values with --set; nothing was written."
     check_plan(plan, remedy=given if request.settings else MEND_PLAN)
     plan = planning.update_memory(plan, made, planner=request.planner)

@@ -35,13 +35,24 @@ def write_tiny_dataset(
     return root
 
 
+# The command, in a process that is to keep a checkpoint of a training before every step.
+SAVING = (
+    "-c",
+    "from selfseg.cli.main import main; from selfseg.training import saving; "
+    "saving.CHECKPOINT_EVERY_S, saving.LARGEST_SHARE = 0.0, 1e9; raise SystemExit(main())",
+)
+
+
 def selfseg(
-    *arguments: str | Path, kill_after_s: float | None = None, limit_s: float = 300
+    *arguments: str | Path,
+    kill_after_s: float | None = None,
+    limit_s: float = 300,
+    start: tuple[str, str] = ("-m", "selfseg"),
 ) -> subprocess.CompletedProcess[str]:
     """Run `selfseg …`; with `kill_after_s` the whole process group gets SIGKILL after that time."""
     environment = {**os.environ, "COLUMNS": "200", "PYTHONWARNINGS": "default"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "selfseg", *map(str, arguments)],
+        [sys.executable, *start, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -92,7 +92,7 @@ def tiles_per_second(ours: Ours, size: Size, device: torch.device) -> float:
 
 def epoch_end(ours: Ours, device: torch.device) -> tuple[float, float]:
     """Return the seconds that training spends on scoring an epoch, and on its checkpoint."""
-    ours.score(steps=1)  # warms up
+    ours.score()  # warms up, and loads
     return seconds(ours.score, device), seconds(ours.keep, device)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from selfseg.records import serial
 from selfseg.records.loss import Loss
 from selfseg.records.loss_terms import CrossEntropyTerm, DiceTerm
 from selfseg.records.network import Network, ResidualUNet, UNet
+from selfseg.training.begin import validation_of
 from selfseg.training.checkpoints import save_checkpoint
 from selfseg.training.epoch import score_epoch
 from selfseg.training.job import TrainingJob, plan_course
@@ -120,13 +120,14 @@ class Ours:
             workers=workers,
             device=device,
         )
+        self.validation = validation_of(self.job, self.course)
         self.waited_s = 0.0
 
     def __call__(self) -> None:
         """Make a step."""
-        began_s = time.perf_counter()
+        before_s = self.batches.waited_s
         batch = next(self.batches)
-        self.waited_s += time.perf_counter() - began_s
+        self.waited_s += self.batches.waited_s - before_s
         train_step(self.state, batch, self.loss, learning_rate=0.01, gradient_clip=12.0)
 
     def _fresh_state(self, layout: torch.memory_format | None) -> TrainState:
@@ -155,12 +156,9 @@ class Ours:
         other.state = self._fresh_state(CHANNELS_LAST[3] if is_planar else planar)
         return other
 
-    def score(self, *, steps: int | None = None) -> None:
-        """Score the validation patches of an epoch, or of one of so many steps."""
-        course = self.course
-        if steps is not None:
-            course = replace(course, steps_per_epoch=steps)
-        score_epoch(self.state, self.job, course, self.loss)
+    def score(self) -> None:
+        """Score the validation patches of an epoch; the first time they are loaded."""
+        score_epoch(self.state, self.validation, self.loss, self.job.plan.targets)
 
     def keep(self) -> None:
         """Write a checkpoint."""

@@ -13,6 +13,7 @@ from trainingdata import make_configuration, make_folder
 from selfseg.records.optimization import SGD, AdamW, Optimization, Poly, Recipe, WarmupCosine
 from selfseg.training import train as training
 from selfseg.training.job import TrainingJob
+from selfseg.training.saving import Saver
 from selfseg.training.state import TrainState
 from selfseg.training.step import train_step
 from selfseg.workspace.network import FoldFolder
@@ -61,16 +62,28 @@ def make_job(tmp_path: Path, name: str = "run", **changes: object) -> TrainingJo
     return replace(job, **changes)  # type: ignore[arg-type]
 
 
-def stop_at_step(step: int, job: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train a job and kill it before its step of that number."""
+def stop_at_step(
+    step: int, job: TrainingJob, monkeypatch: pytest.MonkeyPatch, *, save_every: int | None = None
+) -> None:
+    """Train a job and kill it before its step of that number.
+
+    A checkpoint is due after every so many steps; default: after every epoch.
+    """
+    made = [0]
 
     def dying(state: TrainState, *args: object, **options: object) -> torch.Tensor:
         if state.step == step:
             raise KilledError
-        return train_step(state, *args, **options)  # type: ignore[arg-type]
+        value = train_step(state, *args, **options)  # type: ignore[arg-type]
+        made[0] = state.step
+        return value
+
+    def is_due(_: Saver) -> bool:
+        return made[0] > 0 and made[0] % (save_every or job.steps_per_epoch or 1) == 0
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "train_step", dying)
+        patch.setattr(Saver, "is_due", is_due)
         with pytest.raises(KilledError):
             training.train(job)
 

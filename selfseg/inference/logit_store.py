@@ -41,7 +41,8 @@ class MemoryBudget:
 
     Of what weights and work leave, two images that are on their way at once, one computed and one
     exported, may each have a quarter for its logits, and the exported one an eighth for its
-    conversion. Weights that are kept on a device may have an eighth; the rest is a reserve.
+    conversion. On a device weights that are kept there may have an eighth, and windows in a call a
+    quarter, if that is more than one; in main memory the rest is a reserve.
 
     Attributes:
         max_gib: Upper limit, weights and work included; None takes what is available.
@@ -64,6 +65,10 @@ class MemoryBudget:
     def device_weights_bytes(self, device: torch.device) -> float:
         """Return room for weights that stay on a device while several networks take turns."""
         return self._bytes(device) / 8
+
+    def windows_bytes(self, device: torch.device) -> float:
+        """Return room for what a network makes of several windows in one call on a device."""
+        return self._bytes(device) / 4
 
     def export_gib(self) -> float:
         """Return room for bringing logits back to the image's grid."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from selfseg.errors import DeviceError
-from selfseg.inference.logit_store import LogitStore
+from selfseg.inference.logit_store import LogitStore, MemoryBudget
 from selfseg.inference.mirroring import mirrored_mean
 from selfseg.inference.uniform_windows import group_windows
 from selfseg.inference.window_grid import Index, Window, Windows, make_grid, make_rounded_grid
@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 # less, and larger batches leave its caches. The result does not depend on it.
 VOXELS_PER_CALL = {"cuda": 2**21, "cpu": 2**17}
 USUAL_FEATURES = 32  # of a network at full resolution
+# Where a GPU has the memory, up to so many large windows go in one call. A voxel takes about so
+# many bytes in a U-Net of usual width in float32, and in the logits of an output and their copies.
+MOST_LARGE_WINDOWS = 8
+VOXEL_BYTES, OUTPUT_BYTES = 1024, 20
 
 
 def predict_logits(  # noqa: PLR0913 (what a window is, and where things lie)
@@ -67,7 +71,7 @@ def predict_logits(  # noqa: PLR0913 (what a window is, and where things lie)
     make = make_grid if options.window_weight == "exact" else make_rounded_grid
     grid = make(padded.shape[1:], window, step=options.step, sigma=options.window_sigma)
     store = store or LogitStore()
-    limit = _batch_limit(math.prod(patch), outputs, device)
+    limit = _batch_limit(math.prod(patch), outputs, device, store.budget)
     if device.type == "cpu" and store.budget.windows is not None:
         limit = min(limit, store.budget.windows)
     is_fine = options.precision == "fine"
@@ -80,7 +84,7 @@ def predict_logits(  # noqa: PLR0913 (what a window is, and where things lie)
     done = 0
     with torch.no_grad():
         while done < len(groups):
-            batch = groups[done : done + runner.limit]
+            batch = groups[done : done + runner.windows]
             try:
                 logits = runner.run(padded, [grid.place(group[0]) for group in batch])
             except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -127,6 +131,17 @@ class _Runner:
     device: torch.device
     limit: int
     is_fine: bool = False
+
+    @property
+    def windows(self) -> int:
+        """Windows that are cut at once.
+
+        On CUDA mirror images fill a call first: all calls but the last are of one size then, and
+        cuDNN measures its algorithms for every size.
+        """
+        if self.device.type != "cuda":
+            return self.limit
+        return max(1, self.limit >> len(self.mirror_axes))
 
     def run(self, image: Tensor, places: Sequence[Window]) -> Tensor:
         """Return logits (b, k, z, y, x) in float32 of the windows at some places.
@@ -177,10 +192,21 @@ def _near(image: Tensor, device: torch.device) -> Tensor:
         return image
 
 
-def _batch_limit(patch_voxels: int, outputs: int, device: torch.device) -> int:
-    """Return the windows in one call; more outputs than usual features take memory themselves."""
+def _batch_limit(
+    patch_voxels: int, outputs: int, device: torch.device, budget: MemoryBudget
+) -> int:
+    """Return the windows in one call; more outputs than usual features take memory themselves.
+
+    On CUDA it is a power of two: mirror images, of which there are so many, fill calls evenly.
+    """
     voxels = VOXELS_PER_CALL.get(device.type, VOXELS_PER_CALL["cpu"])
-    return max(1, voxels // patch_voxels * USUAL_FEATURES // max(outputs, USUAL_FEATURES))
+    busy = max(1, voxels // patch_voxels * USUAL_FEATURES // max(outputs, USUAL_FEATURES))
+    if device.type != "cuda":
+        return busy
+    window_bytes = patch_voxels * (VOXEL_BYTES + OUTPUT_BYTES * outputs)
+    fitting = int(budget.windows_bytes(device) // window_bytes)
+    limit = max(busy, min(fitting, MOST_LARGE_WINDOWS))
+    return 1 << (limit.bit_length() - 1)
 
 
 def _as_window(patch: Sequence[int], context: int) -> tuple[int, int, int]:

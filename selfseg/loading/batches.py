@@ -12,36 +12,122 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import lru_cache
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
 
-from selfseg.augmentation.gpu import apply_batch
 from selfseg.errors import DatasetError, DeviceError
 from selfseg.execution.processes import default_workers
+from selfseg.execution.resources import free_memory_gib
+from selfseg.loading.on_device import on_device
 from selfseg.loading.patches import CaseFolder, PreviousStage
-from selfseg.loading.source import (
-    Batch,
-    BatchSource,
-    Failure,
-    Item,
-    LoadedBatch,
-    masked_channels,
-    segmented_part,
-    with_previous,
-)
+from selfseg.loading.source import Batch, BatchSource, Failure, Item, LoadedBatch
 from selfseg.records.plan import Configuration
 
-__all__ = ["Batch", "default_loader_workers", "training_batches", "validation_batches"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "TimedBatches",
+    "ValidationBatches",
+    "default_loader_workers",
+    "training_batches",
+    "validation_batches",
+]
 
 log = logging.getLogger(__name__)
 
 BATCHES_AHEAD = 3  # of each worker: covers the slower batches (rotated samples) of a mixed stream
+# Share of the free main memory that loaded validation batches may fill: those of nnU-Net's default
+# 3D plan take 1.2 GiB.
+HELD_SHARE = 0.1
+
+
+class TimedBatches(Iterator[Batch], Protocol):
+    """What a training takes its batches from."""
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that data were waited for so far."""
+        ...
+
+
+class _Fetched(Iterator[Batch | LoadedBatch]):
+    """Passes items on, and counts the seconds until each one came."""
+
+    def __init__(self, items: Iterator[Batch | LoadedBatch]) -> None:
+        self._items = items
+        self.waited_s = 0.0
+
+    def __next__(self) -> Batch | LoadedBatch:
+        began_s = time.perf_counter()
+        try:
+            return next(self._items)
+        finally:
+            self.waited_s += time.perf_counter() - began_s
+
+
+class Batches(Iterator[Batch]):
+    """Batches, one after the other, and how long data were waited for."""
+
+    def __init__(
+        self, items: Iterator[Batch | LoadedBatch], source: BatchSource, device: torch.device
+    ) -> None:
+        self._fetched = _Fetched(items)
+        finish = _finished(self._fetched)
+        self._made = finish if source.finish else on_device(self._fetched, source, device)
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds waited so far; giving a CUDA device the next batch to augment is no waiting."""
+        return self._fetched.waited_s
+
+    def __next__(self) -> Batch:
+        return next(self._made)
+
+
+class ValidationBatches:
+    """Batches without random transforms, the same ones every time that they are gone through.
+
+    What was loaded for a CUDA device is held in main memory for the next time, in order, as far as
+    a share of the free memory goes: loading 2 × 128³ voxels takes longer than scoring them there.
+    For a CPU nothing is held: scoring takes many times longer, and memory is counted.
+
+    Args:
+        open_: Makes the source; files are open only while batches are loaded.
+        steps: Number of batches.
+        workers: Processes that load what is not held.
+        device: Where the batches are wanted.
+    """
+
+    def __init__(
+        self, open_: Callable[[], BatchSource], steps: int, *, workers: int, device: torch.device
+    ) -> None:
+        self._open, self._steps, self._workers, self._device = open_, steps, workers, device
+        self._held: list[LoadedBatch] = []
+        self._room = 0.0 if device.type == "cpu" else HELD_SHARE * free_memory_gib() * 2**30
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        source = self._open()
+        return Batches(self._items(source), source, self._device)
+
+    def _items(self, source: BatchSource) -> Iterator[Batch | LoadedBatch]:
+        yield from self._held
+        left = range(len(self._held), self._steps)
+        pin = self._device.type == "cuda"
+        for item in _items(source, left, workers=self._workers, pin=pin) if left else ():
+            if isinstance(item, LoadedBatch) and item.nbytes <= self._room:
+                self._held.append(item)
+                self._room -= item.nbytes
+            else:
+                self._room = 0.0  # those that are held are the first ones
+            yield item
 
 
 def training_batches(  # noqa: PLR0913 (what a batch depends on)
@@ -56,8 +142,8 @@ def training_batches(  # noqa: PLR0913 (what a batch depends on)
     part: range | None = None,
     previous: PreviousStage | None = None,
     maps: Path | None = None,
-) -> Iterator[Batch]:
-    """Yield the augmented batches of the given steps; a resumed training starts the range later.
+) -> Batches:
+    """Return the augmented batches of the given steps; a resumed training starts the range later.
 
     Call it as seldom as can be: workers start, and cases that fit are brought to memory.
 
@@ -96,16 +182,19 @@ def validation_batches(  # noqa: PLR0913 (what a batch depends on)
     device: torch.device,
     previous: PreviousStage | None = None,
     maps: Path | None = None,
-) -> Iterator[Batch]:
-    """Yield batches without random transforms, sampled as in training; the same at each call.
+) -> ValidationBatches:
+    """Return batches without random transforms, sampled as in training; the same at each call.
 
     Args and errors are those of `training_batches`; `steps` counts the batches.
     """
-    cases = _open(folder, case_ids, previous, maps)
-    source = BatchSource(
-        configuration, cases, seed=seed, augment=False, finish=device.type == "cpu"
-    )
-    return _batches(source, range(steps), workers=workers, device=device)
+
+    def open_() -> BatchSource:
+        cases = _open(folder, case_ids, previous, maps)
+        return BatchSource(
+            configuration, cases, seed=seed, augment=False, finish=device.type == "cpu"
+        )
+
+    return ValidationBatches(open_, steps, workers=workers, device=device)
 
 
 def default_loader_workers(device: torch.device) -> int:
@@ -133,13 +222,9 @@ def _open(
     return CaseFolder(folder, usable, previous, maps)
 
 
-def _batches(
-    source: BatchSource, steps: range, *, workers: int, device: torch.device
-) -> Iterator[Batch]:
+def _batches(source: BatchSource, steps: range, *, workers: int, device: torch.device) -> Batches:
     items = _items(source, steps, workers=workers, pin=device.type == "cuda")
-    if source.finish:
-        return _finished(items)
-    return _on_device(items, source, device)
+    return Batches(items, source, device)
 
 
 def _finished(items: Iterator[Batch | LoadedBatch]) -> Iterator[Batch]:
@@ -195,56 +280,6 @@ def _start(loader: DataLoader[Item]) -> Iterator[Item]:
         return iter(loader)
     finally:
         signal.signal(signal.SIGCHLD, before)
-
-
-@lru_cache(maxsize=16)
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return one stream for the whole process: memory is cached for each stream apart."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-def _on_device(
-    items: Iterator[Batch | LoadedBatch], source: BatchSource, device: torch.device
-) -> Iterator[Batch]:
-    """Copy and augment on a second stream, one batch ahead of the training."""
-    configuration = source.configuration
-    side = _side_stream(device)
-
-    def prepare(item: Batch | LoadedBatch) -> Batch:
-        assert isinstance(item, LoadedBatch)
-        with torch.cuda.stream(side):
-            batch = Batch(
-                *apply_batch(
-                    item.images,
-                    item.labels,
-                    item.draws,
-                    configuration.patch,
-                    device=device,
-                    masked=masked_channels(configuration),
-                )
-            )
-            maps = None if item.maps is None else item.maps.to(device, non_blocking=True)
-            batch = segmented_part(replace(batch, maps=maps), configuration)
-            return with_previous(batch, item.previous, source.cases.previous)
-
-    def deliver(batch: Batch) -> Batch:
-        current = torch.cuda.current_stream(device)
-        current.wait_stream(side)
-        for tensor in (batch.image, batch.label, batch.maps):
-            if tensor is not None:
-                tensor.record_stream(current)
-        return batch
-
-    ahead: Batch | None = None
-    for item in items:
-        ready, ahead = ahead, None
-        if ready is not None:
-            ready = deliver(ready)
-        ahead = prepare(item)
-        if ready is not None:
-            yield ready
-    if ahead is not None:
-        yield deliver(ahead)
 
 
 def _unchanged(item: Any) -> Any:

@@ -80,6 +80,12 @@ class LoadedBatch:
     previous: Tensor | None = None
     maps: Tensor | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        others = [part for part in (self.previous, self.maps) if part is not None]
+        return sum(part.nbytes for part in (*self.images, *self.labels, *others))
+
     def __getstate__(self) -> dict[str, object]:
         """Pack the arrays into one each: every one that leaves a worker takes a file handle."""
         shapes = [tuple(label.shape) for label in self.labels]

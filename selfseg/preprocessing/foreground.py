@@ -16,12 +16,12 @@ from selfseg.preprocessing.resample import groups
 from selfseg.preprocessing.taps import Part, spread
 from selfseg.preprocessing.tiles import (
     SCORE_BYTES,
-    SCORES_AT_ONCE,
     VOXEL_BYTES,
     group_size,
     interpolate_scores,
     make_tiles,
     score_table,
+    slabs,
 )
 from selfseg.records.dataset import Targets
 from selfseg.records.geometry import PreprocessedCase
@@ -55,7 +55,7 @@ def foreground_tiles(
         targets: What the logits mean: softmax of labels, or sigmoid of regions.
         max_gib: Memory for temporaries.
     """
-    certain, patterns = _certain(logits, targets)
+    certain, patterns = _certain(logits, targets, max_gib)
     classes = len(logits)
     size = group_size(classes, max_gib)
     voxel_bytes = VOXEL_BYTES + 2 * SCORE_BYTES * classes
@@ -84,7 +84,7 @@ def foreground_tiles(
 
 
 def _certain(
-    logits: Tensor, targets: Targets
+    logits: Tensor, targets: Targets, max_gib: float
 ) -> tuple[npt.NDArray[np.uint16], list[tuple[int, ...]]]:
     """Return a code for each voxel of the working grid, and the channels that a code means.
 
@@ -94,25 +94,23 @@ def _certain(
 
     result = np.zeros(logits.shape[1:], np.uint16)
     patterns: dict[tuple[int, ...], int] = {}
-    rows = max(1, SCORES_AT_ONCE // (len(logits) * logits.shape[3]))
-    for z in range(logits.shape[1]):
-        for y in range(0, logits.shape[2], rows):
-            scores = logits[:, z, y : y + rows].float()
-            if targets.regions:
-                chances = scores.sigmoid()
-                clear = (chances.minimum(1 - chances) <= NEGLIGIBLE).all(0).cpu().numpy()
-                found = (chances > 0.5).cpu().numpy()
-                kinds, code = np.unique(found.reshape(len(found), -1), axis=1, return_inverse=True)
-                named = [
-                    patterns.setdefault(tuple(np.flatnonzero(kind).tolist()), len(patterns) + 1)
-                    for kind in kinds.T
-                ]
-                known = np.array(named, np.uint16)[code.reshape(clear.shape)]
-                result[z, y : y + rows] = np.where(clear, known, 0)
-            else:
-                best, winner = torch.softmax(scores, 0).max(0)
-                winner = torch.where(best >= 1 - NEGLIGIBLE, winner + 1, 0)
-                result[z, y : y + rows] = winner.cpu().numpy()
+    for part in slabs(logits, max_gib, classes=len(logits)):
+        scores = logits[(slice(None), *part)].float()
+        if targets.regions:
+            chances = scores.sigmoid()
+            clear = (chances.minimum(1 - chances) <= NEGLIGIBLE).all(0).cpu().numpy()
+            found = (chances > 0.5).cpu().numpy()
+            kinds, code = np.unique(found.reshape(len(found), -1), axis=1, return_inverse=True)
+            named = [
+                patterns.setdefault(tuple(np.flatnonzero(kind).tolist()), len(patterns) + 1)
+                for kind in kinds.T
+            ]
+            known = np.array(named, np.uint16)[code.reshape(clear.shape)]
+            result[part] = np.where(clear, known, 0)
+        else:
+            best, winner = torch.softmax(scores, 0).max(0)
+            winner = torch.where(best >= 1 - NEGLIGIBLE, winner + 1, 0)
+            result[part] = winner.cpu().numpy()
     if targets.regions:
         return result, [(), *patterns]
     return result, [(), (), *((index,) for index in range(len(logits) - 1))]

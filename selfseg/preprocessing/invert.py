@@ -22,11 +22,11 @@ from selfseg.preprocessing.axes import (
 from selfseg.preprocessing.resample import groups
 from selfseg.preprocessing.taps import spread
 from selfseg.preprocessing.tiles import (
-    SCORES_AT_ONCE,
     group_size,
     interpolate_scores,
     make_tiles,
     score_table,
+    slabs,
 )
 from selfseg.records.dataset import Targets
 from selfseg.records.geometry import PreprocessedCase
@@ -61,7 +61,8 @@ def label_map_from_logits(
     source = torch.as_tensor(logits)
     largest = max(source.shape[0] - 1, len(targets.labels), len(targets.regions))
     kind = index_type(largest)
-    working = _last_regions(source, kind) if targets.regions else _winners(source, kind)
+    first = _last_regions if targets.regions else _winners
+    working = first(source, kind, max_gib)
     whole = np.zeros(record.shape_before_crop, kind)
     inner = whole[record.crop.slices]
     size = group_size(source.shape[0], max_gib)
@@ -119,31 +120,28 @@ def probabilities_from_logits(
     return canonical
 
 
-def _winners(source: Tensor, kind: type[np.unsignedinteger]) -> Indices:
+def _winners(source: Tensor, kind: type[np.unsignedinteger], max_gib: float) -> Indices:
     """Return the class with the largest score, the first of equals, on the working grid."""
     import torch
 
     result = np.empty(source.shape[1:], kind)
-    rows = max(1, SCORES_AT_ONCE // max(1, source.shape[2] * source.shape[3]))
-    for first in range(0, source.shape[1], rows):
-        part = slice(first, first + rows)
-        best = source[0, part].float()
+    for part in slabs(source, max_gib):
+        best = source[(0, *part)].float()
         winner = torch.zeros_like(best, dtype=torch.int32)
         for index in range(1, len(source)):
-            score = source[index, part].float()
+            score = source[(index, *part)].float()
             winner.masked_fill_(score > best, index)
             best = best.maximum(score)
         result[part] = winner.cpu().numpy()
     return result
 
 
-def _last_regions(source: Tensor, kind: type[np.unsignedinteger]) -> Indices:
+def _last_regions(source: Tensor, kind: type[np.unsignedinteger], max_gib: float) -> Indices:
     """Return 1 + the last region with a logit above 0, 0 without one, on the working grid."""
     result = np.empty(source.shape[1:], kind)
-    rows = max(1, SCORES_AT_ONCE // max(1, source.shape[2] * source.shape[3]))
-    for first in range(0, source.shape[1], rows):
-        part = slice(first, first + rows)
-        result[part] = _last_positive(source[:, part].movedim(0, -1)).cpu().numpy()
+    for part in slabs(source, max_gib):
+        scores = source[(slice(None), *part)]
+        result[part] = _last_positive(scores.movedim(0, -1)).cpu().numpy()
     return result
 
 

@@ -24,8 +24,10 @@ SMALLEST_TILE = 1 << 12  # voxels; smaller ones would cost more time than they s
 SCORE_BYTES, VOXEL_BYTES, POINT_BYTES = 4, 32, 320
 TILE_SHARE = 0.75  # of the limit; the rest is for its points
 FEWEST_POINTS, MOST_POINTS = 1 << 8, 1 << 16
-# Scores of one class that are compared at once: fits into the cache of a processor.
-SCORES_AT_ONCE = 1 << 17
+# Scores that are compared at once: on a CPU what fits into its cache; elsewhere as many as memory
+# allows, since each part is given to the device apart: 200,000 launches for a large CT and 118
+# classes would be seconds. A score takes so many bytes with its copies, the best one and the class.
+SCORES_AT_ONCE, COMPARED_BYTES = 1 << 17, 20
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,24 @@ def make_tiles(
         if not halves:
             yield tile
         waiting.extend(reversed(halves))
+
+
+def slabs(source: Tensor, max_gib: float, *, classes: int = 1) -> Iterator[tuple[slice, slice]]:
+    """Yield parts (along z, along y) of logits that are compared at once; together they are all.
+
+    Args:
+        source: (k, Z, Y, X).
+        max_gib: Memory for temporaries.
+        classes: Scores of a voxel that are held at a time.
+    """
+    is_cpu = source.device.type == "cpu"
+    scores = SCORES_AT_ONCE if is_cpu else int(_limit(max_gib) / COMPARED_BYTES)
+    _, z, y, x = source.shape
+    voxels = scores // classes
+    planes, rows = max(1, voxels // max(1, x * y)), min(max(1, voxels // max(1, x)), max(1, y))
+    for low in range(0, z, planes):
+        for first in range(0, y, rows):
+            yield slice(low, low + planes), slice(first, first + rows)
 
 
 def _tile(target: Part, taps: Sequence[Taps]) -> Tile:

@@ -6,7 +6,15 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from selfseg.loading.batches import Batch, default_loader_workers, training_batches
+from selfseg.loading.batches import (
+    Batch,
+    Batches,
+    TimedBatches,
+    ValidationBatches,
+    default_loader_workers,
+    training_batches,
+    validation_batches,
+)
 from selfseg.records.plan import Configuration
 from selfseg.training import history
 from selfseg.training.agreement import check_position, warn_of_new_length
@@ -49,6 +57,7 @@ def begin(job: TrainingJob) -> tuple[TrainState, Course]:
         start_=partial(start_, job=job),
         stream_outputs=None if job.auxiliary is None else job.auxiliary.targets.outputs,
         borrowed=job.borrowed_samples,
+        run_s=course.run_s,
     )
     if found is None and job.source is not None:
         start_encoders(state, job.source)
@@ -61,7 +70,7 @@ def begin(job: TrainingJob) -> tuple[TrainState, Course]:
     return state, course
 
 
-def batches_of(job: TrainingJob, course: Course, state: TrainState) -> Iterator[Batch]:
+def batches_of(job: TrainingJob, course: Course, state: TrainState) -> TimedBatches:
     """Return the primary batches of the steps that are left.
 
     They make room for auxiliary samples; once there are none, they are those of a training on the
@@ -78,22 +87,35 @@ def batches_of(job: TrainingJob, course: Course, state: TrainState) -> Iterator[
     if is_over():
         return whole()
     own = range(job.configuration.batch - job.borrowed_samples)
-    return _first_part_then_whole(whole(part=own), whole, is_over)
+    return _PartsThenWhole(whole(part=own), whole, is_over)
 
 
-def _first_part_then_whole(
-    parts: Iterator[Batch], whole: Callable[[], Iterator[Batch]], is_over: Callable[[], bool]
-) -> Iterator[Batch]:
-    """Yield parts of batches until the step at which that is over, then whole ones."""
-    while not is_over():
-        yield next(parts)
-    del parts  # ends its processes, and frees the cases held in memory, before others take theirs
-    yield from whole()
+class _PartsThenWhole(Iterator[Batch]):
+    """Parts of batches until the step at which that is over, then whole ones."""
+
+    def __init__(
+        self, parts: Batches, whole: Callable[[], Batches], is_over: Callable[[], bool]
+    ) -> None:
+        self._batches, self._whole = parts, whole
+        self._is_over: Callable[[], bool] | None = is_over
+        self._waited_s = 0.0
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds waited for data so far."""
+        return self._waited_s + self._batches.waited_s
+
+    def __next__(self) -> Batch:
+        if self._is_over is not None and self._is_over():
+            self._waited_s = self.waited_s
+            del self._batches  # ends its processes, and frees the cases held in memory, first
+            self._batches, self._is_over = self._whole(), None
+        return next(self._batches)
 
 
 def _primary_batches(
     job: TrainingJob, course: Course, state: TrainState, *, part: range | None = None
-) -> Iterator[Batch]:
+) -> Batches:
     """Return the batches of the steps from now on, or a part of each."""
     return training_batches(
         as_recipe_says(job.configuration, course),
@@ -104,6 +126,24 @@ def _primary_batches(
         workers=default_loader_workers(job.device) if job.workers is None else job.workers,
         device=job.device,
         part=part,
+        previous=job.previous,
+        maps=job.loss_maps,
+    )
+
+
+def validation_of(job: TrainingJob, course: Course) -> ValidationBatches | None:
+    """Return the batches that every epoch is scored on; None without cases for them."""
+    cases = job.sampled(job.validation_cases)
+    if not cases:
+        return None
+    return validation_batches(
+        job.configuration,
+        job.data,
+        cases,
+        steps=course.validation_steps,
+        seed=job.seed,
+        workers=0,
+        device=job.device,
         previous=job.previous,
         maps=job.loss_maps,
     )

@@ -13,6 +13,7 @@ from selfseg.networks.weights import load_with_metadata, read_metadata, save_wei
 from selfseg.records import serial
 from selfseg.records.transfer import StartModel
 from selfseg.training.job import Course, TrainingJob
+from selfseg.training.optimizer import start_momentum_
 from selfseg.training.state import TrainState
 from selfseg.workspace.network import FoldFolder
 
@@ -175,6 +176,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         for name, value in values.items():
             if value.shape == weight.shape and value.stride() != weight.stride():
                 values[name] = torch.empty_like(weight).copy_(value)
+    start_momentum_(optimizer)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from selfseg.loading.batches import validation_batches
-from selfseg.training.job import Course, TrainingJob
+from selfseg.loading.batches import ValidationBatches
+from selfseg.records.dataset import Targets
+from selfseg.training.compiling import mixed_precision
 from selfseg.training.meter import DiceMeter
-from selfseg.training.state import TrainState, mixed_precision
+from selfseg.training.state import TrainState
 from selfseg.training.step import final_weights
 
 log = logging.getLogger(__name__)
@@ -35,30 +36,20 @@ class EpochScores:
 
 @torch.no_grad()
 def score_epoch(
-    state: TrainState, job: TrainingJob, course: Course, loss: nn.Module
+    state: TrainState, batches: ValidationBatches | None, loss: nn.Module, targets: Targets
 ) -> EpochScores:
     """Score the weights that prediction would use on the same patches every epoch.
 
     The Dice is `2·tp / (2·tp + fp + fn)` with counts over all patches; it is a guide, since patches
     overlap objects by chance. The real scores come at the end, on whole cases.
     """
-    if not job.sampled(job.validation_cases):
+    if batches is None:
         return EpochScores()
     weights = final_weights(state)
-    overlap = DiceMeter(job.plan.targets, state.device)
+    overlap = DiceMeter(targets, state.device)
     total = torch.zeros((), device=state.device)
     state.network.eval()
-    for batch in validation_batches(
-        job.configuration,
-        job.data,
-        job.sampled(job.validation_cases),
-        steps=course.validation_steps,
-        seed=job.seed,
-        workers=0,
-        device=state.device,
-        previous=job.previous,
-        maps=job.loss_maps,
-    ):
+    for batch in batches:
         image = batch.image.contiguous(memory_format=state.layout)
         with mixed_precision(state.device, state.dtype):
             outputs = functional_call(state.network, weights, (image,))
@@ -66,7 +57,7 @@ def score_epoch(
         overlap.add(outputs[0], batch.label)
     state.tuning.train_(state.network)
     dice = overlap.dice()
-    mean = float(total) / course.validation_steps
+    mean = float(total) / len(batches)
     if not math.isfinite(mean):
         log.warning("The validation loss is not a number; training goes on while its own loss is")
         return EpochScores(dice=dice)

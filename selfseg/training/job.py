@@ -20,8 +20,8 @@ from selfseg.records.dataset import Targets
 from selfseg.records.optimization import Recipe
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.run import MEASURING_SHARE
+from selfseg.training.compiling import choose_layout, seconds_per_step
 from selfseg.training.schedule import choose_recipe
-from selfseg.training.state import choose_layout, seconds_per_step
 from selfseg.training.transfer import SourceModel
 from selfseg.training.tuning import transfer_recipe
 from selfseg.workspace.network import FoldFolder
@@ -175,6 +175,10 @@ class Course:
     def is_over(self, step: int, elapsed_s: float) -> bool:
         """Tell whether the run has reached its length; it has at least one step."""
         return step > 0 and self.progress(step, elapsed_s) >= 1.0
+
+    def run_s(self, step_s: float) -> float:
+        """Return the seconds of the whole run if a step takes so many."""
+        return self.time_s if self.time_s is not None else step_s * (self.total_steps or 0)
 
     def steps_from(self, step: int) -> range:
         """Return the numbers of the steps that are left; a timed run has no last one."""

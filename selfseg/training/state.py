@@ -6,34 +6,33 @@ Layout, compilation and number format are applied once, here; the loop does not 
 from __future__ import annotations
 
 import logging
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
 from selfseg.networks.build import build_training_network
-from selfseg.networks.device import is_out_of_memory, wait_for
-from selfseg.networks.layout import CHANNELS_LAST, set_layout
+from selfseg.networks.layout import set_layout
 from selfseg.networks.low_rank import updated
 from selfseg.networks.precision import autocast_dtype
 from selfseg.networks.training_heads import NO_HEADS, HeadCounts
-from selfseg.records.optimization import SGD, AdamW, Optimizer, Recipe
+from selfseg.records.optimization import Recipe
 from selfseg.records.plan import Configuration
+from selfseg.training.compiling import Forward, choose_layout, compile_for
 from selfseg.training.meter import LossMeter
+from selfseg.training.optimizer import build_optimizer
 from selfseg.training.tuning import Tuning, learn_alike
 
 log = logging.getLogger(__name__)
 
-Forward = Callable[[Tensor], tuple[Tensor, ...]]  # a network as it is called
-
-TIMED_STEPS = 3
 # Losses in a row that may overflow in float16 while its scale settles; each halves the scale.
 TOLERATED = 10
+
+
+def no_time(_: float) -> float:
+    """Return the length of a run that is over at once."""
+    return 0.0
 
 
 @dataclass
@@ -94,6 +93,7 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     start_: Callable[[nn.Module], Tuning] = learn_alike,
     stream_outputs: int | None = None,
     borrowed: int = 0,
+    run_s: Callable[[float], float] = no_time,
 ) -> TrainState:
     """Return the state at step 0; random weights depend on the seed only.
 
@@ -104,11 +104,12 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
         outputs: Labels with background.
         seed: Of the initial weights.
         device: Where to train.
-        layout: Memory format of a run that goes on; None chooses the faster one.
+        layout: Memory format of a run that goes on; None chooses.
         heads: Further heads that the loss needs.
         start_: Fills the fresh network with other weights, and tells how they learn.
         stream_outputs: Outputs for an auxiliary data set.
         borrowed: Samples of a batch that come from one, and pass through the network apart.
+        run_s: Seconds of the whole run if a step takes so many; long ones try more on CUDA.
     """
     torch.manual_seed(seed)
     network = build_training_network(
@@ -120,23 +121,24 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     )
     dtype, reason = autocast_dtype(device)
     log.info("Precision: %s", reason)
-    network.to(device)
     shape = (configuration.batch, channels, *configuration.patch)
-    layout = layout or choose_layout(network, shape, device)
-    tuning = start_(network)
-    set_layout(network.to(device), layout)
-    forward: Forward = updated(network)
+    tuning = start_(network.to(device))
+    whole = updated(network.to(device))
+    forward: Forward = whole
     if device.type == "cuda":
         # Where borrowed samples have a stream, they go through the network as it is.
         apart = 0 if hasattr(network, "auxiliary_stream") else borrowed
         calls = [(count, *shape[1:]) for count in step_sizes(shape[0], borrowed, apart)]
-        forward = _compiled(updated(network), calls, device, layout, dtype)
+        forward, layout = compile_for(whole, calls, device, layout, dtype, run_s=run_s)
+    else:
+        layout = layout or choose_layout(network, shape, device)
+    set_layout(network, layout)
     averaged = recipe.average_decay > 0
     return TrainState(
         network=network,
         forward=forward,
         average={n: p.detach().clone() for n, p in network.named_parameters()} if averaged else {},
-        optimizer=build_optimizer(recipe.optimizer, network, tuning),
+        optimizer=build_optimizer(recipe.optimizer, network, tuning, fused=device.type == "cuda"),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         recipe=recipe,
         device=device,
@@ -153,148 +155,3 @@ def step_sizes(batch: int, borrowed: int, apart: int) -> list[int]:
     Of a whole batch some are borrowed, and `apart` of these pass through this network too.
     """
     return sorted({batch, batch - borrowed, apart} - {0})
-
-
-def build_optimizer(
-    options: Optimizer, network: nn.Module, tuning: Tuning
-) -> torch.optim.Optimizer:
-    """Return the optimizer over all weights that learn."""
-    weights = tuning.groups(network)
-    match options:
-        case SGD():
-            return torch.optim.SGD(
-                weights,
-                lr=options.learning_rate,
-                momentum=options.momentum,
-                nesterov=options.nesterov,
-                weight_decay=options.weight_decay,
-            )
-        case AdamW():
-            return torch.optim.AdamW(
-                weights, lr=options.learning_rate, weight_decay=options.weight_decay
-            )
-        case _:
-            assert_never(options)
-
-
-def choose_layout(
-    network: nn.Module, shape: tuple[int, ...], device: torch.device
-) -> torch.memory_format:
-    """Return the faster memory format for a batch of the given shape (b, c, *patch).
-
-    On the CPU channels-last is always faster for these networks (oneDNN's backward pass), and a
-    fixed choice keeps runs bit-equal; on CUDA both are timed.
-    """
-    channels_last = CHANNELS_LAST[len(shape) - 2]
-    if device.type == "cpu":
-        return channels_last
-    times = {
-        layout: _seconds_or_too_large(network, shape, device, layout)
-        for layout in (torch.contiguous_format, channels_last)
-    }
-    best = min(times, key=lambda layout: times[layout])
-    log.info("Layout: %s (%s)", best, ", ".join(f"{k}: {v * 1e3:.1f} ms" for k, v in times.items()))
-    return best
-
-
-def _seconds_or_too_large(
-    network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: torch.memory_format
-) -> float:
-    """Time a step; one that does not fit is infinitely slow (compiled it may fit yet)."""
-    try:
-        return seconds_per_step(network, shape, device, layout)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    torch.cuda.empty_cache()  # now that no error holds the tensors of the step
-    return math.inf
-
-
-def seconds_per_step(
-    network: nn.Module,
-    shape: tuple[int, ...],
-    device: torch.device,
-    layout: torch.memory_format,
-    *,
-    limit_s: float = math.inf,
-) -> float:
-    """Return the time of a forward and backward pass; only the weights' layout changes.
-
-    Args:
-        network: On the device.
-        shape: Of a batch (b, c, *patch).
-        device: Where to measure.
-        layout: Memory format of images and weights.
-        limit_s: Stop early when so much time is used up; at least one pass counts.
-    """
-    set_layout(network, layout)
-    dtype, _ = autocast_dtype(device)
-    # The first pass warms up; on a CPU that costs little, and a slow one may count alone.
-    needed = 1 if device.type == "cpu" else 2
-    times: list[float] = []
-    with _nothing_left(network):
-        while len(times) < 1 + TIMED_STEPS and (len(times) < needed or sum(times) < limit_s):
-            started_s = time.perf_counter()
-            _pass(network, shape, device, layout, dtype)
-            wait_for(device)
-            times.append(time.perf_counter() - started_s)
-    counted = times[1:] or times
-    return sum(counted) / len(counted)
-
-
-@contextmanager
-def mixed_precision(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
-    """Compute in the device's reduced format where there is one."""
-    with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
-        yield
-
-
-@contextmanager
-def _nothing_left(network: nn.Module) -> Iterator[None]:
-    """Let passes be made on trial: no gradient stays, and no running statistic moves."""
-    statistics = [buffer.clone() for buffer in network.buffers()]
-    try:
-        yield
-    finally:
-        network.zero_grad(set_to_none=True)
-        for buffer, kept in zip(network.buffers(), statistics, strict=True):
-            buffer.copy_(kept)
-
-
-def _pass(
-    forward: Forward,
-    shape: tuple[int, ...],
-    device: torch.device,
-    layout: torch.memory_format,
-    dtype: torch.dtype | None,
-) -> None:
-    """Make a forward and backward pass on an image that lies in memory as those of steps do."""
-    # `to` would give the one channel of most images other strides, and they would compile anew.
-    image = torch.zeros(shape, device=device).contiguous(memory_format=layout)
-    with mixed_precision(device, dtype):
-        total = torch.stack([out.float().mean() for out in forward(image)]).sum()
-    total.backward()  # type: ignore[no-untyped-call]
-
-
-def _compiled(
-    network: nn.Module,
-    shapes: Sequence[tuple[int, ...]],
-    device: torch.device,
-    layout: torch.memory_format,
-    dtype: torch.dtype | None,
-) -> Forward:
-    """Compile for images of some shapes, proven by a pass; else the network runs as it is."""
-    # All networks of a class share their code. Without a reset the next one's patch would be
-    # compiled with sizes that vary, which is slower, and the ninth network not at all.
-    torch.compiler.reset()
-    compiled = torch.compile(network, dynamic=False)
-    try:
-        for shape in shapes:
-            with _nothing_left(network):
-                _pass(compiled, shape, device, layout, dtype)
-    except Exception as error:  # the compiler may fail in any way; training must not
-        if is_out_of_memory(error):
-            raise  # without the compiler it would take still more
-        log.warning("torch.compile failed (%s); training without it", error)
-        return network
-    return compiled

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from selfseg.loading.batches import Batch
 from selfseg.networks.low_rank import with_updates
 from selfseg.networks.training_heads import exported
-from selfseg.training.state import TrainState, mixed_precision
+from selfseg.training.compiling import mixed_precision
+from selfseg.training.state import TrainState
 from selfseg.training.tuning import RATE
 
 

@@ -18,7 +18,7 @@ from selfseg.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
-SETTLED_EPOCH, LONG_WAIT = 2, 0.1  # the first epoch also waits for the workers to start
+LONG_WAIT = 0.1  # share of the training time
 PARTS = 1000  # of a run, on the bar: it knows steps and time alike
 
 
@@ -71,11 +71,28 @@ def tell_epoch(state: TrainState, record: EpochRecord, scores: EpochScores) -> N
         record.seconds,
         100 * record.wait_share,
     )
-    if record.epoch == SETTLED_EPOCH and record.wait_share > LONG_WAIT:
+
+
+class LongWaits:
+    """Warns once of a run that waits for data.
+
+    The first epoch of a process also waits for the workers to start; it counts if no other follows.
+    """
+
+    def __init__(self) -> None:
+        self._epochs, self._is_told = 0, False
+
+    def look_at(self, wait_share: float, *, is_last: bool) -> None:
+        """Take the share of an epoch's time in which there were no data."""
+        self._epochs += 1
+        is_settled = self._epochs > 1 or is_last
+        if self._is_told or not is_settled or wait_share <= LONG_WAIT:
+            return
+        self._is_told = True
         log.warning(
             "Training waits for data %.0f %% of the time: give it more processes (--workers) if "
             "there are free cores, or keep the preprocessed cases on a faster disk",
-            100 * record.wait_share,
+            100 * wait_share,
         )
 
 

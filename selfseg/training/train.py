@@ -7,15 +7,15 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from selfseg.errors import DeviceError
 from selfseg.execution.locks import held
 from selfseg.execution.termination import EXIT_TERMINATED, termination_noted
-from selfseg.files import forget_unfinished
+from selfseg.files import forget_folder, forget_unfinished
 from selfseg.inference.trained import weights_digest
-from selfseg.loading.batches import Batch
+from selfseg.loading.batches import TimedBatches, ValidationBatches
 from selfseg.losses.build import DeeplySupervisedSum, build_loss
 from selfseg.networks.convolution_check import warn_of_slow_convolutions
 from selfseg.networks.device import in_short, is_out_of_memory
@@ -26,18 +26,19 @@ from selfseg.records import serial
 from selfseg.records.model import EpochRecord, TrainedFold
 from selfseg.training import history
 from selfseg.training.agreement import check_finished
-from selfseg.training.begin import as_recipe_says, batches_of, begin
+from selfseg.training.begin import as_recipe_says, batches_of, begin, validation_of
 from selfseg.training.borrowing import Borrowing, start_borrowing
-from selfseg.training.checkpoints import save_checkpoint
 from selfseg.training.epoch import score_epoch
 from selfseg.training.job import Course, TrainingJob
 from selfseg.training.memory_use import MemoryUse
+from selfseg.training.saving import Saver
 from selfseg.training.schedule import learning_rate_factor
 from selfseg.training.shapes import prepare_shapes
 from selfseg.training.state import TrainState
 from selfseg.training.step import final_weights, train_step
 from selfseg.training.telling import (
     PARTS,
+    LongWaits,
     diverged,
     expected_memory,
     parts_done,
@@ -46,13 +47,10 @@ from selfseg.training.telling import (
     tell_epoch,
     written_to,
 )
-from selfseg.workspace.network import FoldFolder
 
 __all__ = ["TrainingJob", "train"]
 
 log = logging.getLogger(__name__)
-
-CHECKPOINT_EVERY_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,12 @@ class Run:
     job: TrainingJob
     course: Course
     loss: DeeplySupervisedSum
-    batches: Iterator[Batch]
+    batches: TimedBatches
+    validation: ValidationBatches | None
     bar: ProgressBar
     memory: MemoryUse
+    saver: Saver
+    waits: LongWaits
     zero_s: float
     is_asked_to_end: Callable[[], bool]
     borrowing: Borrowing | None = None
@@ -108,7 +109,7 @@ def train(job: TrainingJob) -> TrainedFold:
 def _train(job: TrainingJob) -> TrainedFold:
     started_s = time.perf_counter()
     if job.restart:
-        _forget(job.output)
+        forget_folder(job.output.path)
     if job.output.weights.is_file():
         return _finished(job)
     forget_unfinished(job.output.checkpoint, job.output.weights, job.output.history)
@@ -136,8 +137,11 @@ def _trained(job: TrainingJob, started_s: float) -> TrainedFold:
                 course=course,
                 loss=loss.to(job.device),
                 batches=batches_of(job, course, state),
+                validation=validation_of(job, course),
                 bar=bar,
                 memory=memory,
+                saver=Saver(job, course),
+                waits=LongWaits(),
                 zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too
                 is_asked_to_end=is_asked_to_end,
                 borrowing=start_borrowing(job, as_recipe_says(job.configuration, course), steps),
@@ -149,33 +153,25 @@ def _trained(job: TrainingJob, started_s: float) -> TrainedFold:
 
 
 def _train_epochs(state: TrainState, run: Run) -> None:
-    """Train to the end of the run."""
+    """Train to the end of the run, and keep that: nothing is left to do but writing the weights."""
     while not run.is_over(state):
         try:
             _train_epoch(state, run)
         except DeviceError:  # a scheduler asks those who prepare batches to end as well
             _stop_if_asked(state, run)
             raise
-
-
-def _forget(folder: FoldFolder) -> None:
-    """Remove a fold at one stroke: after a kill it is there as it was, or not at all."""
-    trash = folder.path.with_name(f".{folder.path.name}.old")
-    shutil.rmtree(trash, ignore_errors=True)
-    if folder.path.exists():
-        folder.path.rename(trash)
-        shutil.rmtree(trash, ignore_errors=True)
+    run.saver.save(state)
 
 
 def _train_epoch(state: TrainState, run: Run) -> None:
-    """Train to the end of the epoch or of the run, score, write history and checkpoint."""
-    job, course, began_s = run.job, run.course, state.elapsed_s
+    """Train to the end of the epoch or of the run, score, write history."""
+    job, began_s = run.job, state.elapsed_s
     state.tuning.train_(state.network)
     rate, waited_s = _train_steps(state, run)
     _refuse_divergence(state, run)
     mean_loss = state.losses.mean()
     training_s = time.perf_counter() - run.zero_s - began_s
-    scores = score_epoch(state, job, course, run.loss)
+    scores = score_epoch(state, run.validation, run.loss, job.plan.targets)
     state.elapsed_s = time.perf_counter() - run.zero_s
     state.epoch += 1
     state.losses.set(0.0, 0)
@@ -190,25 +186,23 @@ def _train_epoch(state: TrainState, run: Run) -> None:
         wait_share=round(waited_s / max(training_s, 1e-9), 4),
     )
     history.append(record, job.output.history)
-    save_checkpoint(state, job, course)
-    state.elapsed_s = time.perf_counter() - run.zero_s
     tell_epoch(state, record, scores)
+    run.waits.look_at(record.wait_share, is_last=run.is_over(state))
 
 
 def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
     """Make the steps of an epoch; return the last learning rate and the seconds without data."""
-    options, recipe, course = run.job.configuration.optimization, run.course.recipe, run.course
-    rate, waited_s, steps = recipe.optimizer.learning_rate, 0.0, 0
-    began_s = saved_s = time.perf_counter()
+    recipe, course = run.course.recipe, run.course
+    rate, steps, waited_s = recipe.optimizer.learning_rate, 0, run.batches.waited_s
+    began_s = time.perf_counter()
     end = (state.epoch + 1) * course.steps_per_epoch
     while state.step < end and not run.is_over(state):
         _stop_if_asked(state, run)
-        before_s = time.perf_counter()
+        if run.saver.is_due():
+            _keep(state, run)
         batch = next(run.batches)
-        waited_s += time.perf_counter() - before_s
         progress = course.schedule_progress(state.step, state.elapsed_s)
         rate = recipe.optimizer.learning_rate * learning_rate_factor(recipe.schedule, progress)
-        clip = options.gradient_clip
         run.loss.progress = course.progress(state.step, state.elapsed_s)
         state.tuning.release_(state.network, run.loss.progress)
         run.loss.step = state.step
@@ -219,7 +213,7 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
                 batch,
                 run.loss,
                 learning_rate=rate,
-                gradient_clip=clip,
+                gradient_clip=run.job.configuration.optimization.gradient_clip,
                 borrowed=borrowed,
             )
         )
@@ -230,21 +224,22 @@ def _train_steps(state: TrainState, run: Run) -> tuple[float, float]:
         steps += 1
         run.memory.step_made()
         show(state, run.course, run.bar, step_s=(now_s - began_s) / steps)
-        if now_s - saved_s > CHECKPOINT_EVERY_S:
-            _refuse_divergence(state, run)
-            save_checkpoint(state, run.job, course)
-            saved_s = time.perf_counter()
-    return rate, waited_s
+    return rate, run.batches.waited_s - waited_s
 
 
 def _stop_if_asked(state: TrainState, run: Run) -> None:
     """Keep how far the run is and end the program, if it is asked to end."""
     if run.is_asked_to_end():
-        if state.step > state.epoch * run.course.steps_per_epoch:  # else there is no loss to check
-            _refuse_divergence(state, run)
-        save_checkpoint(state, run.job, run.course)
+        _keep(state, run)
         log.info("Asked to end: kept as it is after step %d", state.step)
         sys.exit(EXIT_TERMINATED)
+
+
+def _keep(state: TrainState, run: Run) -> None:
+    """Write a checkpoint, between steps; never one of weights that are no numbers."""
+    if state.step > state.epoch * run.course.steps_per_epoch:  # else there is no loss to check
+        _refuse_divergence(state, run)
+    run.saver.save(state)
 
 
 def _refuse_divergence(state: TrainState, run: Run) -> None:
@@ -261,9 +256,8 @@ def _refuse_divergence(state: TrainState, run: Run) -> None:
 def _finish(state: TrainState, job: TrainingJob, peak_gib: float | None) -> TrainedFold:
     """Write description, then weights (their presence says that the fold is finished)."""
     if peak_gib is not None:
-        log.info(
-            "Memory: at most %.2f GiB; the plan expected %s", peak_gib, expected_memory(state, job)
-        )
+        expected = expected_memory(state, job)
+        log.info("Memory: at most %.2f GiB; the plan expected %s", peak_gib, expected)
     mirror = job.configuration.augmentation.mirror_axes if state.recipe.mirror else ()
     fold = TrainedFold(
         configuration=job.configuration.name,

@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from commandline import TINY_NETWORK, selfseg, write_tiny_dataset
+from commandline import SAVING, TINY_NETWORK, selfseg, write_tiny_dataset
 
 pytestmark = pytest.mark.slow
 
 # Twenty kills: moments are random in the time that the command takes when left alone.
 KILLS = {"plan": 6, "train": 8, "predict": 6}
+PLAIN = ("-m", "selfseg")
+STARTS = {"plan": PLAIN, "train": SAVING, "predict": PLAIN}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def test_killed_runs_finish_with_equal_weights(data: Path, tmp_path: Path) -> No
     durations: dict[str, float] = {}
     for name, command in commands(data, undisturbed).items():
         started = time.monotonic()
-        done = selfseg(*command)
+        done = selfseg(*command, start=STARTS[name])
         durations[name] = time.monotonic() - started
         assert done.returncode == 0, done.stderr
     made = {"plan": "tiny", "train": "tiny/models", "predict": "out"}
@@ -50,12 +52,12 @@ def test_killed_runs_finish_with_equal_weights(data: Path, tmp_path: Path) -> No
             assert attempts <= 4 * KILLS[name], f"{name} is hardly ever caught at work"
             after_s = moments.uniform(0.1, 0.9) * durations[name]
             started = time.monotonic()
-            if selfseg(*command, kill_after_s=after_s).returncode == -9:
+            if selfseg(*command, start=STARTS[name], kill_after_s=after_s).returncode == -9:
                 killed += 1
             else:  # it had finished: begin again, so that the next kill meets work
                 durations[name] = min(durations[name], time.monotonic() - started)
                 shutil.rmtree(disturbed / made[name])
-        done = selfseg(*command)
+        done = selfseg(*command, start=STARTS[name])
         assert done.returncode == 0, done.stderr
     fold = Path("tiny/models/3d_fullres/fold_0/weights.safetensors")
     assert (disturbed / fold).read_bytes() == (undisturbed / fold).read_bytes()

@@ -12,6 +12,7 @@ from selfseg.cli.explain import print_decisions
 from selfseg.cli.tables import print_plan
 from selfseg.plan import PlanResult
 from selfseg.plan_checks import check_plan
+from selfseg.plan_edits import edit_plan
 from selfseg.records.dataset import Splits
 from selfseg.records.plan import Budget, Plan
 from selfseg.workspace.dataset import DatasetFolder
@@ -53,7 +54,7 @@ def test_an_edited_order_is_the_one_shown(
     plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "2000")
-    edited = planning.edit_plan(plan, ['proposed=["2d", "3d_fullres"]'])
+    edited = edit_plan(plan, ['proposed=["2d", "3d_fullres"]'])
     check_plan(edited)
     print_decisions(edited)
     out = capsys.readouterr().out

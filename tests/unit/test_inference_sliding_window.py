@@ -2,6 +2,7 @@ import itertools
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -454,3 +455,78 @@ def test_a_single_slice_is_its_own_context() -> None:
         SlabSum(), x, patch=(3, 4, 6), options=Inference(), outputs=1, device=CPU, context=1
     )
     torch.testing.assert_close(logits, 111 * x, rtol=1e-4, atol=1e-4)
+
+
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "max_gib", "patch_voxels", "outputs", "windows"),
+    [
+        (7.0, None, 128**3, 3, 1),  # a quarter holds less than one: it is tried all the same
+        (24.0, None, 128**3, 3, 2),
+        (80.0, None, 128**3, 3, 8),
+        (139.0, None, 128**3, 3, 8),
+        (139.0, None, 128**3, 118, 4),
+        (139.0, 24.0, 128**3, 3, 2),  # --max-memory
+        (7.0, None, 64**3, 3, 8),  # as many as keep a GPU busy
+        (7.0, None, 512 * 512, 3, 8),
+    ],
+)
+def test_as_many_windows_go_in_a_call_as_free_memory_of_the_device_holds(
+    monkeypatch: pytest.MonkeyPatch,
+    free_gib: float,
+    max_gib: float | None,
+    patch_voxels: int,
+    outputs: int,
+    windows: int,
+) -> None:
+    monkeypatch.setattr(logit_store, "_available_bytes", lambda _: free_gib * 2**30)
+    budget = MemoryBudget(max_gib)
+    assert sliding_window._batch_limit(patch_voxels, outputs, CUDA, budget) == windows
+
+
+def test_free_memory_changes_nothing_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for free_gib in (1.0, 500.0):
+        monkeypatch.setattr(logit_store, "_available_bytes", lambda _, g=free_gib: g * 2**30)
+        assert sliding_window._batch_limit(128**3, 3, CPU, MemoryBudget()) == 1
+        assert sliding_window._batch_limit(32**3, 3, CPU, MemoryBudget()) == 4
+
+
+@pytest.mark.parametrize(("axes", "windows"), [((), 8), ((0,), 4), ((0, 1, 2), 1)])
+def test_mirror_images_fill_a_call_on_cuda(axes: tuple[int, ...], windows: int) -> None:
+    network = Voxelwise(3)
+    assert sliding_window._Runner(network, axes, 3, 0, CUDA, 8).windows == windows
+    assert sliding_window._Runner(network, axes, 3, 0, CPU, 8).windows == 8
+
+
+@pytest.mark.parametrize("axes", [(), (0, 1, 2)])
+def test_calls_of_all_windows_have_one_size_on_cuda(
+    monkeypatch: pytest.MonkeyPatch, axes: tuple[int, ...]
+) -> None:
+    """Five windows, with memory for eight: the device is the CPU but for how it counts."""
+    sizes: list[int] = []
+
+    class Counting(Voxelwise):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            sizes.append(len(x))
+            return super().forward(x)
+
+    usual = sliding_window._Runner.windows
+    cuda = property(lambda self: usual.__get__(replace(self, device=CUDA)))
+    for rule, expected in ((usual, None), (cuda, [8] * 5 if axes else [5])):
+        sizes.clear()
+        monkeypatch.setattr(sliding_window._Runner, "windows", rule)
+        monkeypatch.setattr(sliding_window, "_batch_limit", lambda *_: 8)
+        logits = predict_logits(
+            Counting(3),
+            image(2, 8, 8, 24),
+            patch=(8, 8, 8),
+            options=Inference(mirror_axes=axes),
+            outputs=3,
+            device=CPU,
+        )
+        torch.testing.assert_close(
+            logits, Voxelwise(3).whole(image(2, 8, 8, 24)), rtol=1e-4, atol=1e-4
+        )
+        assert expected is None or sizes == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -294,6 +295,27 @@ def test_a_checkpoint_is_read_with_numbers_of_numpy(
     tensors = load_weights(plain.tensors)
     assert tensors.keys() == state.keys() == load_weights(other.tensors).keys()
     assert all(torch.equal(tensors[name], state[name]) for name in state)
+
+
+def test_a_package_that_is_not_installed_is_found_by_the_reader(
+    tmp_path: Path, toy_checkpoint: dict[str, Any]
+) -> None:
+    package = Path(read_checkpoint.__file__).parents[2]
+    copied = shutil.copytree(package, tmp_path / "selfseg", ignore=lambda *_: ["__pycache__"])
+    reader = copied / "io" / "nnunet" / "read_checkpoint.py"
+    text = reader.read_text(encoding="utf-8")
+    reader.write_text(text.replace("trainer=str(", 'trainer="copied " + str('), encoding="utf-8")
+    (tmp_path / "json.py").write_text("raise ImportError('not the one of the library')")
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "import selfseg; del sys.path[0]\n"
+        "from selfseg.io.nnunet.checkpoint import read_checkpoints\n"
+        "print(read_checkpoints([Path(sys.argv[2])], Path(sys.argv[3]))[0].facts.trainer)"
+    )
+    source = write(tmp_path / "a.pth", toy_checkpoint)
+    command = [sys.executable, "-c", code, *map(str, (tmp_path, source, tmp_path / "out"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "copied nnUNetTrainer"
 
 
 class Command:

@@ -9,7 +9,8 @@ from plannerfacts import INTENSITIES, make_dataset, make_fingerprint
 from selfseg.planners.crf import decide_crf, intensity_grid
 from selfseg.planners.default import DefaultPlanner
 
-from selfseg.planning import Planner, edit_plan
+from selfseg.plan_edits import edit_plan
+from selfseg.planning import Planner
 from selfseg.records.fingerprint import Fingerprint, LabelFacts, LabelSummary
 from selfseg.records.names import ConfigurationName
 from selfseg.records.plan import Budget, Plan

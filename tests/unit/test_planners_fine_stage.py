@@ -9,7 +9,7 @@ from selfseg.planners.fine_stage import decide_crop
 from selfseg.planners.spacing import decide_grid
 
 from selfseg.plan_checks import check_plan
-from selfseg.planning import edit_plan
+from selfseg.plan_edits import edit_plan
 from selfseg.records.fingerprint import Fingerprint, LabelFacts, LabelSummary
 from selfseg.records.network import DualChannel, GatedEncoders, SecondInput
 from selfseg.records.plan import Budget, Configuration, Plan

@@ -16,6 +16,7 @@ from plannerfacts import make_dataset, make_fingerprint
 from selfseg import budget, planning
 from selfseg.errors import PlanError, PlannerError, RecordError, SelfSegError
 from selfseg.plan_checks import check_plan
+from selfseg.plan_edits import edit_plan
 from selfseg.records import serial
 from selfseg.records.network import UNet
 from selfseg.records.plan import Budget, Plan
@@ -113,14 +114,14 @@ def batch_of(plan: Plan, index: int = 1) -> int:
 def test_edit_by_name_and_by_index(plan: Plan) -> None:
     assert plan.configurations[1].name == "3d_fullres"
     for path in ("configurations.3d_fullres.batch", "configurations.1.batch"):
-        edited = planning.edit_plan(plan, [f"{path}=4"])
+        edited = edit_plan(plan, [f"{path}=4"])
         assert batch_of(edited) == 4
         assert batch_of(edited, 0) == batch_of(plan, 0)
         assert batch_of(plan) == 2
 
 
 def test_edit_json_and_text(plan: Plan) -> None:
-    edited = planning.edit_plan(
+    edited = edit_plan(
         plan,
         [
             "configurations.3d_fullres.patch=[32, 32, 32]",
@@ -144,14 +145,14 @@ def test_edit_json_and_text(plan: Plan) -> None:
 
 def test_edits_are_recorded_as_the_users(plan: Plan) -> None:
     path = "configurations.3d_fullres.batch"
-    edited = planning.edit_plan(plan, [f"{path}=4", f"{path}=8"])
+    edited = edit_plan(plan, [f"{path}=4", f"{path}=8"])
     assert [d for d in edited.decisions if d.subject != path] == [
         d for d in plan.decisions if d.subject != path
     ]
     (found,) = (d for d in edited.decisions if d.subject == path)
     assert (found.rule, found.value, found.alternatives) == ("user", "8", ("4",))
     assert found.because == "set by the user with --set, in place of 4 (rule user)"
-    (first,) = (d for d in planning.edit_plan(plan, [f"{path}=4"]).decisions if d.rule == "user")
+    (first,) = (d for d in edit_plan(plan, [f"{path}=4"]).decisions if d.rule == "user")
     assert (first.value, first.alternatives) == ("4", ("2",))
     assert first.because == "set by the user with --set, in place of 2 (rule batch)"
 
@@ -166,7 +167,7 @@ def test_no_decision_contradicts_what_the_user_set(plan: Plan, item: str) -> Non
 
     former = dict(about(plan, path))
     assert "topology" in former
-    features = planning.edit_plan(plan, [f"configurations.{item}.network.features=[4, 8, 16, 32]"])
+    features = edit_plan(plan, [f"configurations.{item}.network.features=[4, 8, 16, 32]"])
     assert [rule for rule, _ in about(features, f"{path}.features")] == ["user"]
     because = f"{former['topology']}; but features: see rule user"
     assert about(features, path) == [("topology", because)]
@@ -174,7 +175,7 @@ def test_no_decision_contradicts_what_the_user_set(plan: Plan, item: str) -> Non
     for same in ("configurations.3d_fullres", "configurations.2d.network"):
         assert about(features, same) == about(plan, same) != []
     network = plan.configurations[1].network.model_dump_json()
-    whole = planning.edit_plan(features, [f"configurations.{item}.network={network}"])
+    whole = edit_plan(features, [f"configurations.{item}.network={network}"])
     ours = [d for d in whole.decisions if d.subject.startswith(path)]
     assert [(d.rule, d.subject) for d in ours] == [("user", path)]
     assert "[4, 8, 16, 32] (rule user)" in ours[0].because
@@ -187,7 +188,7 @@ def test_memory_follows_an_edited_batch_and_patch(
     full = plan.configurations[1]
 
     def memory(*settings: str) -> float:
-        edited = planning.edit_plan(plan, [f"{path}.{setting}" for setting in settings])
+        edited = edit_plan(plan, [f"{path}.{setting}" for setting in settings])
         updated = planning.update_memory(edited, plan)
         assert updated.configurations[0] == plan.configurations[0]
         return updated.configurations[1].memory_gib
@@ -196,7 +197,7 @@ def test_memory_follows_an_edited_batch_and_patch(
     assert memory("patch=[32, 48, 32]") < full.memory_gib
     assert full.memory_gib < memory("batch=4") < 2 * full.memory_gib
     assert memory("batch=4", "memory_gib=1.5") == 1.5
-    edited = planning.edit_plan(plan, [f"{path}.batch=4"])
+    edited = edit_plan(plan, [f"{path}.batch=4"])
     reduced = planning.update_memory(edited, plan).configurations[1].memory_bfloat16_gib
     assert full.memory_bfloat16_gib is not None
     assert reduced is not None
@@ -221,7 +222,7 @@ def test_unknown_place_lists_what_is_there(
     plan: Plan, setting: str, message: str, there: str
 ) -> None:
     with pytest.raises(PlanError) as error:
-        planning.edit_plan(plan, [setting])
+        edit_plan(plan, [setting])
     assert message in error.value.message
     assert there in error.value.remedy
 
@@ -229,7 +230,7 @@ def test_unknown_place_lists_what_is_there(
 @pytest.mark.parametrize("setting", ["configurations.2d.batch", "=4", ""])
 def test_setting_without_a_path_or_value(plan: Plan, setting: str) -> None:
     with pytest.raises(PlanError, match="no '='") as error:
-        planning.edit_plan(plan, [setting])
+        edit_plan(plan, [setting])
     assert "PATH=VALUE" in error.value.remedy
 
 
@@ -247,7 +248,7 @@ def test_setting_without_a_path_or_value(plan: Plan, setting: str) -> None:
 )
 def test_value_of_a_wrong_kind_names_the_place(plan: Plan, setting: str, place: str) -> None:
     with pytest.raises(PlanError) as error:
-        planning.edit_plan(plan, [setting])
+        edit_plan(plan, [setting])
     assert place in error.value.message
     assert f"--set {setting}" in error.value.message
 
@@ -281,7 +282,7 @@ FULL = "configurations.3d_fullres"
 def test_each_contradiction_is_a_complaint(
     plan: Plan, settings: list[str], complaint: str
 ) -> None:  # fmt: skip
-    edited = planning.edit_plan(plan, [f"{FULL}.{setting}" for setting in settings])
+    edited = edit_plan(plan, [f"{FULL}.{setting}" for setting in settings])
     with pytest.raises(PlanError) as error:
         check_plan(edited)
     assert f"{FULL}." in error.value.message
@@ -289,7 +290,7 @@ def test_each_contradiction_is_a_complaint(
 
 
 def test_all_complaints_come_at_once(plan: Plan) -> None:
-    edited = planning.edit_plan(
+    edited = edit_plan(
         plan, [f"{FULL}.batch=0", f"{FULL}.inference.step=2.0", "configurations.2d.batch=-1"]
     )
     with pytest.raises(PlanError) as error:

@@ -13,6 +13,7 @@ from selfseg.errors import PlanError
 from selfseg.loss_checks import count_outputs
 from selfseg.networks.build import build_network
 from selfseg.plan_checks import check_plan
+from selfseg.plan_edits import edit_plan
 from selfseg.records.dataset import Label, Region, Targets
 from selfseg.records.loss_terms import ShapeCodeTerm
 from selfseg.records.network import DSN3D, TwoBranch
@@ -64,7 +65,7 @@ def make_plan() -> Plan:
     ],
 )
 def test_numbers_that_cannot_work(plan: Plan, setting: str, complaint: str) -> None:
-    edited = planning.edit_plan(plan, [f"{FULL}.{setting}"])
+    edited = edit_plan(plan, [f"{FULL}.{setting}"])
     with pytest.raises(PlanError) as error:
         check_plan(edited)
     assert f"{FULL}." in error.value.message
@@ -97,7 +98,7 @@ def test_regions_ignore_and_losses_must_go_together(plan: Plan) -> None:
             check_plan(plan.model_copy(update=changes))
     setting = f'{FULL}.loss.terms.1={{"kind": "binary_cross_entropy"}}'
     with pytest.raises(PlanError, match="binary_cross_entropy is for regions"):
-        check_plan(planning.edit_plan(plan, [setting]))
+        check_plan(edit_plan(plan, [setting]))
 
 
 def test_a_plan_for_regions_with_partial_annotation_is_in_order() -> None:
@@ -117,9 +118,9 @@ def test_a_plan_for_regions_with_partial_annotation_is_in_order() -> None:
         assert [term.kind for term in item.loss.terms] == ["dice", "binary_cross_entropy"]
     # Weights of classes go by label, though there are two regions.
     weighted = FULL + '.loss.terms.1={"kind": "adaptive_cross_entropy", "class_weights": '
-    check_plan(planning.edit_plan(plan, [weighted + "[1, 2, 3]}"]))
+    check_plan(edit_plan(plan, [weighted + "[1, 2, 3]}"]))
     with pytest.raises(PlanError, match="class_weights: 2 given, must be 3"):
-        check_plan(planning.edit_plan(plan, [weighted + "[1, 2]}"]))
+        check_plan(edit_plan(plan, [weighted + "[1, 2]}"]))
 
 
 @pytest.mark.parametrize("name", ["2d", "2.5d", "3d_fullres"])
@@ -134,7 +135,7 @@ def test_counts_are_those_of_the_network_and_of_its_patch(name: str) -> None:
     assert count_outputs(item.network) == len(outputs)
     axes = outputs[0].ndim - 2
     here = f"configurations.{name}.loss"
-    check_plan(planning.edit_plan(plan, [
+    check_plan(edit_plan(plan, [
         f"{here}.output_weights={[1.0] * len(outputs)}",
         f'{here}.terms.1={{"kind": "smoothness", "axis_weights": {[1.0] * axes}, "outputs": [0]}}',
     ]))  # fmt: skip
@@ -152,15 +153,15 @@ def test_counts_of_networks_with_side_outputs(network: DSN3D | TwoBranch) -> Non
 def test_names_with_dots_can_be_addressed(plan: Plan) -> None:
     flat = plan.configurations[0].model_copy(update={"name": "2.5d"})
     both = plan.model_copy(update={"configurations": (*plan.configurations, flat)})
-    edited = planning.edit_plan(
+    edited = edit_plan(
         both, ["configurations.2.5d.batch=7", "configurations.2d.batch=5", "labels.label 1.value=9"]
     )
     assert [item.batch for item in edited.configurations] == [5, 2, 7]
     assert edited.labels[0].value == 9
     with pytest.raises(PlanError, match=r"no 'bach' in configurations.2.5d"):
-        planning.edit_plan(both, ["configurations.2.5d.bach=7"])
+        edit_plan(both, ["configurations.2.5d.bach=7"])
     with pytest.raises(PlanError, match=r"no '' in configurations\.2d"):
-        planning.edit_plan(both, ["configurations.2d.=7"])
+        edit_plan(both, ["configurations.2d.=7"])
 
 
 def test_constant_ct_foreground_still_gets_a_plan() -> None:
@@ -180,7 +181,7 @@ NUMBERS = st.lists(st.integers(-3, 6), min_size=3, max_size=3)
 def test_any_network_is_accepted_or_complained_about(
     field: str, stage: int, value: list[int]
 ) -> None:
-    edited = planning.edit_plan(make_plan(), [f"{FULL}.network.{field}.{stage}={value}"])
+    edited = edit_plan(make_plan(), [f"{FULL}.network.{field}.{stage}={value}"])
     possible = min(value) >= 1
     if field == "kernels":
         possible = possible and all(size % 2 for size in value)
@@ -254,7 +255,7 @@ def test_any_network_is_accepted_or_complained_about(
 def test_terms_that_cannot_work_together_or_name_no_label(
     plan: Plan, setting: str, complaint: str
 ) -> None:
-    edited = planning.edit_plan(plan, [f"{FULL}.{setting}"])
+    edited = edit_plan(plan, [f"{FULL}.{setting}"])
     with pytest.raises(PlanError) as error:
         check_plan(edited)
     assert f"{FULL}.{complaint}" in error.value.message
@@ -262,7 +263,7 @@ def test_terms_that_cannot_work_together_or_name_no_label(
 
 def test_heads_that_a_network_cannot_have(plan: Plan) -> None:
     flat = "configurations.2d"
-    edited = planning.edit_plan(
+    edited = edit_plan(
         plan,
         [
             f'{flat}.network={{"kind": "two_branch"}}',
@@ -277,9 +278,7 @@ def test_heads_that_a_network_cannot_have(plan: Plan) -> None:
     full = next(item for item in plan.configurations if item.name == "3d_fullres")
     weights = [1.0] * (len(full.network.features) - 1 + 1)
     check_plan(
-        planning.edit_plan(
-            plan, [f"{FULL}.loss.encoder_heads=1", f"{FULL}.loss.output_weights={weights}"]
-        )
+        edit_plan(plan, [f"{FULL}.loss.encoder_heads=1", f"{FULL}.loss.output_weights={weights}"])
     )
 
 

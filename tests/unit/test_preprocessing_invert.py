@@ -14,6 +14,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from targets import nested, plain
 
+from selfseg.preprocessing import tiles
+from selfseg.preprocessing.foreground import foreground_tiles
 from selfseg.preprocessing.invert import label_map_from_logits, probabilities_from_logits
 from selfseg.preprocessing.resample import separate_axis
 from selfseg.records.dataset import Label, Region, Targets
@@ -304,3 +306,22 @@ def test_probabilities_of_regions_are_sigmoids_and_0_outside(axes: Shape3) -> No
     assert not working[:, outside].any()
     indices = label_map_from_logits(logits, record, OPTIONS, targets=REGIONS, max_gib=1)
     assert not indices.transpose(axes)[outside].any()
+
+
+@pytest.mark.parametrize("targets", [TARGETS, REGIONS], ids=["labels", "regions"])
+def test_the_size_of_parts_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, targets: Targets
+) -> None:
+    """Large ones are those of devices other than the CPU."""
+    record = make_record((9, 20, 22), (9, 20, 22))
+    logits = torch.from_numpy(smooth_logits(3, (9, 20, 22)))
+    found = []
+    for scores in (30, 1 << 10, 1 << 24):
+        monkeypatch.setattr(tiles, "SCORES_AT_ONCE", scores)
+        map_ = label_map_from_logits(logits, record, OPTIONS, targets=targets, max_gib=1)
+        boxes = foreground_tiles(logits, record, OPTIONS, targets=targets, max_gib=1)
+        found.append((map_, [values for _, values in boxes]))
+    for map_, values in found[1:]:
+        np.testing.assert_array_equal(map_, found[0][0])
+        for one, other in zip(values, found[0][1], strict=True):
+            np.testing.assert_array_equal(one, other)

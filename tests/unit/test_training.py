@@ -16,10 +16,10 @@ from selfseg.losses.build import build_loss
 from selfseg.networks.weights import load_weights
 from selfseg.records.optimization import Optimization, Poly, Recipe, WarmupCosine
 from selfseg.training import history
-from selfseg.training import train as training
+from selfseg.training.compiling import seconds_per_step
 from selfseg.training.job import Course, plan_course
 from selfseg.training.schedule import choose_recipe, learning_rate_factor
-from selfseg.training.state import create_state, seconds_per_step
+from selfseg.training.state import create_state
 from selfseg.training.step import final_weights, train_step, update_average
 from selfseg.training.train import train
 from selfseg.workspace.network import FoldFolder
@@ -116,8 +116,7 @@ def test_resumed_training_is_bit_equal(
     plain = replace(plain, configuration=configuration)
     train(plain)
     killed = replace(plain, output=FoldFolder(tmp_path / "killed"))
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", 0.0)  # also within epochs
-    stop_at_step(stop_at, killed, monkeypatch)
+    stop_at_step(stop_at, killed, monkeypatch, save_every=1)  # also within epochs
     fold = train(killed)
     assert fold.steps == 12
     assert killed.output.weights.read_bytes() == plain.output.weights.read_bytes()

@@ -6,30 +6,42 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from trainingjobs import make_job
 
-from selfseg.loading.batches import Batch
+from selfseg.loading.batches import Batch, Batches
 from selfseg.records import serial
 from selfseg.records.model import TrainedFold
 from selfseg.training import begin, train
 from selfseg.training.step import train_step
+from selfseg.training.telling import LongWaits
 
 
-@pytest.mark.parametrize("slow", ["data", "steps"])
+@pytest.mark.parametrize(
+    ("slow", "epochs", "warnings"), [("data", 3, 1), ("data", 1, 1), ("steps", 3, 0)]
+)
 def test_only_long_waits_for_data_are_warned_of_and_only_once(
     tmp_path: Path,
     slow: str,
+    epochs: int,
+    warnings: int,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def made_ahead(*arguments: object) -> Iterator[Batch]:
+    def made_ahead(*arguments: object) -> Batches:
         batches = begin.batches_of(*arguments)  # type: ignore[arg-type]
-        for batch in [next(batches) for _ in range(12)]:
-            time.sleep(0.05 if slow == "data" else 0)
-            yield batch
+        items = [next(batches) for _ in range(4 * epochs)]
+        source = SimpleNamespace(finish=True)
+        return Batches(arriving(items), source, torch.device("cpu"))  # type: ignore[arg-type]
+
+    def arriving(items: list[Batch]) -> Iterator[Batch]:
+        for item in items:
+            if slow == "data":
+                time.sleep(0.05)
+            yield item
 
     def step(*arguments: object, **options: object) -> torch.Tensor:
         time.sleep(0.05 if slow == "steps" else 0)
@@ -38,9 +50,29 @@ def test_only_long_waits_for_data_are_warned_of_and_only_once(
     monkeypatch.setattr(train, "batches_of", made_ahead)
     monkeypatch.setattr(train, "train_step", step)
     with caplog.at_level(logging.WARNING):
-        train.train(make_job(tmp_path))
-    warnings = [record for record in caplog.records if "waits for data" in record.message]
-    assert len(warnings) == (slow == "data")
+        train.train(make_job(tmp_path, epochs=epochs))
+    told = [record for record in caplog.records if "waits for data" in record.message]
+    assert len(told) == warnings
+
+
+@pytest.mark.parametrize(
+    ("shares", "warned_at"),
+    [
+        ([0.5, 0.05, 0.05], None),  # only while the workers start
+        ([0.5, 0.2, 0.3], 2),
+        ([0.0, 0.05, 0.05, 0.2, 0.3], 4),  # later, when another program takes the cores
+        ([0.2], 1),
+    ],
+)
+def test_a_run_that_waits_is_warned_of_once_whenever_it_begins(
+    shares: list[float], warned_at: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits, told = LongWaits(), []
+    for epoch, share in enumerate(shares, start=1):
+        before = len(caplog.records)
+        waits.look_at(share, is_last=epoch == len(shares))
+        told += [epoch] * (len(caplog.records) - before)
+    assert told == ([] if warned_at is None else [warned_at])
 
 
 def test_the_peak_of_memory_is_kept_where_the_system_counts_it(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from selfseg.records.loss_terms import DiceTerm, ShapeCodeTerm
 from selfseg.records.optimization import Optimization
 from selfseg.records.shape_model import ShapeModelRecord, ShapeModels, ShapeOptions
 from selfseg.training import shapes as shape_models
-from selfseg.training import train as training
 from selfseg.training.job import TrainingJob
 from selfseg.training.shape_fit import fit_shape
 from selfseg.training.shapes import prepare_shapes, read_shapes, shape_refusal
@@ -159,8 +158,7 @@ def test_resumed_training_with_the_shape_constraint_is_bit_equal(
     train(without)
     assert whole.output.weights.read_bytes() != without.output.weights.read_bytes()
     killed = replace(whole, output=FoldFolder(tmp_path / "killed"))
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", 0.0)
-    stop_at_step(stop_at, killed, monkeypatch)
+    stop_at_step(stop_at, killed, monkeypatch, save_every=1)
     train(killed)
     assert killed.output.weights.read_bytes() == whole.output.weights.read_bytes()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,13 +12,15 @@ from tinymodel import tiny_configuration
 from torch import Tensor, nn
 from torch._dynamo import config
 from torch._dynamo.testing import CompileCounter
-from trainingjobs import CPU
+from trainingjobs import CPU, LONG
 
 from selfseg.networks.build import build_network
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
-from selfseg.training import state as training_state
+from selfseg.training import compiling
 from selfseg.training.checkpoints import OPTIMIZER, optimizer_tensors, restore_optimizer
-from selfseg.training.state import seconds_per_step
+from selfseg.training.compiling import seconds_per_step
+from selfseg.training.job import Course
+from selfseg.training.state import step_sizes
 
 LAST = CHANNELS_LAST[3]
 NO_ENGINE = "GET was unable to find an engine to execute this computation"
@@ -45,10 +48,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
     return counter
 
 
-def proven(*shapes: tuple[int, ...]) -> training_state.Forward:
+def proven(*shapes: tuple[int, ...]) -> compiling.Forward:
     network = build_network(tiny_configuration(patch=(8, 8, 8)).network, channels=1, outputs=2)
     set_layout(network, LAST)
-    return training_state._compiled(network, shapes, CPU, LAST, None)
+    return compiling._compiled(network, shapes, CPU, LAST, None)
 
 
 def test_steps_find_everything_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +75,7 @@ def test_steps_find_everything_compiled(monkeypatch: pytest.MonkeyPatch) -> None
 def test_whole_batches_and_their_parts_are_compiled(
     batch: int, borrowed: int, apart: int, sizes: list[int]
 ) -> None:
-    assert training_state.step_sizes(batch, borrowed, apart) == sizes
+    assert step_sizes(batch, borrowed, apart) == sizes
 
 
 def test_every_network_of_a_process_is_compiled_for_its_own_patch(
@@ -94,12 +97,12 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(
 ) -> None:
     failing = Normed(RuntimeError("no compiler here"))
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    made = training_state._compiled(failing, [(1, 1, 4, 4, 4)], CPU, LAST, None)
+    made = compiling._compiled(failing, [(1, 1, 4, 4, 4)], CPU, LAST, None)
     assert made is failing
     assert "no compiler here" in caplog.text
     full = Normed(RuntimeError(NO_ENGINE))
     with pytest.raises(RuntimeError, match="engine"):
-        training_state._compiled(full, [(1, 1, 4, 4, 4)], CPU, LAST, None)
+        compiling._compiled(full, [(1, 1, 4, 4, 4)], CPU, LAST, None)
     assert full.norm.running_mean is not None
     assert not full.norm.running_mean.any()
 
@@ -113,7 +116,7 @@ def test_trials_of_layouts_move_no_statistic() -> None:
 
 
 def test_a_layout_that_does_not_fit_is_infinitely_slow() -> None:
-    timed = partial(training_state._seconds_or_too_large, device=CPU, layout=LAST)
+    timed = partial(compiling._seconds_or_too_large, device=CPU, layout=LAST)
     assert timed(Normed(RuntimeError(NO_ENGINE)), (1, 1, 4, 4, 4)) == float("inf")
     with pytest.raises(RuntimeError, match="sizes"):
         timed(Normed(RuntimeError("sizes do not match")), (1, 1, 4, 4, 4))
@@ -140,3 +143,102 @@ def test_a_restored_optimizer_has_the_layout_of_its_weights(
             assert torch.equal(value, former.state[weight][name])
             if value.shape == weight.shape:
                 assert value.stride() == weight.stride()
+
+
+class Compiled:
+    """Stands for what the compiler makes of a network; says how long a step of it takes."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, seconds: dict[torch.memory_format, float | Exception]
+    ) -> None:
+        self.made: list[torch.memory_format] = []
+        self.timed: list[object] = []
+        self.seconds = seconds
+        monkeypatch.setattr(compiling, "_compiled", self.compile)
+        monkeypatch.setattr(compiling, "seconds_per_step", self.time)
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+
+    def compile(self, network: nn.Module, *arguments: object) -> compiling.Forward:
+        layout = arguments[2]
+        assert isinstance(layout, torch.memory_format)
+        assert next(network.parameters()).is_contiguous(memory_format=layout)
+        self.made.append(layout)
+        if isinstance(error := self.seconds[layout], Exception):
+            raise error
+        return lambda x: network(x)
+
+    def time(self, *arguments: object, forward: object = None) -> float:
+        self.timed.append(forward)
+        seconds = self.seconds[arguments[3]]  # type: ignore[index]
+        assert isinstance(seconds, float)
+        return seconds
+
+
+FULL = RuntimeError(NO_ENGINE)
+PLANAR = torch.contiguous_format
+
+
+@pytest.mark.parametrize(
+    ("last", "planar", "run_s", "compiled", "chosen"),
+    [
+        (0.2, 0.1, 60.0, [LAST], LAST),  # too short a run for a second compilation
+        (0.2, 0.1, 1e5, [LAST, PLANAR], PLANAR),
+        (0.1, 0.2, 1e5, [LAST, PLANAR, LAST], LAST),
+        (FULL, 0.2, 60.0, [LAST, PLANAR], PLANAR),
+        (0.1, FULL, 1e5, [LAST, PLANAR, LAST], LAST),
+    ],
+)
+def test_the_layout_is_the_faster_one_of_the_compiled_network(
+    monkeypatch: pytest.MonkeyPatch,
+    last: float | Exception,
+    planar: float | Exception,
+    run_s: float,
+    compiled: list[torch.memory_format],
+    chosen: torch.memory_format,
+) -> None:
+    network, shapes = nn.Conv3d(2, 4, 3), [(1, 2, 4, 4, 4)]
+    tried = Compiled(monkeypatch, {LAST: last, PLANAR: planar})
+    _, layout = compiling.compile_for(network, shapes, CPU, None, None, run_s=lambda _: run_s)
+    assert tried.made == compiled
+    assert all(forward is not None and forward is not network for forward in tried.timed)
+    assert layout == chosen
+    assert network.weight.is_contiguous(memory_format=chosen)
+
+
+def test_memory_that_runs_out_in_either_layout_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, tried = nn.Conv3d(2, 4, 3), Compiled(monkeypatch, {LAST: FULL, PLANAR: FULL})
+    with pytest.raises(RuntimeError, match="engine"):
+        compiling.compile_for(
+            network, [(1, 2, 4, 4, 4)], CPU, None, None, run_s=lambda step_s: 1e9 * step_s
+        )
+    assert tried.timed == []
+
+
+def test_a_resumed_run_keeps_its_layout_and_compiles_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, tried = nn.Conv3d(2, 4, 3), Compiled(monkeypatch, {LAST: 0.1, PLANAR: 0.2})
+    shapes = [(1, 2, 4, 4, 4)]
+    _, layout = compiling.compile_for(network, shapes, CPU, PLANAR, None, run_s=lambda _: 1e9)
+    assert (layout, tried.made, tried.timed) == (PLANAR, [PLANAR], [])
+
+
+def test_without_a_compiler_both_layouts_are_timed_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, timed = Normed(), []
+
+    def time(*arguments: object, **_: object) -> float:
+        timed.append(arguments[3])
+        return 0.1 if arguments[3] == PLANAR else 0.2
+
+    monkeypatch.setattr(compiling, "_compiled", lambda network, *_: network)
+    monkeypatch.setattr(compiling, "seconds_per_step", time)
+    meta = torch.device("meta")  # no CPU, where the layout is fixed
+    found = compiling.compile_for(network, [(1, 1, 4, 4, 4)], meta, None, None, run_s=lambda _: 0.0)
+    assert found == (network, PLANAR)
+    assert timed == [LAST, PLANAR, LAST]
+
+
+def test_the_length_of_a_run_follows_from_its_steps_or_is_given() -> None:
+    course = Course(kind="long", recipe=LONG, steps_per_epoch=250, total_steps=1000, time_s=None)
+    assert course.run_s(0.5) == 500.0
+    assert replace(course, total_steps=None, time_s=60.0).run_s(0.5) == 60.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from trainingjobs import KilledError, make_job, stop_at_step
 
 from selfseg.errors import DeviceError
 from selfseg.execution.termination import termination_noted
-from selfseg.loading.batches import Batch
+from selfseg.loading.batches import Batch, Batches
 from selfseg.training import begin, train
 from selfseg.training.checkpoints import peek
 from selfseg.training.epoch import EpochScores, score_epoch
@@ -33,16 +32,23 @@ def train_until_asked(
             signal.raise_signal(signal.SIGTERM)
         return train_step(state, *arguments, **options)  # type: ignore[arg-type]
 
-    def dying(*arguments: object) -> Iterator[Batch]:
-        for index, batch in enumerate(begin.batches_of(*arguments)):  # type: ignore[arg-type]
-            if index > at_step:
+    class Dying(Batches):
+        """The batches of a job until its workers die."""
+
+        def __init__(self, *arguments: object) -> None:
+            self.__dict__ = begin.batches_of(*arguments).__dict__  # type: ignore[arg-type]
+            self.left = at_step + 1
+
+        def __next__(self) -> Batch:
+            if self.left == 0:
                 raise DeviceError("a process that prepares training batches died")
-            yield batch
+            self.left -= 1
+            return super().__next__()
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "train_step", asked)
         if die:
-            patch.setattr(train, "batches_of", dying)
+            patch.setattr(train, "batches_of", Dying)
             patch.setattr(train, "_train_steps", without_looking(train._train_steps))
         with pytest.raises(SystemExit) as caught:
             train.train(job)

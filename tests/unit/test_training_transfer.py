@@ -30,7 +30,6 @@ from selfseg.records.transfer import (
     Transfer,
     TransferReport,
 )
-from selfseg.training import train as training
 from selfseg.training.job import TrainingJob
 from selfseg.training.seen import Seen
 from selfseg.training.start import open_source, refuse_leak
@@ -294,8 +293,7 @@ def test_resumed_training_is_bit_equal(
     plain = started_job(tmp_path, strategy, "plain")
     train(plain)
     killed = replace(plain, output=FoldFolder(tmp_path / "killed"))
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", 0.0)
-    stop_at_step(9, killed, monkeypatch)
+    stop_at_step(9, killed, monkeypatch, save_every=1)
     fold = train(killed)
     assert killed.output.weights.read_bytes() == plain.output.weights.read_bytes()
     assert fold.start == plain.start.model if plain.start else False

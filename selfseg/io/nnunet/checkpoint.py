@@ -20,6 +20,18 @@ LARGEST_PICKLE_MIB = 64.0
 MOST_ENTRIES = 100_000
 SECONDS_EACH = 600.0
 
+# An isolated process sees neither PYTHONPATH nor the current folder, from which this package may
+# come. It imports this package, and nothing else, from where it is here.
+PACKAGES = Path(__file__).resolve().parents[3]
+READER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import selfseg
+del sys.path[0]
+from selfseg.io.nnunet.read_checkpoint import main
+sys.exit(main(sys.argv[2:]))
+"""
+
 TRUST = "Ask who made it for a checkpoint as nnU-Net v2 itself writes it (torch 1.6 or newer)."
 
 
@@ -49,7 +61,7 @@ def read_checkpoints(sources: Sequence[Path], folder: Path) -> tuple[ReadCheckpo
         check_archive(source)
     outputs = [folder / f"checkpoint_{index}" for index in range(len(sources))]
     pairs = [str(part) for pair in zip(sources, outputs, strict=True) for part in pair]
-    command = [sys.executable, "-I", "-m", "selfseg.io.nnunet.read_checkpoint", *pairs]
+    command = [sys.executable, "-I", "-c", READER, str(PACKAGES), *pairs]
     try:
         done = subprocess.run(
             command,

@@ -4,8 +4,8 @@ This is the only file of the project that loads a pickle. It runs in a process t
 connections nor start programs, with torch's restricted reader: that one builds tensors, plain
 containers and what stands in `allowed_globals`, and calls nothing else.
 
-Usage: python -I -m selfseg.io.nnunet.read_checkpoint CHECKPOINT OUTPUT [CHECKPOINT OUTPUT …]
-Every OUTPUT is a folder that gets `tensors.safetensors` and `facts.json`.
+`checkpoint.py` starts `main` with CHECKPOINT OUTPUT [CHECKPOINT OUTPUT …]; every OUTPUT is a folder
+that gets `tensors.safetensors` and `facts.json`.
 """
 
 from __future__ import annotations
@@ -135,7 +135,3 @@ def _reason(error: BaseException) -> str:
     named = [line for line in lines if "WeightsUnpickler error:" in line]
     text = (marked or named or lines or [""])[0]
     return text.rpartition("WeightsUnpickler error:")[2].strip()[:200]
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 import torch
+from peakmemory import peak_mib
 from tinymodel import tiny_configuration, tiny_plan
 from torch import Tensor, nn
 
@@ -54,7 +54,7 @@ def main(labels: int, members: int, folder: Path) -> None:
         max_memory_gib=MAX_MEMORY_GIB,
     )
     assert report.done == ("a",), report.failed
-    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}\n")
+    sys.stdout.write(f"{peak_mib() * 2**20:.0f}\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +168,22 @@ if child:
 def test_memory_that_processes_share_counts_once() -> None:
     found = measure([sys.executable, "-I", "-c", SHARING], {})
     assert 200 <= found.peak_mib < 300
+
+
+STARTED_BY_A_LARGE_ONE = """
+import subprocess, sys
+block = bytearray(b"x") * (600 * 2**20)
+child = "from versus.measure import peak_mib; print(peak_mib())"
+subprocess.run([sys.executable, "-c", child], check=True)
+"""
+
+
+def test_the_peak_of_a_process_is_its_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED_BY_A_LARGE_ONE], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert 5 < float(done.stdout) < 300
 
 
 def test_where_shares_are_not_told_resident_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:

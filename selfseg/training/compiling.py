@@ -148,7 +148,7 @@ def seconds_per_step(
     with _nothing_left(network):
         while len(times) < 1 + TIMED_STEPS and (len(times) < needed or sum(times) < limit_s):
             started_s = time.perf_counter()
-            _pass(forward or network, shape, device, layout, dtype)
+            _pass(network if forward is None else forward, shape, device, layout, dtype)
             wait_for(device)
             times.append(time.perf_counter() - started_s)
     counted = times[1:] or times

@@ -205,6 +205,22 @@ def test_the_layout_is_the_faster_one_of_the_compiled_network(
     assert network.weight.is_contiguous(memory_format=chosen)
 
 
+@pytest.mark.parametrize("run_s", [0.0, 1e9])
+def test_what_torch_compiles_is_timed_and_computes_as_the_network(
+    monkeypatch: pytest.MonkeyPatch, run_s: float
+) -> None:
+    counter, shape = counted(monkeypatch), (2, 1, 8, 8, 8)
+    network = build_network(tiny_configuration(patch=(8, 8, 8)).network, channels=1, outputs=2)
+    forward, layout = compiling.compile_for(
+        network, [shape], CPU, None, None, run_s=lambda _: run_s
+    )
+    assert forward is not network
+    made = counter.frame_count
+    image = torch.randn(shape).contiguous(memory_format=layout)
+    torch.testing.assert_close(forward(image)[0], network(image)[0])
+    assert counter.frame_count == made > 0
+
+
 def test_memory_that_runs_out_in_either_layout_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     network, tried = nn.Conv3d(2, 4, 3), Compiled(monkeypatch, {LAST: FULL, PLANAR: FULL})
     with pytest.raises(RuntimeError, match="engine"):

@@ -193,7 +193,9 @@ def previous_maps(
 def _fold_cases(known: PlannedDataset, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if fold == "all":
         return tuple(case.id for case in known.dataset.cases), ()
-    splits = serial.load(Splits, known.folder.splits)
+    from selfseg.io.splits import read_stored_splits
+
+    splits = read_stored_splits(known.folder.splits)
     for number, chosen in enumerate(splits.folds):
         if fold == str(number):
             return chosen.train, chosen.validation

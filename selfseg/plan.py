@@ -268,11 +268,11 @@ def _splits(
 
 def _fitting_splits(folder: DatasetFolder, dataset: Dataset) -> Splits | None:
     """Return the stored folds if they cover exactly these cases (they may be the user's own)."""
-    from selfseg.io.splits import check_folds
+    from selfseg.io.splits import check_folds, read_stored_splits
 
     if not folder.splits.is_file():
         return None
-    splits = serial.load(Splits, folder.splits)
+    splits = read_stored_splits(folder.splits)
     covered = {case for fold in splits.folds for case in (*fold.train, *fold.validation)}
     if covered == {case.id for case in dataset.cases}:
         check_folds(splits.folds, dataset, folder.splits)

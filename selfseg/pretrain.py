@@ -113,6 +113,14 @@ def pretrain_network(
     idea = pretrainer.nominate_pretrained(made, start)
     if idea is not None:
         _nominate(known.folder, idea)
+    else:
+        log.warning(
+            "Nothing was learned: the error of masked voxels is %.4f, that of painting zeros %.4f. "
+            "So no idea was nominated, and no training should start from this network. Pretrain "
+            "for longer (--restart, with --steps or --time), or on more images",
+            made.error,
+            made.error_of_zeros,
+        )
     return made, idea
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from selfseg.classification.statistics import area_under_curve
 from selfseg.classification.table import DEEP, FeatureTable, Floats
 from selfseg.errors import DatasetError
 from selfseg.radiomics.perturb import agreement
@@ -165,7 +166,11 @@ def _uncorrelated(values: Floats, kept: list[int], most: float) -> list[int]:
 def _ranked(
     values: Floats, positives: np.ndarray, options: FeatureSelection, seed: int
 ) -> list[int]:
-    """Return the columns by falling Gini importance."""
+    """Return the columns by falling Gini importance.
+
+    With hardly more rows than two leaves take, no tree tells the classes apart: the library divides
+    0 by 0, or gives 0 for every column. Then how well each column does so alone ranks them.
+    """
     from sklearn.ensemble import RandomForestClassifier
 
     forest = RandomForestClassifier(
@@ -175,4 +180,8 @@ def _ranked(
         random_state=seed,
     )
     forest.fit((values - values.mean(axis=0)) / values.std(axis=0), positives)
-    return [int(i) for i in np.argsort(-forest.feature_importances_, kind="stable")]
+    with np.errstate(invalid="ignore"):
+        weights = forest.feature_importances_
+    if not weights.sum() > 0:  # nor is NaN
+        weights = np.array([abs(area_under_curve(column, positives) - 0.5) for column in values.T])
+    return [int(i) for i in np.argsort(-weights, kind="stable")]

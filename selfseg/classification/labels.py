@@ -16,6 +16,10 @@ from selfseg.records.classification import Unit
 # Names that say themselves which class is the positive one.
 POSITIVE = {"1": "0", "yes": "no", "true": "false", "positive": "negative"}
 SHOWN = 12  # complaints; more of one kind help nobody
+WRITE_LINES = "Write one line a case (or lesion) under 'case,label,group'."
+NAME_CLASSES = (
+    "Name a column of two classes with --label-column, and one of its classes with --positive."
+)
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,17 @@ def read_labels(
     complaints: list[str] = []
     header, lines = _read(path, complaints)
     complaints += [
-        f"no column {name!r} (there are: {', '.join(header)}); add it"
+        f"no column {name!r} (there are: {', '.join(header)})"
         for name in ("case", column)
         if header and name not in header
     ]
+    _raise_all(path, complaints, _columns_remedy(header, column))
     known = {} if "group" in header else patients or {}
-    rows = [] if complaints else _rows(lines, column, header, known, complaints)
+    rows = _rows(lines, column, header, known, complaints)
+    remedy = WRITE_LINES if complaints else NAME_CLASSES
     classes = sorted({label for *_, label in rows if label})
-    chosen = _positive(classes, positive, column, complaints) if rows else ""
-    _raise_all(path, complaints)
+    chosen = _positive(classes, positive, column, complaints)
+    _raise_all(path, complaints, remedy)
     return Labels(
         rows=tuple(
             LabelRow(case, lesion, group, label == chosen) for case, lesion, group, label in rows
@@ -110,7 +116,15 @@ def patients_of(images: Path) -> Mapping[str, str]:
     return {}
 
 
-def _raise_all(path: Path, complaints: Sequence[str]) -> None:
+def _columns_remedy(header: Sequence[str], column: str) -> str:
+    """Return what to do where a column is missing: the classes may stand in another one."""
+    others = [name for name in header if name not in ("case", "group", "lesion")]
+    if "case" not in header or column in header or not others:
+        return WRITE_LINES
+    return f"Name the column of the two classes with --label-column: {' or '.join(others)}."
+
+
+def _raise_all(path: Path, complaints: Sequence[str], remedy: str) -> None:
     if not complaints:
         return
     more = len(complaints) - SHOWN
@@ -118,20 +132,27 @@ def _raise_all(path: Path, complaints: Sequence[str]) -> None:
     raise DatasetError(
         f"{path}: labels cannot be used",
         complaints=shown,
-        remedy="Write one line a case (or lesion) under 'case,label,group'.",
+        remedy=remedy,
     )
 
 
 def _read(path: Path, complaints: list[str]) -> tuple[tuple[str, ...], dict[int, dict[str, str]]]:
-    """Return the header, and the other lines by their number in the file."""
+    """Return the header, and the other lines by their number in the file.
+
+    Raises:
+        DatasetError: Not there, or no CSV file.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream)
             lines = ((reader.line_num, [cell.strip() for cell in line]) for line in reader)
             written = [(number, line) for number, line in lines if any(line)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        complaints.append(f"cannot be read ({error}); save it as UTF-8 CSV")
-        return (), {}
+        lost = isinstance(error, OSError)
+        raise DatasetError(
+            f"{path}: labels cannot be read ({error})",
+            remedy="Check the path after -l." if lost else "Save it as UTF-8 CSV.",
+        ) from error
     if len(written) < 2:
         complaints.append("has no lines below its header; write one a case")
     header = tuple(written[0][1]) if written else ()

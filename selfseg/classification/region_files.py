@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from selfseg.evaluation.labels import declared_targets
 from selfseg.io.images import IMAGE_ENDINGS
 from selfseg.io.matching import images_of
 from selfseg.records.classification import RegionOfInterest, Unit
+
+log = logging.getLogger(__name__)
 
 SHOWN = 12  # findings in one message
 WHICH_LESIONS = "say with --region in which label 'selfseg measure' has numbered them"
@@ -96,6 +99,7 @@ def find_files(
     maps = _mask_files(masks)
     names = sorted(maps if wanted is None else wanted)
     _refuse_missing(masks, names, maps)
+    _tell_unused(sorted(maps.keys() - set(names)), len(maps))
     found = images_of(images, names)
     return tuple(
         RegionFiles(
@@ -121,6 +125,16 @@ def _refuse_missing(masks: Sequence[Path], names: Sequence[str], maps: Mapping[s
         complaints=complaints,
         remedy=f"Name masks as the cases ({', '.join(IMAGE_ENDINGS[:3])}, …).",
     )
+
+
+def _tell_unused(unused: Sequence[str], count: int) -> None:
+    """Say which of all masks are not used, because no line of the labels names them."""
+    if unused:
+        more = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
+        log.info(
+            "%d of %d masks have no line in the labels and are not used: %s%s",
+            len(unused), count, ", ".join(unused[:SHOWN]), more,
+        )  # fmt: skip
 
 
 def _mask_files(folders: Sequence[Path]) -> dict[str, Path]:

@@ -106,9 +106,10 @@ def print_pretrained(made: Pretrained, idea: Idea | None, root: Path) -> None:
         f"Error of masked voxels: {made.error:.4f}; painting zeros has {made.error_of_zeros:.4f}"
     )
     name, configuration = shlex.quote(made.model.dataset), made.model.configuration
-    if idea is not None:
-        race = f"selfseg race {name} --config {configuration} --ideas {idea.name}{where}"
-        out.print(f"Whether it beats random weights: {race}")
+    if idea is None:
+        return  # nothing was learned, as was said: nothing to race or to start from
+    race = f"selfseg race {name} --config {configuration} --ideas {idea.name}{where}"
+    out.print(f"Whether it beats random weights: {race}")
     start = f"--init {shlex.quote(made.model.folder)}"
     out.print(f"Next: selfseg train {name} {configuration} 0 {start}{where}")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfseg.errors import DatasetError
+from selfseg.errors import DatasetError, RecordError
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Fold, Splits
 
@@ -52,6 +52,23 @@ def read_splits(path: Path, dataset: Dataset, *, part: bool = False) -> Splits:
     dropped = [f"{given - len(folds)} folds hold out none of these"] if len(folds) < given else []
     notes = [f"taken from {path.name}", *dropped, *_left_out(folds, known)]
     return Splits(folds=folds, note="; ".join(notes))
+
+
+def read_stored_splits(path: Path) -> Splits:
+    """Read the folds of a workspace, which may be the user's own, in selfseg's form.
+
+    Raises:
+        RecordError: Not there, or not of this form.
+    """
+    try:
+        return serial.load(Splits, path)
+    except RecordError as error:
+        raise RecordError(
+            error.message,
+            remedy='In a workspace only selfseg\'s form holds: {"folds": [{"train": ["CASE", …], '
+            '"validation": ["CASE", …]}, …]}. nnU-Net\'s list is read beside the data, as '
+            "splits_final.json. Remove this file to let 'selfseg plan' write it again.",
+        ) from error
 
 
 def check_folds(folds: Sequence[Fold], dataset: Dataset, path: Path) -> None:

@@ -219,11 +219,11 @@ class BatchSource(Dataset[Item]):
 
         Morphology follows the spatial transforms and is made for CPUs, so both are done here.
         """
-        from selfseg.augmentation.previous import apply_previous
-
         label = self.cases.cut_previous(chosen, tuple(corner), loaded)
         if label is None:
             return None
+        from selfseg.augmentation.previous import apply_previous
+
         patch = self.configuration.patch
         return apply_previous(label[0] if len(patch) == 2 else label, draw, patch)
 
@@ -231,13 +231,13 @@ class BatchSource(Dataset[Item]):
         self, chosen: int, corner: Sequence[int], loaded: Sequence[int], draw: SampleDraw
     ) -> Indices | None:
         """Cut what the loss needs of a sample and apply its draw, on any device."""
-        from selfseg.augmentation.cpu import place_maps
-
         patch, context = self.configuration.patch, self.configuration.context
         low = (corner[0] - context, *corner[1:])
         maps = self.cases.cut_maps(chosen, low, (loaded[0] + 2 * context, *loaded[1:]))
         if maps is None:
             return None
+        from selfseg.augmentation.cpu import place_maps
+
         wanted = needed_maps(self.configuration.loss)
         each = len(maps) // len(wanted)
         linear = tuple(item.kind == "distance" for item in wanted for _ in range(each))

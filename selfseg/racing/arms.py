@@ -10,6 +10,14 @@ from selfseg.plan_checks import check_plan
 from selfseg.records.ideas import Idea
 from selfseg.records.plan import Configuration, Plan
 
+# What nominates an idea of such a name, for who misses it.
+NOMINATED_BY = {
+    "transfer": "'selfseg plan --init' nominates transfer, unless it refuses the model "
+    "('selfseg plan --explain' says why)",
+    "pretrained": "'selfseg pretrain' nominates pretrained, unless the network learned nothing",
+    "auxiliary": "'selfseg plan --auxiliary' nominates auxiliary",
+}
+
 
 def entrants(
     plan: Plan, configuration: Configuration, wanted: Sequence[str] | None, most: int
@@ -17,7 +25,7 @@ def entrants(
     """Return the ideas to race, in the plan's order: those wanted, else all that were not yet.
 
     Raises:
-        PlanError: A wanted idea does not exist or is part of the loss already.
+        PlanError: A wanted idea does not exist, or is accepted and cannot be taken out again.
     """
     own = [idea for idea in plan.nominated if idea.configuration == configuration.name]
     if wanted is None:
@@ -25,12 +33,13 @@ def entrants(
     names = [idea.name for idea in own]
     unknown = sorted(set(wanted) - set(names))
     if unknown:
+        told = [NOMINATED_BY[name] for name in unknown if name in NOMINATED_BY]
         raise PlanError(
             f"nominated: no idea {', '.join(map(repr, unknown))} of {configuration.name}",
-            remedy=f"There is: {', '.join(names) or 'none'}.",
+            remedy="; ".join([f"There is: {', '.join(names) or 'none'}", *told]) + ".",
         )
     chosen = tuple(idea for idea in own if idea.name in wanted)
-    inside = [idea.name for idea in chosen if _is_inside(configuration, idea)]
+    inside = [idea.name for idea in chosen if _is_inside(idea)]
     if inside:
         raise PlanError(
             f"nominated: {', '.join(inside)}: accepted before, and part of {configuration.name}",
@@ -45,10 +54,10 @@ def entrants(
     return chosen
 
 
-def _is_inside(item: Configuration, idea: Idea) -> bool:
-    """Tell whether an idea was accepted, and no other start has taken its place since."""
+def _is_inside(idea: Idea) -> bool:
+    """Tell whether an idea was accepted and no arm is trained without it (`without_ideas`)."""
     accepted = bool(idea.trials) and idea.trials[-1].accepted
-    return accepted and idea.start in (None, item.start)
+    return accepted and bool(idea.terms or idea.replaces or idea.hidden_p)
 
 
 def apply_idea(item: Configuration, idea: Idea) -> Configuration:

@@ -123,13 +123,15 @@ def refuse_misfit(source: SourceModel, plan: Plan, configuration: Configuration)
 def start_(network: nn.Module, job: TrainingJob) -> Tuning:
     """Fill a fresh network with the weights that a job starts from; return how they learn.
 
-    What became of each weight is written beside the fold.
+    What became of each weight is written beside the fold; what a run said that was begun from a
+    model, and ended before its first checkpoint, is removed by one without.
 
     Raises:
         ModelError: The model does not fit.
     """
     source = job.start
     if source is None:
+        job.output.transfer.unlink(missing_ok=True)
         return Tuning()
     configuration = job.configuration
     target = Ends.of(job.plan, configuration)

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from selfseg.classification.labels import LabelRow, patients_of, read_labels
+from selfseg.classification.labels import (
+    NAME_CLASSES,
+    WRITE_LINES,
+    LabelRow,
+    patients_of,
+    read_labels,
+)
 from selfseg.errors import DatasetError
 
 
@@ -104,6 +110,42 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, text: str, finding: str) ->
     with pytest.raises(DatasetError) as caught:
         read_labels(write(tmp_path / "l.csv", text))
     assert finding in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "positive", "finding", "remedy"),
+    [
+        (None, None, "l.csv: labels cannot be read", "Check the path after -l."),
+        (b"case,label\na,\xff\n", None, "labels cannot be read", "Save it as UTF-8 CSV."),
+        (
+            b"case,age,diagnosis\na,3,benign\nb,4,malignant\n",
+            None,
+            "no column 'label' (there are: case, age, diagnosis)",
+            "Name the column of the two classes with --label-column: age or diagnosis.",
+        ),
+        (b"case\na\nb\n", None, "no column 'label'", WRITE_LINES),
+        (b"case,label\n", None, "has no lines below its header", WRITE_LINES),
+        (b"id,label\na,1\nb,0\n", None, "no column 'case'", WRITE_LINES),
+        (
+            b"case,label\na,benign\nb,malignant\n",
+            "Malig",
+            "--positive Malig: not in column 'label' ('benign', 'malignant')",
+            NAME_CLASSES,
+        ),
+        (b"case,label\na,benign\na,malignant\n", "tumor", "keep one", WRITE_LINES),
+    ],
+    ids=["path", "coding", "label-column", "no-label", "no-lines", "no-case", "positive", "lines"],
+)
+def test_the_remedy_fits_what_was_found(
+    tmp_path: Path, content: bytes | None, positive: str | None, finding: str, remedy: str
+) -> None:
+    path = tmp_path / "l.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DatasetError) as caught:
+        read_labels(path, positive=positive)
+    assert finding in str(caught.value)
+    assert caught.value.remedy == remedy
 
 
 def test_a_missing_file_and_an_unknown_class_are_named(tmp_path: Path) -> None:

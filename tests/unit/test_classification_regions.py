@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from selfseg.classification.region_files import RegionFiles, region_of_interest
+from selfseg.classification.region_files import RegionFiles, find_files, region_of_interest
 from selfseg.classification.regions import region_masks
 from selfseg.errors import DatasetError
 from selfseg.records.classification import RegionOfInterest
@@ -65,3 +66,22 @@ def test_names_in_predicted_masks_are_those_of_the_data_set_of_the_images(tmp_pa
     # What lies beside the masks goes first.
     describe(masks, {"tumor": 7})
     assert region_of_interest([masks], "tumor", images=images).values == (7,)
+
+
+def test_masks_that_no_label_names_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    masks, images = tmp_path / "masks", tmp_path / "images"
+    for folder, ending in ((masks, ""), (images, "_0000")):
+        folder.mkdir()
+        for case in "abc":
+            (folder / f"{case}{ending}.nii.gz").touch()
+    region = RegionOfInterest(name="foreground", values=())
+    with caplog.at_level(logging.INFO):
+        found = find_files([masks], images, region, "case", {"b": ()})
+        assert [item.id for item in found] == ["b"]
+        assert "2 of 3 masks have no line in the labels and are not used: a, c" in caplog.text
+        caplog.clear()
+        assert len(find_files([masks], images, region, "case", {"a": (), "b": (), "c": ()})) == 3
+        assert len(find_files([masks], images, region, "case")) == 3
+    assert not caplog.text

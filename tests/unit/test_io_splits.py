@@ -10,7 +10,7 @@ import pytest
 from plannerfacts import make_dataset
 
 from selfseg.errors import DatasetError, RecordError
-from selfseg.io.splits import check_folds, find_splits, read_splits
+from selfseg.io.splits import check_folds, find_splits, read_splits, read_stored_splits
 from selfseg.records import serial
 from selfseg.records.dataset import Fold
 
@@ -113,3 +113,15 @@ def test_unknown_keys_are_named(tmp_path: Path) -> None:
     path = written(tmp_path / "splits.json", {"schema_version": 1, "foldz": folds})
     with pytest.raises(RecordError, match="foldz"):
         read_splits(path, make_dataset(2))
+
+
+def test_nnunets_list_in_a_workspace_is_refused_with_the_place_where_it_is_read(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path / "splits.json", [{"train": [A], "val": [B]}])
+    with pytest.raises(RecordError, match=r"splits\.json: not a valid Splits") as caught:
+        read_stored_splits(path)
+    assert '{"folds": [{"train"' in caught.value.remedy
+    assert "beside the data, as splits_final.json" in caught.value.remedy
+    folds = [Fold(train=(A,), validation=(B,)).model_dump()]
+    assert read_stored_splits(written(path, {"folds": folds})).folds[0].validation == (B,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +164,23 @@ def test_validation_has_maps_too(tmp_path: Path) -> None:
         configuration, tmp_path, IDS, steps=1, seed=0, workers=0, device=CPU, maps=maps
     )
     assert torch.equal(part(batch, "components").amax(dim=1) > 0, batch.label > 0)
+
+
+def test_what_only_cpus_augment_with_is_not_imported_where_there_is_nothing_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that applies the draws itself needs none of the packages behind these modules."""
+    make_folder(tmp_path, cases=3, shape=(12, 20, 24))
+    for name in ("cpu", "previous"):
+        monkeypatch.setitem(sys.modules, f"selfseg.augmentation.{name}", None)
+    configuration = make_configuration((8, 10, 12), augmentation=TURNED)
+    source = BatchSource(
+        configuration, CaseFolder(tmp_path, IDS), seed=1, augment=True, finish=False
+    )
+    assert isinstance(source[0], LoadedBatch)
+    source.finish = True  # on a CPU
+    with pytest.raises(ImportError):
+        source[0]
 
 
 def test_maps_are_made_once(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from trainingdata import write_case
 from trainingjobs import CPU, make_job
 
+from selfseg.cli.tables import print_pretrained
 from selfseg.errors import CheckpointError, ModelError, PlanError
 from selfseg.files import file_digest
 from selfseg.io.images import write_volume
@@ -182,18 +183,45 @@ def test_a_pretrained_network_is_known_by_its_weights(
     assert open_source(job.output.path).model == changed.model
 
 
-def test_the_idea_to_start_from_it_names_its_weights(tmp_path: Path) -> None:
-    """A configuration whose start was pretrained refuses other weights in its place."""
-    known = write_unraced(tmp_path)
+def request_of(folder: Path, *, steps: int) -> PretrainRequest:
+    """Write an image without labels and ask to pretrain on it."""
     z, y, x = np.meshgrid(*map(np.arange, (8, 16, 16)), indexing="ij")
     image = (np.sin(0.4 * (z + y)) + np.cos(0.3 * x)).astype(np.float32)
-    (tmp_path / "images").mkdir()
+    folder.mkdir()
     write_volume(
         image, native=Geometry(shape=image.shape, spacing_mm=(2.0, 1.0, 1.0)),
-        orientation=Orientation(), path=tmp_path / "images" / "a_0000.nii.gz",
+        orientation=Orientation(), path=folder / "a_0000.nii.gz",
     )  # fmt: skip
-    request = PretrainRequest(images=tmp_path / "images", steps=60, device="cpu", workers=1)
+    return PretrainRequest(images=folder, steps=steps, device="cpu", workers=1)
+
+
+def test_a_network_that_learned_nothing_is_recommended_for_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = write_unraced(tmp_path)
+    request = request_of(tmp_path / "images", steps=1)
     made, idea = pretrain_network("phantom", known.folder.workspace, request)
+    assert made.error >= made.error_of_zeros
+    assert idea is None
+    assert "Nothing was learned: the error of masked voxels is" in caplog.text
+    assert "no idea was nominated" in caplog.text
+    print_pretrained(made, idea, known.folder.workspace)
+    shown = capsys.readouterr().out
+    assert "painting zeros has" in shown
+    assert "--init" not in shown
+    assert "selfseg race" not in shown
+
+
+def test_the_idea_to_start_from_it_names_its_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A configuration whose start was pretrained refuses other weights in its place."""
+    known = write_unraced(tmp_path)
+    request = request_of(tmp_path / "images", steps=60)
+    made, idea = pretrain_network("phantom", known.folder.workspace, request)
+    assert "Nothing was learned" not in caplog.text
+    print_pretrained(made, idea, known.folder.workspace)
+    assert "--ideas pretrained" in capsys.readouterr().out
     assert idea is not None
     assert idea.start is not None
     assert idea.start.weights == (made.model.digest,)

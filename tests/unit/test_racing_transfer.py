@@ -125,8 +125,38 @@ def test_a_start_that_wins_is_used_by_train_without_options(
     # what is given by hand goes before
     save_model(tmp_path / "third", tiny_plan(dataset="third"))
     assert trained_from(known, StartRequest(tmp_path / "third")) == "third"
-    with pytest.raises(PlanError, match="transfer: accepted before"):
-        entrants(plan, item, ["transfer"], 4)
+
+
+@pytest.mark.parametrize("idea", [TRANSFER, BORROW], ids=lambda idea: idea.name)
+def test_an_accepted_start_or_data_set_is_told_again_at_no_cost(
+    known: PlannedDataset, monkeypatch: pytest.MonkeyPatch, idea: Idea
+) -> None:
+    """With the same options; with others it has to win again against an arm without it."""
+    planned(known, idea)
+    serial.save(known.dataset, known.folder.auxiliary)
+    plan = now(known)[0].model_copy(update={"auxiliary": Auxiliary(name="more")})
+    serial.save(plan, known.folder.plan)
+    first, _ = raced(known, monkeypatch, **{idea.name: 0.02})
+    plan, item = now(known)
+    assert first.record is not None
+    assert first.record.accepted == (idea.name,)
+    again, simulated = start(known, monkeypatch, {}, ideas=(idea.name,))
+    assert simulated.trained == []
+    assert again.record == first.record
+    assert now(known)[0] == plan
+    _, simulated = start(known, monkeypatch, {}, ideas=(idea.name,), seed=1)
+    assert simulated.trained == [(), (idea.name,)]
+    assert now(known)[1] == without_ideas(item, [idea])
+
+
+def test_an_idea_that_was_not_nominated_says_what_would_have_nominated_it() -> None:
+    plan = a_plan(TOP_K)
+    with pytest.raises(PlanError, match="no idea 'pretrained' of 3d_fullres") as caught:
+        entrants(plan, plan.configurations[0], ["pretrained"], 4)
+    assert "There is: top_k; 'selfseg pretrain' nominates pretrained, unless" in caught.value.remedy
+    with pytest.raises(PlanError) as caught:
+        entrants(plan, plan.configurations[0], ["focal"], 4)
+    assert caught.value.remedy == "There is: top_k."
 
 
 def test_what_changes_nothing_is_no_harm(

@@ -312,6 +312,16 @@ def test_the_report_lies_beside_the_fold(tmp_path: Path) -> None:
     assert report.loaded
 
 
+def test_no_report_stays_of_a_start_that_a_fold_was_not_trained_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = started_job(tmp_path, FineTune())
+    stop_at_step(2, job, monkeypatch)  # before the first checkpoint: any start may come next
+    assert job.output.transfer.is_file()
+    assert train(replace(job, start=None)).start is None
+    assert not job.output.transfer.exists()
+
+
 def test_another_start_is_refused_when_a_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

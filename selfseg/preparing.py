@@ -42,14 +42,14 @@ def _arrays(
     """Return what a configuration is trained on.
 
     All `planned` configurations whose arrays would be the same share them. Their chunks suit 2D
-    patches if one of them has such: slices from chunks for volumes take 12 to 18 times as long,
-    volumes from chunks for slices 1.1 to 1.7 times.
+    patches if one of them has such, else the patch of the first: slices from chunks for volumes
+    take 12 to 18 times as long, volumes from chunks for slices 1.1 to 1.7 times.
     """
     from selfseg.preprocessing.dataset import Arrays
 
     options = folder.spelled_out(configuration.preprocessing)
     sharing = [item for item in planned if folder.spelled_out(item.preprocessing) == options]
-    patch = min((configuration.patch, *(item.patch for item in sharing)), key=len)
+    patch = min((item.patch for item in sharing or [configuration]), key=len)
     return Arrays(folder.preprocessed(options), options, patch)
 
 

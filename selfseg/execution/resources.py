@@ -30,8 +30,8 @@ class Freed(Enum):
     """
 
     RETURNED = ((TRIM_ABOVE, 1 << 20), (MAP_ABOVE, 1 << 20), (MAPS, 1 << 16), (ARENAS, 2))
-    USUAL = ((TRIM_ABOVE, 1 << 26), (MAP_ABOVE, 1 << 25), (MAPS, 1 << 16))
-    KEPT = ((TRIM_ABOVE, -1), (MAPS, 0))
+    USUAL = ((TRIM_ABOVE, 1 << 26), (MAP_ABOVE, 1 << 25), (MAPS, 1 << 16), (ARENAS, 0))
+    KEPT = ((TRIM_ABOVE, -1), (MAPS, 0), (ARENAS, 0))
 
 
 def usable_cores(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from selfseg.errors import DatasetError, DeviceError
 from selfseg.execution.processes import default_workers
-from selfseg.execution.resources import free_memory_gib
+from selfseg.execution.resources import Freed, free_memory_gib, handle_freed_memory
 from selfseg.loading.on_device import on_device
 from selfseg.loading.patches import CaseFolder, PreviousStage
 from selfseg.loading.source import Batch, BatchSource, Failure, Item, LoadedBatch
@@ -247,6 +247,7 @@ def _items(
         pin_memory=pin,
         generator=torch.Generator(),  # else the loader takes a number from torch's global stream
         multiprocessing_context=_start_method() if workers else None,
+        worker_init_fn=_start_worker,
     )
     stream = _start(loader)
     while True:
@@ -280,6 +281,11 @@ def _start(loader: DataLoader[Item]) -> Iterator[Item]:
         return iter(loader)
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def _start_worker(_: int) -> None:
+    """Handle freed memory as usual, while the training that forks it measures its first steps."""
+    handle_freed_memory(Freed.USUAL)
 
 
 def _unchanged(item: Any) -> Any:

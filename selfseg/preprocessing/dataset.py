@@ -15,7 +15,7 @@ from selfseg.errors import RecordError
 from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import map_parallel
 from selfseg.files import arriving
-from selfseg.io.images import label_indices, read_image, read_label_map
+from selfseg.io.images import Image, label_indices, read_image, read_label_map
 from selfseg.io.store import save_array
 from selfseg.preprocessing.axes import Flips, working_axes
 from selfseg.preprocessing.case import CroppedCase, PreparedCase, crop_case, prepare_cropped
@@ -89,11 +89,11 @@ def preprocess(dataset: Dataset, wanted: Sequence[Arrays], *, workers: int) -> i
 
     Args:
         dataset: With file digests.
-        wanted: Several arrays of the same cases: each case is read once.
+        wanted: Several arrays of the same cases, in folders of their own: each case is read once.
         workers: Parallel processes.
     """
     with ExitStack() as locks:
-        for folder in sorted(arrays.folder for arrays in wanted):  # no two wait for each other
+        for folder in sorted({arrays.folder for arrays in wanted}):  # no two wait for each other
             lock = folder.with_name(f".{folder.name}.lock")
             locks.enter_context(waited_for(lock, "prepares these arrays"))
         return _preprocess(dataset, wanted, workers)
@@ -132,15 +132,16 @@ def _preprocess_case(task: _Task, *, root: Path, targets: Targets) -> None:
         axes = working_axes(image.orientation, options)
         if axes not in cropped:
             cropped[axes] = crop_case(case.id, image, reference, options, targets)
-        prepared = prepare_cropped(
-            case.id,
-            image,
-            cropped[axes],
-            options,
-            targets=targets,
-            source=_source_digest(case, targets, options),
-        )
-        _write(prepared, CaseFiles(arrays.folder, case.id), arrays.patch)
+        _make(case, image, cropped[axes], targets, arrays)
+
+
+def _make(case: Case, image: Image, cropped: CroppedCase, targets: Targets, arrays: Arrays) -> None:
+    """Make one case's arrays; nothing of them stays in memory while others are made."""
+    source = _source_digest(case, targets, arrays.options)
+    prepared = prepare_cropped(
+        case.id, image, cropped, arrays.options, targets=targets, source=source
+    )
+    _write(prepared, CaseFiles(arrays.folder, case.id), arrays.patch)
 
 
 def _write(prepared: PreparedCase, files: CaseFiles, patch: tuple[int, ...]) -> None:

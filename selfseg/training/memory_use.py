@@ -24,8 +24,8 @@ class MemoryUse:
     `steps_follow` before the first step and `step_made` after each. What it counts is what a plan
     estimates: neither the program with its libraries, nor the data.
 
-    Once the first steps on a CPU have shown what they need, and as much again is free, memory that
-    is freed is kept for the next step. It counts no longer then.
+    The first steps on a CPU show what they need: what they free goes back at once. From then on
+    memory that is freed is kept for the next step, if as much again is free; it counts no longer.
 
     Args:
         device: Of the training. On CUDA all is counted that torch holds there during steps.
@@ -35,7 +35,7 @@ class MemoryUse:
         self._device = device
         self._network, self._counts = 0, False
         self._steps = 0
-        self._shown_gib: float | None = None  # once freed memory is kept
+        self._shown_gib: float | None = None  # once freed memory is no longer returned at once
         if device.type != "cuda":
             handle_freed_memory(Freed.RETURNED)  # an earlier training may have kept it
             _make_a_step()
@@ -58,10 +58,9 @@ class MemoryUse:
         self._steps += 1
         if self._device.type == "cuda" or self._steps != FIRST_STEPS:
             return
-        peak_gib = self.peak_gib()
-        if peak_gib is not None and free_memory_gib() > peak_gib:
-            self._shown_gib = peak_gib
-            handle_freed_memory(Freed.KEPT)
+        self._shown_gib = peak_gib = self.peak_gib()
+        is_enough = peak_gib is not None and free_memory_gib() > peak_gib
+        handle_freed_memory(Freed.KEPT if is_enough else Freed.USUAL)
 
     def peak_gib(self) -> float | None:
         """Return the most that network and steps held at once so far; None where none counts."""

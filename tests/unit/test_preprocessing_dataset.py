@@ -110,6 +110,11 @@ def test_several_arrays_are_those_of_each_alone_and_read_a_case_once(
         assert content(folder / name) == content(tmp_path / name)
 
 
+def test_arrays_that_two_patches_share_are_made_once(dataset: Dataset, tmp_path: Path) -> None:
+    arrays = [Arrays(tmp_path / "a", OPTIONS, patch) for patch in (PATCH, (4, 8, 8))]
+    assert preprocess(dataset, arrays, workers=1) == CASES  # a lock taken twice would never open
+
+
 def test_what_is_up_to_date_is_skipped(dataset: Dataset, folder: Path) -> None:
     make(dataset, folder)
     before = times(folder)

@@ -15,7 +15,7 @@ from selfseg.folds import find_configuration
 from selfseg.io.images import label_indices, read_image, read_label_map
 from selfseg.io.store import chunk_and_block, open_array
 from selfseg.plan import PlanResult, plan_dataset
-from selfseg.preparing import prepare
+from selfseg.preparing import prepare, prepare_all
 from selfseg.preprocessing.case import prepare_case
 from selfseg.preprocessing.dataset import CaseFiles
 from selfseg.records import serial
@@ -124,6 +124,21 @@ def test_shared_arrays_have_blocks_for_slices(
     expected = chunk_and_block(image.shape, full.patch if alone else flat.patch, 4)
     assert (cast(Any, image).chunks, cast(Any, image).blocks) == expected
     assert (expected[1][1] > 1) == alone
+
+
+def test_volumes_of_two_patches_share_arrays_made_for_the_first(
+    planned: PlanResult, tmp_path: Path
+) -> None:
+    full = find_configuration(planned.plan, "3d_fullres")
+    slab = full.model_copy(update={"name": "2.5d", "patch": (3, *full.patch[1:])})
+    folder = DatasetFolder(tmp_path)
+    serial.save(planned.fingerprint, folder.fingerprint)
+    prepare_all(folder, planned.dataset, [slab, full], workers=1)
+    arrays = folder.preprocessed(full.preprocessing)
+    image = open_array(CaseFiles(arrays, planned.dataset.cases[0].id).image)
+    assert (cast(Any, image).chunks, cast(Any, image).blocks) == chunk_and_block(
+        image.shape, slab.patch, 4
+    )
 
 
 def test_facts_of_other_cases_are_forgotten_first(

@@ -94,7 +94,7 @@ def predict_images(request: PredictRequest) -> PredictionReport:
         DeviceError: The limit of memory is too small, or the engine does not go with device or
             limit; nothing has been computed then.
     """
-    _refuse_file(request.output)
+    _refuse_output(request.source, request.output)
     from selfseg.bundles import opened_model
     from selfseg.inference.basis import prediction_basis
     from selfseg.inference.journal import Journal
@@ -151,9 +151,14 @@ def predict_images(request: PredictRequest) -> PredictionReport:
     return replace(report, quality=(*former, *report.quality), kept=tuple(kept))
 
 
-def _refuse_file(output: Path) -> None:
+def _refuse_output(source: Path, output: Path) -> None:
+    """Refuse a file, and the folder of the images: label maps there would be images next time."""
     from selfseg.io.images import image_ending
 
+    if source.is_dir() and output.resolve() == source.resolve():
+        raise SelfSegError(
+            f"-o {output}: is the folder of the images", remedy="Give a folder of its own."
+        )
     if image_ending(output) and not output.is_dir():
         raise SelfSegError(
             f"-o {output}: is written as a folder, but looks like a file",

@@ -84,6 +84,10 @@ def choose_model(folder: Path, configuration: str | None, folds: Sequence[str] |
         remedy = "Choose one that is there."
     elif above is not None:
         remedy = f"Give the folder that holds plan.json, -m {above}, with --config and --folds."
+    elif (folder / "plans.json").is_file() or any(folder.glob("*/plans.json")):
+        remedy = (
+            f"A model of nnU-Net is imported once: 'selfseg import {shlex.quote(str(folder))}'."
+        )
     else:
         remedy = "Give a folder with plan.json and models/, or run 'selfseg train' first."
     raise ModelError(f"{folder}: no trained {asked}; trained there:{listing}", remedy=remedy)

@@ -98,6 +98,7 @@ def choose_layout(
     """
     channels_last = CHANNELS_LAST[len(shape) - 2]
     if device.type == "cpu":
+        log.info("Layout: channels-last (always the faster one on a CPU)")
         return channels_last
     times = {
         layout: _seconds_or_too_large(network, shape, device, layout)

@@ -124,11 +124,11 @@ def _trained(job: TrainingJob, started_s: float) -> TrainedFold:
         warn_of_slow_convolutions(job.device, autocast_dtype(job.device)[0])
     memory = MemoryUse(job.device)
     state, course = begin(job)
+    memory.data_follows()  # and what fitting shapes leaves behind
     loss = build_loss(job.configuration.loss, job.plan.targets, prepare_shapes(job))
     loss.memory = state.memory
     steps = course.steps_from(state.step)
     label = f"Training {job.configuration.name} fold {job.fold}"
-    memory.data_follows()
     bar = ProgressBar(label, PARTS, start=parts_done(state, course), as_share=True)
     with termination_noted() as is_asked_to_end:
         with bar:

@@ -102,6 +102,11 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no trained model") as caught:
         load_model(tmp_path, device=CPU)
     assert "selfseg train" in caught.value.remedy
+    (tmp_path / "nnunet").mkdir()
+    (tmp_path / "nnunet" / "plans.json").write_text("{}")
+    with pytest.raises(ModelError, match="no trained model") as caught:
+        load_model(tmp_path / "nnunet", device=CPU)
+    assert f"selfseg import {tmp_path / 'nnunet'}" in caught.value.remedy
     save_model(tmp_path, tiny_plan())
     with pytest.raises(ModelError, match=r"(?s)no trained model 2d.*--config 3d_fullres"):
         load_model(tmp_path, configuration="2d", device=CPU)

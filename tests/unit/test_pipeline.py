@@ -243,3 +243,9 @@ def freed_and_held_gib() -> float:
     assert held_gib() - before > 0.2
     del array
     return held_gib() - before
+
+
+def test_the_folder_of_the_images_is_no_output(tmp_path: Path) -> None:
+    request = PredictRequest(source=tmp_path, output=tmp_path / ".", model=tmp_path)
+    with pytest.raises(SelfSegError, match="is the folder of the images"):
+        pipeline.predict_images(request)

@@ -134,4 +134,5 @@ def _reason(error: BaseException) -> str:
     marked = [line for line in lines if line.startswith(("Unsupported", "Can only", "Trying"))]
     named = [line for line in lines if "WeightsUnpickler error:" in line]
     text = (marked or named or lines or [""])[0]
-    return text.rpartition("WeightsUnpickler error:")[2].strip()[:200]
+    found = text.rpartition("WeightsUnpickler error:")[2].partition("Please use")[0]
+    return found.strip()[:200]  # without torch's advice to allow what it refused

@@ -8,24 +8,19 @@ patches and draws, and the device augments the next batch while it trains on the
 from __future__ import annotations
 
 import logging
-import re
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch.utils.data import DataLoader
 
-from selfseg.errors import DatasetError, DeviceError
-from selfseg.execution.processes import default_workers
-from selfseg.execution.resources import Freed, free_memory_gib, handle_freed_memory
+from selfseg.errors import DatasetError
+from selfseg.execution.resources import free_memory_gib
 from selfseg.loading.on_device import on_device
 from selfseg.loading.patches import CaseFolder, PreviousStage
-from selfseg.loading.source import Batch, BatchSource, Failure, Item, LoadedBatch
+from selfseg.loading.source import Batch, BatchSource, LoadedBatch
+from selfseg.loading.workers import default_loader_workers, load_ahead
 from selfseg.records.plan import Configuration
 
 __all__ = [
@@ -40,7 +35,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-BATCHES_AHEAD = 3  # of each worker: covers the slower batches (rotated samples) of a mixed stream
 # Share of the free main memory that loaded validation batches may fill: those of nnU-Net's default
 # 3D plan take 1.2 GiB.
 HELD_SHARE = 0.1
@@ -121,7 +115,7 @@ class ValidationBatches:
         yield from self._held
         left = range(len(self._held), self._steps)
         pin = self._device.type == "cuda"
-        for item in _items(source, left, workers=self._workers, pin=pin) if left else ():
+        for item in load_ahead(source, left, workers=self._workers, pin=pin) if left else ():
             if isinstance(item, LoadedBatch) and item.nbytes <= self._room:
                 self._held.append(item)
                 self._room -= item.nbytes
@@ -197,16 +191,6 @@ def validation_batches(  # noqa: PLR0913 (what a batch depends on)
     return ValidationBatches(open_, steps, workers=workers, device=device)
 
 
-def default_loader_workers(device: torch.device) -> int:
-    """Return how many worker processes to use: one beside CPU training, else up to eight.
-
-    On the CPU the training step takes all cores and a worker little of one: it makes a sample of
-    40 × 56 × 40 voxels in about 4 ms. For a device workers only load: eight give some hundred
-    patches of 128³ voxels a second, and each keeps finished batches in shared memory.
-    """
-    return 1 if device.type == "cpu" else min(8, max(1, default_workers() - 1))
-
-
 def _open(
     folder: Path, ids: Sequence[str], previous: PreviousStage | None, maps: Path | None
 ) -> CaseFolder:
@@ -223,7 +207,7 @@ def _open(
 
 
 def _batches(source: BatchSource, steps: range, *, workers: int, device: torch.device) -> Batches:
-    items = _items(source, steps, workers=workers, pin=device.type == "cuda")
+    items = load_ahead(source, steps, workers=workers, pin=device.type == "cuda")
     return Batches(items, source, device)
 
 
@@ -231,67 +215,3 @@ def _finished(items: Iterator[Batch | LoadedBatch]) -> Iterator[Batch]:
     for item in items:
         assert isinstance(item, Batch)
         yield item
-
-
-def _items(
-    source: BatchSource, steps: range, *, workers: int, pin: bool
-) -> Iterator[Batch | LoadedBatch]:
-    """Yield the items of the steps in order; errors of workers arrive with their cause."""
-    loader = DataLoader(
-        source,
-        batch_size=None,
-        sampler=steps,
-        num_workers=workers,
-        prefetch_factor=BATCHES_AHEAD if workers else None,
-        collate_fn=_unchanged,
-        pin_memory=pin,
-        generator=torch.Generator(),  # else the loader takes a number from torch's global stream
-        multiprocessing_context=_start_method() if workers else None,
-        worker_init_fn=_start_worker,
-    )
-    stream = _start(loader)
-    while True:
-        try:
-            item = next(stream)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if not re.search(r"DataLoader worker .*(exited|killed)", str(error)):
-                raise
-            raise DeviceError(
-                f"a process that prepares training batches died ({error})",
-                remedy="Memory or shared memory (/dev/shm) probably ran out: lower --workers; "
-                "--workers 0 needs no extra process.",
-            ) from error
-        if isinstance(item, Failure):
-            raise item.error
-        yield item
-
-
-def _start(loader: DataLoader[Item]) -> Iterator[Item]:
-    """Start the workers, without torch's signal handler.
-
-    The handler raises wherever the main thread happens to be. Without it, a dead worker is noticed
-    within seconds where its batch is waited for, and can be explained there.
-    """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
-        return iter(loader)
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        return iter(loader)
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-
-
-def _start_worker(_: int) -> None:
-    """Handle freed memory as usual, while the training that forks it measures its first steps."""
-    handle_freed_memory(Freed.USUAL)
-
-
-def _unchanged(item: Any) -> Any:
-    return item
-
-
-def _start_method() -> str:
-    """Return `fork` where it is safe, so that workers share the cases held in memory."""
-    return "fork" if sys.platform == "linux" else "spawn"

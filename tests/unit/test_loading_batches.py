@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,10 @@ import torch
 from trainingdata import make_configuration, make_folder, write_case
 
 from selfseg.augmentation.draw import SampleDraw
-from selfseg.errors import DatasetError, DeviceError
+from selfseg.errors import DatasetError
 from selfseg.loading.areas import Area
 from selfseg.loading.batches import (
     Batch,
-    default_loader_workers,
     training_batches,
     validation_batches,
 )
@@ -202,45 +199,6 @@ def test_a_users_error_keeps_type_and_remedy_across_processes(tmp_path: Path) ->
     assert "selfseg plan" in caught.value.remedy
 
 
-class Deadly(BatchSource):
-    """Kills its own process at step 2, as the system does when memory runs out."""
-
-    def __getitem__(self, step: int) -> Batch:
-        if step == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return Batch(torch.zeros(1), torch.zeros(1, dtype=torch.int64))
-
-
-class Broken(BatchSource):
-    """Has a bug."""
-
-    def __getitem__(self, step: int) -> Batch:
-        raise KeyError(f"bug at step {step}")
-
-
-@pytest.mark.slow
-def test_a_killed_worker_is_explained(folder: Path) -> None:
-    from selfseg.loading import batches as module
-
-    configuration = make_configuration((8, 8, 8), channels=2)
-    source = Deadly(configuration, CaseFolder(folder, IDS), seed=0, augment=True, finish=True)
-    stream = module._batches(source, range(5), workers=1, device=CPU)
-    before = signal.getsignal(signal.SIGCHLD)
-    with pytest.raises(DeviceError, match="died") as caught:
-        list(stream)
-    assert "--workers 0" in caught.value.remedy
-    assert signal.getsignal(signal.SIGCHLD) == before
-
-
-def test_a_bug_in_a_worker_keeps_its_cause(folder: Path) -> None:
-    from selfseg.loading import batches as module
-
-    configuration = make_configuration((8, 8, 8), channels=2)
-    source = Broken(configuration, CaseFolder(folder, IDS), seed=0, augment=True, finish=True)
-    with pytest.raises(KeyError, match="bug at step 0"):
-        list(module._batches(source, range(5), workers=1, device=CPU))
-
-
 def test_a_stream_can_be_left_early(folder: Path) -> None:
     stream = batches(folder, (12, 16, 14), range(1000), workers=1)
     assert len(list(itertools.islice(stream, 2))) == 2
@@ -253,11 +211,6 @@ def test_torchs_global_stream_is_left_alone(folder: Path) -> None:
     list(batches(folder, (12, 16, 14), range(2), workers=1))
     list(batches(folder, (12, 16, 14), range(2)))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_default_workers() -> None:
-    assert default_loader_workers(CPU) == 1
-    assert default_loader_workers(torch.device("cuda")) >= 1
 
 
 def test_every_case_is_drawn_evenly(folder: Path) -> None:

@@ -17,10 +17,8 @@ from lesioncases import (
     rows_of,
     run,
     train,
-    write_lesions,
 )
 
-from selfseg import planning
 from selfseg.classification import files, nested
 from selfseg.errors import DatasetError, SelfSegError
 from selfseg.io.images import write_label_map
@@ -32,20 +30,12 @@ from selfseg.records.classification import (
 )
 from selfseg.records.geometry import Orientation
 
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "find_classifier", lambda _: SmallPlanner())
+pytestmark = pytest.mark.usefixtures("small_classifier")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_lesions(tmp_path_factory.mktemp("lesions"))
-
-
-def test_lesions_from_labels_to_scores_on_new_patients(data: Path, tmp_path: Path) -> None:
+def test_lesions_from_labels_to_scores_on_new_patients(lesions: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
-    shown = train(data, model)
+    shown = train(lesions, model)
     assert "The volume alone: AUC 0.5" in shown  # as many large as small ones are malignant
     facts = SmallPlanner.facts
     assert facts.channels == ("CT",)
@@ -65,7 +55,7 @@ def test_lesions_from_labels_to_scores_on_new_patients(data: Path, tmp_path: Pat
         assert (model / name).read_bytes().startswith(b"\x89PNG")
 
     out = tmp_path / "probabilities.csv"
-    run("predict", "-i", data / "imagesTs", "-p", data / "labelsTs", "-m", model, "-o", out)
+    run("predict", "-i", lesions / "imagesTs", "-p", lesions / "labelsTs", "-m", model, "-o", out)
     found = rows_of(out)
     assert [(row["case"], row["lesion"]) for row in found[:3]] == [
         ("case20", "1"),
@@ -73,22 +63,22 @@ def test_lesions_from_labels_to_scores_on_new_patients(data: Path, tmp_path: Pat
         ("case21", "1"),
     ]
     assert {row["positive"] for row in found} == {"malignant"}
-    report = run(
-        "evaluate", "-p", out, "-l", data / "lesionsTs.csv", "--label-column", "diagnosis", "--json"
-    )
+    labels = lesions / "lesionsTs.csv"
+    report = run("evaluate", "-p", out, "-l", labels, "--label-column", "diagnosis", "--json")
     test = ClassificationScores.model_validate_json(report)
     assert test.auc.value > 0.9
     assert (test.regions, test.positives, test.groups) == (12, 6, 6)
 
 
 def test_a_classifier_of_mirps_features_needs_mirp(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lesions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirp_features, "mirp_version", lambda: None)
     model, out = tmp_path / "model", tmp_path / "p.csv"
-    train(data, model)
+    train(lesions, model)
     content = json.loads((model / "model.json").read_text())
-    common = ("predict", "-i", data / "imagesTs", "-p", data / "labelsTs", "-m", model, "-o", out)
+    images, masks = lesions / "imagesTs", lesions / "labelsTs"
+    common = ("predict", "-i", images, "-p", masks, "-m", model, "-o", out)
     radiomics = content["plan"]["radiomics"]
     assert radiomics.pop("further") == []  # as in files from before there were any
     (model / "model.json").write_text(json.dumps(content))
@@ -108,16 +98,16 @@ def test_a_classifier_of_mirps_features_needs_mirp(
     assert not out.exists()
 
 
-def test_the_same_seed_writes_the_same_files(data: Path, tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same_files(lesions: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        train(data, tmp_path / name)
+        train(lesions, tmp_path / name)
     for name in ("model.json", "out_of_fold.csv", "chosen_features.csv", "features.csv"):
         first, second = ((tmp_path / run / name).read_bytes() for run in ("one", "two"))
         assert first == second
 
 
 def test_a_training_that_is_cut_off_leaves_no_model_of_a_former_one(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lesions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError("no space left")
@@ -126,11 +116,11 @@ def test_a_training_that_is_cut_off_leaves_no_model_of_a_former_one(
     (tmp_path / "model" / "model.json").write_text("{}")
     monkeypatch.setattr(files, "write_features", full)
     with pytest.raises(OSError, match="no space"):
-        train(data, tmp_path / "model")
+        train(lesions, tmp_path / "model")
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["out_of_fold.csv"]
 
 
-def test_cases_and_masks_of_several_folds(data: Path, tmp_path: Path) -> None:
+def test_cases_and_masks_of_several_folds(lesions: Path, tmp_path: Path) -> None:
     # The larger lesion decides; case 1 was not found by its segmentation.
     lines = [f"case{c:02d},{int(is_malignant(c, 0))},p{c // 2}" for c in range(PATIENTS)]
     labels = tmp_path / "cases.csv"
@@ -146,27 +136,27 @@ def test_cases_and_masks_of_several_folds(data: Path, tmp_path: Path) -> None:
             )  # fmt: skip
             continue
         target.parent.mkdir(exist_ok=True)
-        target.write_bytes((data / "labelsTr" / name).read_bytes())
+        target.write_bytes((lesions / "labelsTr" / name).read_bytes())
     text = run(
-        "train", "-i", data / "imagesTr", "-p", folds[0], "-p", folds[1], "-l", labels,
+        "train", "-i", lesions / "imagesTr", "-p", folds[0], "-p", folds[1], "-l", labels,
         "--region", "2", "-o", tmp_path / "model", "--workers", 1, "--json",
     )  # fmt: skip
     scores = ClassificationScores.model_validate_json(text)
     assert scores.missing == ("case01",)
     assert (scores.regions, scores.groups) == (19, 10)
     out = tmp_path / "found.csv"
-    run("predict", "-i", data / "imagesTr", "-p", folds[0], "-m", tmp_path / "model", "-o", out)
+    run("predict", "-i", lesions / "imagesTr", "-p", folds[0], "-m", tmp_path / "model", "-o", out)
     second = rows_of(out)[1]
     assert (second["case"], second["probability"], second["called"]) == ("case01", "", "")
     judged = run("evaluate", "-p", out, "-l", labels, "--json")
     assert "case01" in ClassificationScores.model_validate_json(judged).missing
 
 
-def test_mistakes_are_named_and_nothing_is_written(data: Path, tmp_path: Path) -> None:
+def test_mistakes_are_named_and_nothing_is_written(lesions: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
     labels.write_text("case,label\ncase00,1\ncase77,0\n")
     out = tmp_path / "model"
-    common = ("-i", data / "imagesTr", "-p", data / "labelsTr", "-l", labels, "-o", out)
+    common = ("-i", lesions / "imagesTr", "-p", lesions / "labelsTr", "-l", labels, "-o", out)
     with pytest.raises(DatasetError, match=r"case case77: no mask case77\.\*"):
         run("train", *common, "--workers", 1)
     with pytest.raises(SelfSegError, match="--region liver: neither a label"):
@@ -174,29 +164,30 @@ def test_mistakes_are_named_and_nothing_is_written(data: Path, tmp_path: Path) -
     labels.write_text("case,label\ncase00,1\ncase01,0\n")
     with pytest.raises(DatasetError, match="class '1': 1 patients"):
         run("train", *common, "--workers", 1)
-    twice = (*common, "-p", data / "labelsTr")
+    twice = (*common, "-p", lesions / "labelsTr")
     with pytest.raises(DatasetError, match="20 cases have two masks"):
         run("train", *twice)
     assert not out.exists()
 
 
-def test_lesions_are_not_counted_over_several_labels(data: Path, tmp_path: Path) -> None:
-    common = ("-i", data / "imagesTr", "-l", data / "lesionsTr.csv", "--label-column", "diagnosis",
-              "--positive", "malignant", "-o", tmp_path / "model", "--workers", 1)  # fmt: skip
+def test_lesions_are_not_counted_over_several_labels(lesions: Path, tmp_path: Path) -> None:
+    common = ("-i", lesions / "imagesTr", "-l", lesions / "lesionsTr.csv",
+              "--label-column", "diagnosis", "--positive", "malignant",
+              "-o", tmp_path / "model", "--workers", 1)  # fmt: skip
     with pytest.raises(DatasetError, match="of which label\\? The masks have organ, tumor"):
-        run("train", *common, "-p", data / "labelsTr")
+        run("train", *common, "-p", lesions / "labelsTr")
     alone = tmp_path / "masks"  # without a description
-    shutil.copytree(data / "labelsTr", alone)
+    shutil.copytree(lesions / "labelsTr", alone)
     with pytest.raises(
         DatasetError, match=r"case00\.nii\.gz: lesions of which value\? It has 1, 2"
     ):
         run("train", *common, "-p", alone)
 
 
-def test_probabilities_of_another_class_are_not_judged(data: Path, tmp_path: Path) -> None:
+def test_probabilities_of_another_class_are_not_judged(lesions: Path, tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_text("case,lesion,positive,probability,called\ncase20,1,benign,0.3,no\n")
-    labels = data / "lesionsTs.csv"
+    labels = lesions / "lesionsTs.csv"
     with pytest.raises(DatasetError, match="probabilities of benign, but malignant"):
         run("evaluate", "-p", path, "-l", labels, "--label-column", "diagnosis",
             "--positive", "malignant")  # fmt: skip
@@ -210,16 +201,16 @@ def test_probabilities_of_another_class_are_not_judged(data: Path, tmp_path: Pat
 
 
 def test_a_classifier_that_tells_nothing_says_so(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lesions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "p.csv"
-    common = ("predict", "-i", data / "imagesTs", "-p", data / "labelsTs", "-o", out)
-    train(data, tmp_path / "good")
+    common = ("predict", "-i", lesions / "imagesTs", "-p", lesions / "labelsTs", "-o", out)
+    train(lesions, tmp_path / "good")
     run(*common, "-m", tmp_path / "good")
     assert not caplog.records
     silent = Calibration(slope=0.0, intercept=0.0)
     monkeypatch.setattr(nested, "fit_calibration", lambda *_: silent)
-    train(data, tmp_path / "silent")
+    train(lesions, tmp_path / "silent")
     useless, folds = (record.getMessage() for record in caplog.records)
     assert "this classifier tells nothing" in useless
     assert "the same probability, 0.50, and is called 'malignant'" in useless

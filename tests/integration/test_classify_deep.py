@@ -7,48 +7,39 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lesioncases import GEOMETRY, LABELS, SmallPlanner, rows_of, run, train, write_lesions
+from lesioncases import GEOMETRY, LABELS, rows_of, run, train
 from tinymodel import save_model, tiny_plan
 
-from selfseg import planning
 from selfseg.bundles import export_model
 from selfseg.errors import DatasetError, ModelError, SelfSegError
 from selfseg.io.images import write_label_map, write_volume
 from selfseg.records.geometry import Orientation
 
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "find_classifier", lambda _: SmallPlanner())
+pytestmark = pytest.mark.usefixtures("small_classifier")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_lesions(tmp_path_factory.mktemp("lesions"))
-
-
-def test_deep_features_come_from_one_known_network(data: Path, tmp_path: Path) -> None:
+def test_deep_features_come_from_one_known_network(lesions: Path, tmp_path: Path) -> None:
     network, model, out = tmp_path / "network", tmp_path / "model", tmp_path / "p.csv"
     save_model(network, tiny_plan())
     with pytest.raises(SelfSegError, match="--features both: no network"):
-        train(data, model, "--features", "both")
+        train(lesions, model, "--features", "both")
     with pytest.raises(SelfSegError, match="radiomics need no network"):
-        train(data, model, "--segmentation", network)
+        train(lesions, model, "--segmentation", network)
     with pytest.raises(SelfSegError, match="--config and --fold choose from a model"):
-        train(data, model, "--fold", "0")
-    train(data, model, "--features", "both", "--segmentation", network)
+        train(lesions, model, "--fold", "0")
+    train(lesions, model, "--features", "both", "--segmentation", network)
     names = (model / "features.csv").read_text().partition("\n")[0].split(",")
     assert [name for name in names if name.startswith("deep_")] == [f"deep_{i}" for i in range(8)]
     assert "shape_sphericity" in names
-    train(data, model, "--features", "deep", "--segmentation", network)
+    train(lesions, model, "--features", "deep", "--segmentation", network)
     chosen = {row["feature"] for row in rows_of(model / "chosen_features.csv")}
     assert chosen <= {f"deep_component_{i}" for i in (1, 2, 3)}
     arguments = (
         "predict",
         "-i",
-        data / "imagesTs",
+        lesions / "imagesTs",
         "-p",
-        data / "labelsTs",
+        lesions / "labelsTs",
         "-m",
         model,
         "-o",
@@ -57,11 +48,11 @@ def test_deep_features_come_from_one_known_network(data: Path, tmp_path: Path) -
     with pytest.raises(SelfSegError, match="needs deep features of 3d_fullres fold 0"):
         run(*arguments)
     with pytest.raises(ModelError, match=r"absent: no such file"):
-        run("predict", "-i", data, "-p", data, "-m", tmp_path / "absent", "-o", out)
+        run("predict", "-i", lesions, "-p", lesions, "-m", tmp_path / "absent", "-o", out)
     export_model(network, tmp_path / "network.zip")
     run(*arguments, "--segmentation", tmp_path / "network.zip")
     assert len(rows_of(out)) == 12
-    refuse_misplaced_masks(data, tmp_path, model, network)
+    refuse_misplaced_masks(lesions, tmp_path, model, network)
     weights = network / "models" / "3d_fullres" / "fold_0" / "weights.safetensors"
     save_model(tmp_path / "other", tiny_plan(), folds=("1", "0"))
     other = tmp_path / "other" / "models" / "3d_fullres" / "fold_0" / "weights.safetensors"
@@ -70,11 +61,11 @@ def test_deep_features_come_from_one_known_network(data: Path, tmp_path: Path) -
         run(*arguments, "--segmentation", network)
 
 
-def refuse_misplaced_masks(data: Path, tmp_path: Path, model: Path, network: Path) -> None:
+def refuse_misplaced_masks(lesions: Path, tmp_path: Path, model: Path, network: Path) -> None:
     """Check that deep features of masks on other grids are refused, all complaints at once."""
     masks, images, out = tmp_path / "masks", tmp_path / "images", tmp_path / "misplaced.csv"
-    shutil.copytree(data / "labelsTs", masks)
-    shutil.copytree(data / "imagesTs", images)
+    shutil.copytree(lesions / "labelsTs", masks)
+    shutil.copytree(lesions / "imagesTs", images)
     indices = np.ones(GEOMETRY.shape, np.int16)
     indices[5, 5:9, 5:9] = 2
     smaller = GEOMETRY.model_copy(update={"shape": (10, 20, 18)})

@@ -4,16 +4,14 @@ import copy
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from trainingdata import make_configuration, make_folder, write_case
+from trainingdata import make_configuration, make_folder, watched_draws, write_case
 
 from selfseg.augmentation.draw import SampleDraw
 from selfseg.errors import DatasetError
-from selfseg.loading.areas import Area
 from selfseg.loading.batches import (
     Batch,
     training_batches,
@@ -99,14 +97,7 @@ def test_a_part_of_a_batch_shows_foreground_as_often_as_the_whole(
 ) -> None:
     """In batches of two a part of one sample never did: rounded for itself its share was 0."""
     options = make_configuration((4, 4, 4), channels=2, batch=batch, augmentation=PLAIN)
-    flags: list[bool] = []
-    usual = Area.draw_corner
-
-    def watch(*args: Any, forced: bool) -> Any:
-        flags.append(forced)
-        return usual(*args, forced=forced)
-
-    monkeypatch.setattr(Area, "draw_corner", watch)
+    flags = watched_draws(monkeypatch)
     steps = 3 * batch
 
     def made(part: range | None) -> tuple[int, float]:

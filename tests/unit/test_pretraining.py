@@ -20,6 +20,7 @@ from trainingjobs import CPU, make_job
 from selfseg.cli.tables import print_pretrained
 from selfseg.errors import CheckpointError, ModelError, PlanError
 from selfseg.files import file_digest
+from selfseg.inference.trained import PlannedDataset
 from selfseg.io.images import write_volume
 from selfseg.networks.build import build_network
 from selfseg.networks.layout import set_layout
@@ -31,7 +32,9 @@ from selfseg.pretraining.masks import MaskedBatch, cut_patch, draw_batch, draw_m
 from selfseg.pretraining.train import pretrain
 from selfseg.records import serial
 from selfseg.records.geometry import Geometry, Orientation
+from selfseg.records.ideas import Idea
 from selfseg.records.network import DSN3D, ContextUNet
+from selfseg.records.pretraining import Pretrained
 from selfseg.records.transfer import TransferReport
 from selfseg.starting import start_of_fold
 from selfseg.training.start import open_source
@@ -183,24 +186,24 @@ def test_a_pretrained_network_is_known_by_its_weights(
     assert open_source(job.output.path).model == changed.model
 
 
-def request_of(folder: Path, *, steps: int) -> PretrainRequest:
-    """Write an image without labels and ask to pretrain on it."""
+def pretrained(folder: Path, *, steps: int) -> tuple[PlannedDataset, Pretrained, Idea | None]:
+    """Plan, and pretrain on one image without labels."""
+    known, images = write_unraced(folder), folder / "images"
     z, y, x = np.meshgrid(*map(np.arange, (8, 16, 16)), indexing="ij")
     image = (np.sin(0.4 * (z + y)) + np.cos(0.3 * x)).astype(np.float32)
-    folder.mkdir()
+    images.mkdir()
     write_volume(
         image, native=Geometry(shape=image.shape, spacing_mm=(2.0, 1.0, 1.0)),
-        orientation=Orientation(), path=folder / "a_0000.nii.gz",
+        orientation=Orientation(), path=images / "a_0000.nii.gz",
     )  # fmt: skip
-    return PretrainRequest(images=folder, steps=steps, device="cpu", workers=1)
+    request = PretrainRequest(images=images, steps=steps, device="cpu", workers=1)
+    return known, *pretrain_network("phantom", known.folder.workspace, request)
 
 
 def test_a_network_that_learned_nothing_is_recommended_for_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = write_unraced(tmp_path)
-    request = request_of(tmp_path / "images", steps=1)
-    made, idea = pretrain_network("phantom", known.folder.workspace, request)
+    known, made, idea = pretrained(tmp_path, steps=1)
     assert made.error >= made.error_of_zeros
     assert idea is None
     assert "Nothing was learned: the error of masked voxels is" in caplog.text
@@ -216,9 +219,7 @@ def test_the_idea_to_start_from_it_names_its_weights(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A configuration whose start was pretrained refuses other weights in its place."""
-    known = write_unraced(tmp_path)
-    request = request_of(tmp_path / "images", steps=60)
-    made, idea = pretrain_network("phantom", known.folder.workspace, request)
+    known, made, idea = pretrained(tmp_path, steps=60)
     assert "Nothing was learned" not in caplog.text
     print_pretrained(made, idea, known.folder.workspace)
     assert "--ideas pretrained" in capsys.readouterr().out

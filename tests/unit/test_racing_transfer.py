@@ -45,6 +45,14 @@ def planned(known: PlannedDataset, *ideas: Idea, **changes: object) -> None:
     serial.save(plan, known.folder.plan)
 
 
+def planned_with_second_data(known: PlannedDataset, *ideas: Idea) -> None:
+    """Write a plan with these ideas, and a second data set `more`: the cases once again."""
+    planned(known, *ideas)
+    serial.save(known.dataset, known.folder.auxiliary)
+    plan = now(known)[0].model_copy(update={"auxiliary": Auxiliary(name="more")})
+    serial.save(plan, known.folder.plan)
+
+
 def now(known: PlannedDataset) -> tuple[Plan, Configuration]:
     """Return plan and configuration as they stand in the workspace."""
     plan = serial.load(Plan, known.folder.plan)
@@ -132,10 +140,7 @@ def test_an_accepted_start_or_data_set_is_told_again_at_no_cost(
     known: PlannedDataset, monkeypatch: pytest.MonkeyPatch, idea: Idea
 ) -> None:
     """With the same options; with others it has to win again against an arm without it."""
-    planned(known, idea)
-    serial.save(known.dataset, known.folder.auxiliary)
-    plan = now(known)[0].model_copy(update={"auxiliary": Auxiliary(name="more")})
-    serial.save(plan, known.folder.plan)
+    planned_with_second_data(known, idea)
     first, _ = raced(known, monkeypatch, **{idea.name: 0.02})
     plan, item = now(known)
     assert first.record is not None
@@ -251,10 +256,7 @@ def test_a_start_and_a_term_are_combined_and_two_starts_are_not(
 def test_a_second_data_set_stays_only_if_it_wins(
     known: PlannedDataset, monkeypatch: pytest.MonkeyPatch, gain: float
 ) -> None:
-    planned(known, BORROW)
-    serial.save(known.dataset, known.folder.auxiliary)
-    plan = now(known)[0].model_copy(update={"auxiliary": Auxiliary(name="more")})
-    serial.save(plan, known.folder.plan)
+    planned_with_second_data(known, BORROW)
     result, _ = raced(known, monkeypatch, auxiliary=gain)
     assert result.record is not None
     basis = result.record.basis

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from targets import nested, plain
 from torch import Tensor, nn
-from trainingdata import make_folder
+from trainingdata import make_folder, watched_draws
 from trainingjobs import LONG, make_job, stop_at_step
 
-from selfseg.loading.areas import Area
 from selfseg.networks.weights import load_weights
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Label, Region, Targets
@@ -285,14 +283,7 @@ def test_both_parts_of_a_batch_of_two_show_foreground_in_turn(
     job = joint_job(tmp_path)
     configuration = job.configuration.model_copy(update={"batch": 2})
     job = replace(job, configuration=configuration)
-    flags: list[bool] = []
-    usual = Area.draw_corner
-
-    def watch(*args: Any, forced: bool) -> Any:
-        flags.append(forced)
-        return usual(*args, forced=forced)
-
-    monkeypatch.setattr(Area, "draw_corner", watch)
+    flags = watched_draws(monkeypatch)
     state = create_state(configuration, LONG, channels=1, outputs=3, seed=0, device=job.device)
     own, part = batches_of(job, plan_course(job), state), borrowing(job)
     for _ in range(4):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from tinymodel import tiny_plan, trained_fold
 from torch import nn
 from trainingdata import make_configuration, make_folder
 
-from selfseg.loading.batches import training_batches
+from selfseg.loading import held
+from selfseg.loading.batches import Batches, training_batches
 from selfseg.losses.build import build_loss
 from selfseg.networks.layout import CHANNELS_LAST
 from selfseg.networks.weights import save_weights
@@ -22,6 +24,7 @@ from selfseg.records.loss_terms import CrossEntropyTerm, DiceTerm
 from selfseg.records.network import Network, ResidualUNet, UNet
 from selfseg.training.begin import validation_of
 from selfseg.training.checkpoints import save_checkpoint
+from selfseg.training.compiling import GRAPHS_RUN_S
 from selfseg.training.epoch import score_epoch
 from selfseg.training.job import TrainingJob, plan_course
 from selfseg.training.state import TrainState, create_state
@@ -111,15 +114,8 @@ class Ours:
         self.course = plan_course(self.job)
         self.state = self._fresh_state(None)
         self.loss = build_loss(configuration.loss, self.job.plan.targets).to(device)
-        self.batches = training_batches(
-            configuration,
-            data,
-            ids,
-            steps=range(2**30),
-            seed=0,
-            workers=workers,
-            device=device,
-        )
+        self.workers = workers
+        self.batches = self._stream(held_share=0.0)
         self.validation = validation_of(self.job, self.course)
         self.waited_s = 0.0
 
@@ -130,7 +126,27 @@ class Ours:
         self.waited_s += self.batches.waited_s - before_s
         train_step(self.state, batch, self.loss, learning_rate=0.01, gradient_clip=12.0)
 
+    def with_held_data(self) -> Ours:
+        """Return the same network and steps, with all cases on the device."""
+        other = copy.copy(self)
+        other.batches = self._stream(held.FREE_SHARE)
+        return other
+
+    def _stream(self, held_share: float) -> Batches:
+        """Return batches that workers load, or of cases on the device if they fit in a share."""
+        with mock.patch.object(held, "FREE_SHARE", held_share):
+            return training_batches(
+                self.job.configuration,
+                self.job.data,
+                self.job.train_cases,
+                steps=range(2**30),
+                seed=0,
+                workers=self.workers,
+                device=self.job.device,
+            )
+
     def _fresh_state(self, layout: torch.memory_format | None) -> TrainState:
+        """Return what a run of ten minutes begins with: long enough to try CUDA graphs."""
         return create_state(
             self.job.configuration,
             self.course.recipe,
@@ -139,6 +155,7 @@ class Ours:
             seed=0,
             device=self.job.device,
             layout=layout,
+            run_s=lambda _: GRAPHS_RUN_S,
         )
 
     @property

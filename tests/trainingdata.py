@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import blosc2
 import numpy as np
-import pytest
 
-from selfseg.loading.areas import Area
 from selfseg.records import serial
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.geometry import Box, Geometry, Orientation, PreprocessedCase
@@ -104,16 +101,3 @@ def make_folder(
         image = 10.0 * label + rng.random((channels, *shape))
         write_case(folder, case, image, label)
     return ids
-
-
-def watched_draws(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Return a list that grows with each drawn sample: whether foreground was forced on it."""
-    flags: list[bool] = []
-    usual = Area.draw_corner
-
-    def watch(*args: Any, forced: bool) -> Any:
-        flags.append(forced)
-        return usual(*args, forced=forced)
-
-    monkeypatch.setattr(Area, "draw_corner", watch)
-    return flags

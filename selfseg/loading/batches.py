@@ -2,7 +2,8 @@
 
 The batch of a step is a pure function of seed and step: neither the number of workers nor an
 interruption changes it. On the CPU the workers augment; for a CUDA device they deliver loaded
-patches and draws, and the device augments the next batch while it trains on the current one.
+patches and draws, and the device augments the next batch while it trains on the current one. Cases
+that fit stay on the device: workers then only draw, and the device cuts as well.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import torch
 
 from selfseg.errors import DatasetError
 from selfseg.execution.resources import free_memory_gib
+from selfseg.loading.held import HeldCases, hold_on_device
+from selfseg.loading.items import Batch, LoadedBatch, Made
 from selfseg.loading.on_device import on_device
 from selfseg.loading.patches import CaseFolder, PreviousStage
-from selfseg.loading.source import Batch, BatchSource, LoadedBatch
+from selfseg.loading.source import BatchSource
 from selfseg.loading.workers import default_loader_workers, load_ahead
 from selfseg.records.plan import Configuration
 
@@ -49,14 +52,14 @@ class TimedBatches(Iterator[Batch], Protocol):
         ...
 
 
-class _Fetched(Iterator[Batch | LoadedBatch]):
+class _Fetched(Iterator[Made]):
     """Passes items on, and counts the seconds until each one came."""
 
-    def __init__(self, items: Iterator[Batch | LoadedBatch]) -> None:
+    def __init__(self, items: Iterator[Made]) -> None:
         self._items = items
         self.waited_s = 0.0
 
-    def __next__(self) -> Batch | LoadedBatch:
+    def __next__(self) -> Made:
         began_s = time.perf_counter()
         try:
             return next(self._items)
@@ -68,11 +71,15 @@ class Batches(Iterator[Batch]):
     """Batches, one after the other, and how long data were waited for."""
 
     def __init__(
-        self, items: Iterator[Batch | LoadedBatch], source: BatchSource, device: torch.device
+        self,
+        items: Iterator[Made],
+        source: BatchSource,
+        device: torch.device,
+        held: HeldCases | None = None,
     ) -> None:
         self._fetched = _Fetched(items)
         finish = _finished(self._fetched)
-        self._made = finish if source.finish else on_device(self._fetched, source, device)
+        self._made = finish if source.finish else on_device(self._fetched, source, device, held)
 
     @property
     def waited_s(self) -> float:
@@ -111,7 +118,7 @@ class ValidationBatches:
         source = self._open()
         return Batches(self._items(source), source, self._device)
 
-    def _items(self, source: BatchSource) -> Iterator[Batch | LoadedBatch]:
+    def _items(self, source: BatchSource) -> Iterator[Made]:
         yield from self._held
         left = range(len(self._held), self._steps)
         pin = self._device.type == "cuda"
@@ -139,7 +146,8 @@ def training_batches(  # noqa: PLR0913 (what a batch depends on)
 ) -> Batches:
     """Return the augmented batches of the given steps; a resumed training starts the range later.
 
-    Call it as seldom as can be: workers start, and cases that fit are brought to memory.
+    Call it as seldom as can be: workers start, and cases that fit are brought to the device or to
+    main memory.
 
     Args:
         configuration: Patch, batch and options.
@@ -158,11 +166,20 @@ def training_batches(  # noqa: PLR0913 (what a batch depends on)
         DeviceError: A worker process died.
     """
     cases = _open(folder, case_ids, previous, maps)
-    cases.hold_in_memory()
+    held = hold_on_device(cases, device)
+    if held is None:
+        cases.hold_in_memory()
     source = BatchSource(
-        configuration, cases, seed=seed, augment=True, finish=device.type == "cpu", part=part
+        configuration,
+        cases,
+        seed=seed,
+        augment=True,
+        finish=device.type == "cpu",
+        cut=held is None,
+        part=part,
     )
-    return _batches(source, steps, workers=workers, device=device)
+    items = load_ahead(source, steps, workers=workers, pin=device.type == "cuda")
+    return Batches(items, source, device, held)
 
 
 def validation_batches(  # noqa: PLR0913 (what a batch depends on)
@@ -206,12 +223,7 @@ def _open(
     return CaseFolder(folder, usable, previous, maps)
 
 
-def _batches(source: BatchSource, steps: range, *, workers: int, device: torch.device) -> Batches:
-    items = load_ahead(source, steps, workers=workers, pin=device.type == "cuda")
-    return Batches(items, source, device)
-
-
-def _finished(items: Iterator[Batch | LoadedBatch]) -> Iterator[Batch]:
+def _finished(items: Iterator[Made]) -> Iterator[Batch]:
     for item in items:
         assert isinstance(item, Batch)
         yield item

@@ -1,4 +1,4 @@
-"""Bring loaded patches to a CUDA device and augment them there, while it trains on others."""
+"""Bring patches to a CUDA device, or cut them there, and augment them while it trains on others."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from functools import lru_cache
 import torch
 
 from selfseg.augmentation.gpu import apply_batch
-from selfseg.loading.source import (
-    Batch,
-    BatchSource,
-    LoadedBatch,
-    masked_channels,
-    segmented_part,
-    with_previous,
-)
+from selfseg.loading.held import HeldCases
+from selfseg.loading.items import Batch, LoadedBatch, Made, PlacedBatch
+from selfseg.loading.source import BatchSource, masked_channels, segmented_part, with_previous
 
 
 def on_device(
-    items: Iterator[Batch | LoadedBatch], source: BatchSource, device: torch.device
+    items: Iterator[Made],
+    source: BatchSource,
+    device: torch.device,
+    held: HeldCases | None = None,
 ) -> Iterator[Batch]:
-    """Copy and augment on a second stream, one batch ahead of the training."""
+    """Copy or cut, and augment, on a second stream, one batch ahead of the training.
+
+    Args:
+        items: Loaded batches; or placed ones of `held` cases.
+        source: Where they come from.
+        device: Where they are wanted.
+        held: Cases that lie there.
+    """
     side = _side_stream(device)
     ahead: Batch | None = None
     for item in items:
@@ -30,7 +35,7 @@ def on_device(
         if ready is not None:
             ready = _deliver(ready, side, device)
         with torch.cuda.stream(side):
-            ahead = _prepare(item, source, device)
+            ahead = _prepare(item, source, device, held)
         if ready is not None:
             yield ready
     if ahead is not None:
@@ -43,8 +48,13 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def _prepare(item: Batch | LoadedBatch, source: BatchSource, device: torch.device) -> Batch:
+def _prepare(
+    item: Made, source: BatchSource, device: torch.device, held: HeldCases | None
+) -> Batch:
     """Give the device what makes a batch, without waiting for it."""
+    if isinstance(item, PlacedBatch):
+        assert held is not None
+        item = held.load(item)
     assert isinstance(item, LoadedBatch)
     configuration = source.configuration
     batch = Batch(

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -124,10 +124,10 @@ class CaseFolder:
         """
         if limit_bytes is None:
             limit_bytes = MEMORY_SHARE * free_memory_gib() * 2**30
-        if self._bytes_in_memory() > limit_bytes:
+        if self.bytes_in_memory() > limit_bytes:
             return False
         for case in self.ids:
-            self._held[case] = self._whole(self._read(case))
+            self._held[case] = self.whole(case)
         return True
 
     def cut(
@@ -182,7 +182,7 @@ class CaseFolder:
         case = self[index]
         return self._cut_companion(case.maps, self.maps, case.id, corner, shape, fill=OUTSIDE_IMAGE)
 
-    def _bytes_in_memory(self) -> int:
+    def bytes_in_memory(self) -> int:
         """Return the size of all cases from their records; all have the first one's channels."""
         first = self._read(self.ids[0])
         a_voxel = 0
@@ -196,9 +196,13 @@ class CaseFolder:
             total += math.prod(record.shape) * a_voxel + rows * a_row
         return total
 
-    def _whole(self, case: StoredCase) -> StoredCase:
-        """Return a case whose arrays are in memory."""
-        whole = slice(None)
+    def whole(self, name: str) -> StoredCase:
+        """Return a case whose arrays are in memory.
+
+        Raises:
+            DatasetError: A file is missing or damaged.
+        """
+        case, whole = self._read(name), slice(None)
         try:
             image, label = case.image[whole], case.label[whole]
         except RuntimeError as error:
@@ -238,6 +242,33 @@ class CaseFolder:
             ) from error
 
 
+class Overlap(NamedTuple):
+    """The part of a box that lies in an array: where it is there, and where in the box."""
+
+    source: tuple[slice, ...]
+    target: tuple[slice, ...]
+    is_whole: bool
+
+
+def overlap(corner: Corner, shape: Sequence[int], whole: Sequence[int]) -> Overlap | None:
+    """Return which part of a box lies in an array of some shape; None: no voxel does.
+
+    Args:
+        corner: Lowest voxel of the box; may be negative.
+        shape: Voxels of the box.
+        whole: Voxels of the array.
+    """
+    source, target = [], []
+    for low, size, end in zip(corner, shape, whole, strict=True):
+        start, stop = max(low, 0), min(low + size, end)
+        if start >= stop:
+            return None
+        source.append(slice(start, stop))
+        target.append(slice(start - low, stop - low))
+    is_whole = all(t == slice(0, size) for t, size in zip(target, shape, strict=True))
+    return Overlap(tuple(source), tuple(target), is_whole)
+
+
 def cut(
     array: StoredArray, corner: Corner, shape: Sequence[int], *, fill: float
 ) -> npt.NDArray[Any]:
@@ -249,17 +280,11 @@ def cut(
         shape: Voxels of the box.
         fill: Value outside the array.
     """
-    lead = len(array.shape) - len(shape)
-    source, target = [slice(None)] * lead, [slice(None)] * lead
-    for low, size, whole in zip(corner, shape, array.shape[lead:], strict=True):
-        start, stop = max(low, 0), min(low + size, whole)
-        if start >= stop:
-            return np.full((*array.shape[:lead], *shape), fill, dtype=array.dtype)
-        source.append(slice(start, stop))
-        target.append(slice(start - low, stop - low))
-    inside = array[tuple(source)]
-    if inside.shape[lead:] == tuple(shape):
-        return np.array(inside)
-    box = np.full((*array.shape[:lead], *shape), fill, dtype=array.dtype)
-    box[tuple(target)] = inside
+    lead = (slice(None),) * (len(array.shape) - len(shape))
+    found = overlap(corner, shape, array.shape[len(lead) :])
+    if found is not None and found.is_whole:
+        return np.array(array[(*lead, *found.source)])
+    box = np.full((*array.shape[: len(lead)], *shape), fill, dtype=array.dtype)
+    if found is not None:
+        box[(*lead, *found.target)] = array[(*lead, *found.source)]
     return box

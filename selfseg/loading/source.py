@@ -5,10 +5,9 @@ The batch of a step is a pure function of seed and step; this is what a worker p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from torch.utils.data import Dataset
 from selfseg.augmentation.draw import SampleDraw, draw_sample
 from selfseg.augmentation.geometry import loaded_patch
 from selfseg.errors import SelfSegError
+from selfseg.loading.items import Batch, Failure, Item, LoadedBatch, Made, Place, PlacedBatch
 from selfseg.loading.patches import CaseFolder, PreviousStage
 from selfseg.loading.sampling import forced_samples
 from selfseg.networks.one_hot import one_hot
@@ -49,88 +49,6 @@ class Sample(NamedTuple):
     maps: Indices | None
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What a training step takes.
-
-    Attributes:
-        image: (b, c, *patch) float32.
-        label: (b, *patch) int64 label indices, all ≥ 0; without the context slices. What is not
-            annotated has the index above the labels'.
-        maps: (b, m, *patch) int16 what the loss needs besides, without the context slices; None if
-            nothing.
-    """
-
-    image: Tensor
-    label: Tensor
-    maps: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class LoadedBatch:
-    """Loaded patches with the draws that are still to be applied to them.
-
-    In a cascade `previous` is the previous stage's segmentation (b, *patch) int16, and `maps` is
-    what the loss needs besides the label (b, m, *patch) int16; to both the draws have been applied.
-    """
-
-    images: list[Tensor]
-    labels: list[Tensor]
-    draws: list[SampleDraw]
-    previous: Tensor | None = None
-    maps: Tensor | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        others = [part for part in (self.previous, self.maps) if part is not None]
-        return sum(part.nbytes for part in (*self.images, *self.labels, *others))
-
-    def __getstate__(self) -> dict[str, object]:
-        """Pack the arrays into one each: every one that leaves a worker takes a file handle."""
-        shapes = [tuple(label.shape) for label in self.labels]
-        channels = self.images[0].shape[0]
-        image = torch.cat([image.flatten() for image in self.images])
-        label = torch.cat([label.flatten() for label in self.labels])
-        packed = (image, label, shapes, channels)
-        kept = {"draws": self.draws, "previous": self.previous, "maps": self.maps}
-        return {"packed": packed, **kept}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        image, label, shapes, channels = state["packed"]
-        sizes = [math.prod(shape) for shape in shapes]
-        images = image.split([channels * size for size in sizes])
-        pairs = zip(images, label.split(sizes), shapes, strict=True)
-        parts = [(i.view(channels, *shape), part.view(shape)) for i, part, shape in pairs]
-        self.__dict__.update(
-            images=[i for i, _ in parts],
-            labels=[part for _, part in parts],
-            draws=state["draws"],
-            previous=state["previous"],
-            maps=state["maps"],
-        )
-
-    def pin_memory(self) -> LoadedBatch:
-        """Move the arrays to page-locked memory (called by the loader)."""
-        return LoadedBatch(
-            [image.pin_memory() for image in self.images],
-            [label.pin_memory() for label in self.labels],
-            self.draws,
-            None if self.previous is None else self.previous.pin_memory(),
-            None if self.maps is None else self.maps.pin_memory(),
-        )
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A user's error on its way out of a worker; torch would drop its remedy."""
-
-    error: SelfSegError
-
-
-Item = Batch | LoadedBatch | Failure
-
-
 class BatchSource(Dataset[Item]):
     """Batches by step number.
 
@@ -140,6 +58,7 @@ class BatchSource(Dataset[Item]):
         seed: Seed of all steps.
         augment: False leaves out all random transforms (validation).
         finish: True applies the draws here, on the CPU.
+        cut: False leaves cutting, too, to a device that holds the cases.
         part: Samples of a batch that are made, its beginning or its end; None makes all.
     """
 
@@ -151,6 +70,7 @@ class BatchSource(Dataset[Item]):
         seed: int,
         augment: bool,
         finish: bool,
+        cut: bool = True,
         part: range | None = None,
     ) -> None:
         self.configuration = configuration
@@ -158,6 +78,7 @@ class BatchSource(Dataset[Item]):
         self.seed = seed
         self.augment = augment
         self.finish = finish
+        self.cut = cut
         self.part = range(configuration.batch) if part is None else part
 
     def __getitem__(self, step: int) -> Item:
@@ -166,13 +87,17 @@ class BatchSource(Dataset[Item]):
         except SelfSegError as error:
             return Failure(error)
 
-    def _make(self, step: int) -> Batch | LoadedBatch:
+    def _make(self, step: int) -> Made:
         stream = [self.seed, step] if self.augment else [self.seed, step, _VALIDATION_STREAM]
         rng = np.random.default_rng(stream)
         options, count = self.configuration, len(self.part)
         share = options.optimization.foreground_share
         free = count - forced_samples(options.batch, share, self.part, step)
-        samples = [self._load(rng, forced=index >= free) for index in range(count)]
+        drawn = (self._draw(rng, forced=index >= free) for index in range(count))
+        if not self.cut:
+            places, draws = zip(*drawn, strict=True)
+            return PlacedBatch(places, draws, options.context, flat=len(options.patch) == 2)
+        samples = [self._load(place, draw) for place, draw in drawn]
         if self.finish:
             return self._finish(samples)
         return LoadedBatch(
@@ -183,8 +108,8 @@ class BatchSource(Dataset[Item]):
             _stack([sample.maps for sample in samples]),
         )
 
-    def _load(self, rng: np.random.Generator, *, forced: bool) -> Sample:
-        """Draw case, transforms and position of one sample and cut it."""
+    def _draw(self, rng: np.random.Generator, *, forced: bool) -> tuple[Place, SampleDraw]:
+        """Draw case, transforms and position of one sample."""
         options = self.configuration
         chosen = int(rng.integers(len(self.cases)))
         case = self.cases[chosen]
@@ -206,20 +131,22 @@ class BatchSource(Dataset[Item]):
         loaded = (loaded[0] - 2 * context, *loaded[1:])
         area = self.cases.draw_area(chosen, rng)
         corner = area.draw_corner(loaded, final, rng, forced=forced)
-        image, label = self.cases.cut(chosen, corner, loaded, context=context)
-        if flat:
-            image, label = image[:, 0], label[0]
-        previous = self._load_previous(chosen, corner, loaded, draw)
-        return Sample(image, label, draw, previous, self._load_maps(chosen, corner, loaded, draw))
+        return Place(chosen, corner, tuple(loaded)), draw
 
-    def _load_previous(
-        self, chosen: int, corner: Sequence[int], loaded: Sequence[int], draw: SampleDraw
-    ) -> Indices | None:
+    def _load(self, place: Place, draw: SampleDraw) -> Sample:
+        """Cut one sample, and what belongs to it."""
+        image, label = self.cases.cut(*place, context=self.configuration.context)
+        if len(self.configuration.patch) == 2:
+            image, label = image[:, 0], label[0]
+        previous, maps = self._load_previous(place, draw), self._load_maps(place, draw)
+        return Sample(image, label, draw, previous, maps)
+
+    def _load_previous(self, place: Place, draw: SampleDraw) -> Indices | None:
         """Cut the previous stage's segmentation of a sample and apply its draw, on any device.
 
         Morphology follows the spatial transforms and is made for CPUs, so both are done here.
         """
-        label = self.cases.cut_previous(chosen, tuple(corner), loaded)
+        label = self.cases.cut_previous(*place)
         if label is None:
             return None
         from selfseg.augmentation.previous import apply_previous
@@ -227,13 +154,12 @@ class BatchSource(Dataset[Item]):
         patch = self.configuration.patch
         return apply_previous(label[0] if len(patch) == 2 else label, draw, patch)
 
-    def _load_maps(
-        self, chosen: int, corner: Sequence[int], loaded: Sequence[int], draw: SampleDraw
-    ) -> Indices | None:
+    def _load_maps(self, place: Place, draw: SampleDraw) -> Indices | None:
         """Cut what the loss needs of a sample and apply its draw, on any device."""
         patch, context = self.configuration.patch, self.configuration.context
-        low = (corner[0] - context, *corner[1:])
-        maps = self.cases.cut_maps(chosen, low, (loaded[0] + 2 * context, *loaded[1:]))
+        low = (place.corner[0] - context, *place.corner[1:])
+        shape = (place.shape[0] + 2 * context, *place.shape[1:])
+        maps = self.cases.cut_maps(place.case, low, shape)
         if maps is None:
             return None
         from selfseg.augmentation.cpu import place_maps

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from selfseg.errors import DeviceError
 from selfseg.execution.processes import default_workers
 from selfseg.execution.resources import Freed, handle_freed_memory
-from selfseg.loading.source import Batch, BatchSource, Failure, Item, LoadedBatch
+from selfseg.loading.items import Failure, Item, Made
+from selfseg.loading.source import BatchSource
 
 AHEAD = 3  # items of each worker: covers the slower batches (rotated samples) of a mixed stream
 
@@ -30,9 +31,7 @@ def default_loader_workers(device: torch.device) -> int:
     return 1 if device.type == "cpu" else min(8, max(1, default_workers() - 1))
 
 
-def load_ahead(
-    source: BatchSource, steps: range, *, workers: int, pin: bool
-) -> Iterator[Batch | LoadedBatch]:
+def load_ahead(source: BatchSource, steps: range, *, workers: int, pin: bool) -> Iterator[Made]:
     """Yield the items of the steps in order, made ahead by processes.
 
     Args:

@@ -1,12 +1,15 @@
-"""How a network is called on a device: memory layout and compiler, found by trial passes."""
+"""How a network is called on a device: layout, compiler, CUDA graphs; found by trial passes."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,73 +22,135 @@ log = logging.getLogger(__name__)
 
 Forward = Callable[[Tensor], tuple[Tensor, ...]]  # a network as it is called
 
+T = TypeVar("T")
+
 TIMED_STEPS = 3
 # A run of this length may spend two more compilations on finding the faster layout. One takes up
 # to a minute for a large network.
 LONG_RUN_S = 3600.0
+# One of this length may spend one more on steps that replay CUDA graphs: while a step is computed
+# in less time than its kernels are launched in, the device waits. They take memory of their own,
+# so they must be worth it.
+GRAPHS_RUN_S = 600.0
+GRAPHS_TIME = 0.95  # of the time without them, at most
+
+
+class Way(NamedTuple):
+    """How a network is called: memory format, and whether its kernels are launched as one graph."""
+
+    layout: torch.memory_format
+    graphs: bool = False
+
+    def __str__(self) -> str:
+        name = "planar" if self.layout == torch.contiguous_format else "channels-last"
+        return f"{name}, CUDA graphs" if self.graphs else name
+
+
+@dataclass(frozen=True)
+class Called:
+    """A network as it is called.
+
+    Attributes:
+        forward: In a training step.
+        way: How.
+        seconds: Time of a forward and backward pass; infinite if memory does not suffice.
+    """
+
+    forward: Forward
+    way: Way
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is compiled and tried out.
+
+    Attributes:
+        network: On the device.
+        shapes: Of images (b, c, *patch) in ascending order; steps are timed with the first one.
+        device: Where it trains.
+        dtype: Of automatic mixed precision.
+    """
+
+    network: nn.Module
+    shapes: tuple[tuple[int, ...], ...]
+    device: torch.device
+    dtype: torch.dtype | None = None
 
 
 def compile_for(
-    network: nn.Module,
-    shapes: Sequence[tuple[int, ...]],
-    device: torch.device,
-    layout: torch.memory_format | None,
-    dtype: torch.dtype | None,
-    *,
-    run_s: Callable[[float], float],
-) -> tuple[Forward, torch.memory_format]:
-    """Return a network as it is called, compiled if possible, and the layout for it.
+    trial: Trial, layout: torch.memory_format | None, *, run_s: Callable[[float], float]
+) -> Called:
+    """Return a network as it is called: compiled if possible, and in the fastest way.
 
     Channels-last is what convolutions on tensor cores want, and a compiled norm keeps it; torch's
     own does not, so times of a network that is not compiled tell nothing. A long run tries both,
-    compiled. Where nothing can be compiled, both are timed as they are.
+    compiled. Where nothing can be compiled, both are timed as they are. CUDA graphs are tried where
+    a step calls the network once: the next call takes the memory of the one before.
 
     Args:
-        network: On the device.
-        shapes: Of images; steps are timed with the first one.
-        device: Where it trains.
+        trial: What is compiled.
         layout: Of a run that goes on; None chooses.
-        dtype: Of automatic mixed precision.
         run_s: Seconds of the whole run if a step takes so many.
 
     Raises:
-        RuntimeError: Memory ran out in either layout.
+        RuntimeError: Memory ran out in every way.
     """
-    last = CHANNELS_LAST[len(shapes[0]) - 2]
-    if layout is not None:
-        set_layout(network, layout)
-        return _compiled(network, shapes, device, layout, dtype), layout
-    forward, last_s = _timed(network, shapes, device, last, dtype)
-    if math.isfinite(last_s):
-        if forward is network:
-            return network, choose_layout(network, shapes[0], device)
-        if run_s(last_s) < LONG_RUN_S:
-            return forward, last
-    forward, planar_s = _timed(network, shapes, device, torch.contiguous_format, dtype)
-    log.info("Layout: %.1f ms channels-last, %.1f ms planar", 1e3 * last_s, 1e3 * planar_s)
-    if planar_s < last_s:
-        return forward, torch.contiguous_format
-    set_layout(network, last)  # what was compiled for it is forgotten, but mostly lies on the disk
-    return _compiled(network, shapes, device, last, dtype), last
+    network = trial.network
+    best = last = _timed(trial, Way(layout or CHANNELS_LAST[len(trial.shapes[0]) - 2]))
+    if last.forward is network and math.isfinite(last.seconds):
+        chosen = layout or choose_layout(network, trial.shapes[0], trial.device)
+        return Called(network, Way(chosen), last.seconds)
+    if layout is None and run_s(best.seconds) >= LONG_RUN_S:
+        last = _timed(trial, Way(torch.contiguous_format))
+        log.info("Layout: %.1f ms %s, %.1f ms %s", *_told(best), *_told(last))
+        best = min(best, last, key=lambda called: called.seconds)
+    if len(trial.shapes) == 1 and GRAPHS_RUN_S <= run_s(best.seconds) < math.inf:
+        last = _timed(trial, Way(best.way.layout, graphs=True))
+        log.info("CUDA graphs: %.1f ms %s, %.1f ms %s", *_told(best), *_told(last))
+        best = last if last.seconds <= GRAPHS_TIME * best.seconds else best
+    if best is last and math.isfinite(best.seconds):
+        return best
+    set_layout(network, best.way.layout)  # what was compiled is forgotten, but lies on the disk
+    return Called(_compiled(trial, best.way), best.way, best.seconds)
 
 
-def _timed(
-    network: nn.Module,
-    shapes: Sequence[tuple[int, ...]],
-    device: torch.device,
-    layout: torch.memory_format,
-    dtype: torch.dtype | None,
-) -> tuple[Forward, float]:
-    """Compile for a layout; return the result and the time of a step, infinite without memory."""
+def scoring_for(trial: Trial, called: Called) -> Forward:
+    """Return a network as it is called without gradients: compiled too, if that works."""
+    network, forward = trial.network, called.forward
+    if forward is network:
+        return forward
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
     try:
-        set_layout(network, layout)
-        forward = _compiled(network, shapes, device, layout, dtype)
-        return forward, seconds_per_step(network, shapes[0], device, layout, forward=forward)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    torch.cuda.empty_cache()  # now that no error holds the tensors of the step
-    return network, math.inf
+        with torch.no_grad(), mixed_precision(trial.device, trial.dtype):
+            forward(_blank(trial.shapes[-1], trial.device, called.way.layout))
+    except Exception as error:  # the compiler may fail in any way; training must not
+        log.warning("torch.compile failed (%s); scoring epochs without it", error)
+        return network
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return forward
+
+
+def _told(called: Called) -> tuple[float, Way]:
+    return 1e3 * called.seconds, called.way
+
+
+def _timed(trial: Trial, way: Way) -> Called:
+    """Compile and time a step; without memory for it the network stays as it is."""
+    network, device = trial.network, trial.device
+
+    def make() -> Called:
+        set_layout(network, way.layout)
+        forward = _compiled(trial, way)
+        if way.graphs and forward is network:
+            return Called(network, way, math.inf)
+        seconds = seconds_per_step(network, trial.shapes[0], device, way.layout, forward=forward)
+        return Called(forward, way, seconds)
+
+    return _unless_full(make) or Called(network, way, math.inf)
 
 
 def choose_layout(
@@ -94,14 +159,15 @@ def choose_layout(
     """Return the faster memory format for a batch of the given shape (b, c, *patch).
 
     On the CPU channels-last is always faster for these networks (oneDNN's backward pass), and a
-    fixed choice keeps runs bit-equal; on CUDA both are timed.
+    fixed choice keeps runs bit-equal; on CUDA both are timed. One that does not fit is infinitely
+    slow (compiled it may fit yet).
     """
     channels_last = CHANNELS_LAST[len(shape) - 2]
     if device.type == "cpu":
         log.info("Layout: channels-last (always the faster one on a CPU)")
         return channels_last
     times = {
-        layout: _seconds_or_too_large(network, shape, device, layout)
+        layout: _unless_full(partial(seconds_per_step, network, shape, device, layout)) or math.inf
         for layout in (torch.contiguous_format, channels_last)
     }
     best = min(times, key=lambda layout: times[layout])
@@ -109,17 +175,15 @@ def choose_layout(
     return best
 
 
-def _seconds_or_too_large(
-    network: nn.Module, shape: tuple[int, ...], device: torch.device, layout: torch.memory_format
-) -> float:
-    """Time a step; one that does not fit is infinitely slow (compiled it may fit yet)."""
+def _unless_full(make: Callable[[], T]) -> T | None:
+    """Return what is made; None if memory ran out."""
     try:
-        return seconds_per_step(network, shape, device, layout)
+        return make()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
     torch.cuda.empty_cache()  # now that no error holds the tensors of the step
-    return math.inf
+    return None
 
 
 def seconds_per_step(
@@ -183,32 +247,48 @@ def _pass(
     dtype: torch.dtype | None,
 ) -> None:
     """Make a forward and backward pass on an image that lies in memory as those of steps do."""
-    # `to` would give the one channel of most images other strides, and they would compile anew.
-    image = torch.zeros(shape, device=device).contiguous(memory_format=layout)
+    image = _blank(shape, device, layout)
     with mixed_precision(device, dtype):
         total = torch.stack([out.float().mean() for out in forward(image)]).sum()
     total.backward()  # type: ignore[no-untyped-call]
 
 
-def _compiled(
-    network: nn.Module,
-    shapes: Sequence[tuple[int, ...]],
-    device: torch.device,
-    layout: torch.memory_format,
-    dtype: torch.dtype | None,
-) -> Forward:
-    """Compile for images of some shapes, proven by a pass; else the network runs as it is."""
+def _blank(shape: tuple[int, ...], device: torch.device, layout: torch.memory_format) -> Tensor:
+    # `to` would give the one channel of most images other strides, and they would compile anew.
+    return torch.zeros(shape, device=device).contiguous(memory_format=layout)
+
+
+def _compiled(trial: Trial, way: Way) -> Forward:
+    """Compile for images of some shapes, proven by passes; else the network runs as it is.
+
+    CUDA graphs are recorded in the second pass.
+    """
+    network = trial.network
     # All networks of a class share their code. Without a reset the next one's patch would be
     # compiled with sizes that vary, which is slower, and the ninth network not at all.
     torch.compiler.reset()
-    compiled = torch.compile(network, dynamic=False)
+    compiled = torch.compile(
+        network, dynamic=False, mode="reduce-overhead" if way.graphs else "default"
+    )
+    forward = _replayed(compiled) if way.graphs else compiled
     try:
-        for shape in shapes:
+        for shape in trial.shapes * (2 if way.graphs else 1):
             with _nothing_left(network):
-                _pass(compiled, shape, device, layout, dtype)
+                _pass(forward, shape, trial.device, way.layout, trial.dtype)
     except Exception as error:  # the compiler may fail in any way; training must not
         if is_out_of_memory(error):
             raise  # without the compiler it would take still more
-        log.warning("torch.compile failed (%s); training without it", error)
+        what = "CUDA graphs" if way.graphs else "torch.compile"
+        log.warning("%s failed (%s); training without", what, error)
         return network
-    return compiled
+    return forward
+
+
+def _replayed(compiled: Forward) -> Forward:
+    """Say before each call that nothing of the last one is needed: its memory is used again."""
+
+    def forward(image: Tensor) -> tuple[Tensor, ...]:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return compiled(image)
+
+    return forward

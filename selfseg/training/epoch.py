@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from selfseg.loading.batches import ValidationBatches
 from selfseg.records.dataset import Targets
 from selfseg.training.compiling import mixed_precision
 from selfseg.training.meter import DiceMeter
 from selfseg.training.state import TrainState
-from selfseg.training.step import final_weights
+from selfseg.training.step import averaged
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +44,16 @@ def score_epoch(
     """
     if batches is None:
         return EpochScores()
-    weights = final_weights(state)
     overlap = DiceMeter(targets, state.device)
     total = torch.zeros((), device=state.device)
     state.network.eval()
-    for batch in batches:
-        image = batch.image.contiguous(memory_format=state.layout)
-        with mixed_precision(state.device, state.dtype):
-            outputs = functional_call(state.network, weights, (image,))
-            total += loss(outputs, batch.label, batch.maps)
-        overlap.add(outputs[0], batch.label)
+    with averaged(state):
+        for batch in batches:
+            image = batch.image.contiguous(memory_format=state.layout)
+            with mixed_precision(state.device, state.dtype):
+                outputs = state.scoring(image)
+                total += loss(outputs, batch.label, batch.maps)
+            overlap.add(outputs[0], batch.label)
     state.tuning.train_(state.network)
     dice = overlap.dice()
     mean = float(total) / len(batches)

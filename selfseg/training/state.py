@@ -19,7 +19,7 @@ from selfseg.networks.precision import autocast_dtype
 from selfseg.networks.training_heads import NO_HEADS, HeadCounts
 from selfseg.records.optimization import Recipe
 from selfseg.records.plan import Configuration
-from selfseg.training.compiling import Forward, choose_layout, compile_for
+from selfseg.training.compiling import Forward, Trial, choose_layout, compile_for, scoring_for
 from selfseg.training.meter import LossMeter
 from selfseg.training.optimizer import build_optimizer
 from selfseg.training.tuning import Tuning, learn_alike
@@ -30,18 +30,14 @@ log = logging.getLogger(__name__)
 TOLERATED = 10
 
 
-def no_time(_: float) -> float:
-    """Return the length of a run that is over at once."""
-    return 0.0
-
-
 @dataclass
 class TrainState:
     """Everything that changes during training.
 
     Attributes:
         network: The weights.
-        forward: The network as it is called (compiled on CUDA).
+        forward: The network as a step calls it (compiled on CUDA).
+        scoring: The network as it is called without gradients.
         average: Running average of the weights by name; empty without averaging.
         optimizer: Its state.
         scaler: Loss scaling; disabled unless the format is float16.
@@ -59,6 +55,7 @@ class TrainState:
 
     network: nn.Module
     forward: Forward
+    scoring: Forward
     average: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -93,7 +90,7 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     start_: Callable[[nn.Module], Tuning] = learn_alike,
     stream_outputs: int | None = None,
     borrowed: int = 0,
-    run_s: Callable[[float], float] = no_time,
+    run_s: Callable[[float], float] = lambda _: 0.0,
 ) -> TrainState:
     """Return the state at step 0; random weights depend on the seed only.
 
@@ -125,11 +122,15 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     tuning = start_(network.to(device))
     whole = updated(network.to(device))
     forward: Forward = whole
+    scoring: Forward = whole
     if device.type == "cuda":
         # Where borrowed samples have a stream, they go through the network as it is.
         apart = 0 if hasattr(network, "auxiliary_stream") else borrowed
-        calls = [(count, *shape[1:]) for count in step_sizes(shape[0], borrowed, apart)]
-        forward, layout = compile_for(whole, calls, device, layout, dtype, run_s=run_s)
+        calls = tuple((n, *shape[1:]) for n in step_sizes(shape[0], borrowed, apart))
+        trial = Trial(whole, calls, device, dtype)
+        called = compile_for(trial, layout, run_s=run_s)
+        forward, layout = called.forward, called.way.layout
+        scoring = scoring_for(trial, called)
     else:
         layout = layout or choose_layout(network, shape, device)
     set_layout(network, layout)
@@ -137,6 +138,7 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     return TrainState(
         network=network,
         forward=forward,
+        scoring=scoring,
         average={n: p.detach().clone() for n, p in network.named_parameters()} if averaged else {},
         optimizer=build_optimizer(recipe.optimizer, network, tuning, fused=device.type == "cuda"),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),

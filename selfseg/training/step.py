@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,21 @@ def update_average(state: TrainState) -> None:
     torch._foreach_lerp_(
         list(state.average.values()), [weights[name] for name in state.average], 1 - decay
     )
+
+
+@contextmanager
+def averaged(state: TrainState) -> Iterator[None]:
+    """Let the network have its averaged weights for a while, then its own again, bit for bit."""
+    weights = {n: p for n, p in state.network.named_parameters() if n in state.average}
+    with torch.no_grad():
+        kept = {name: weight.clone() for name, weight in weights.items()}
+        try:
+            for name, weight in weights.items():
+                weight.copy_(state.average[name])
+            yield
+        finally:
+            for name, weight in weights.items():
+                weight.copy_(kept[name])
 
 
 def final_weights(state: TrainState) -> dict[str, Tensor]:

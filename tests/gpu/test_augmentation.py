@@ -12,6 +12,7 @@ from trainingdata import make_configuration, make_folder
 from selfseg.augmentation.draw import draw_sample
 from selfseg.augmentation.geometry import loaded_patch
 from selfseg.augmentation.gpu import apply_batch
+from selfseg.loading import held
 from selfseg.loading.batches import Batch, training_batches, validation_batches
 from selfseg.records.augmentation import Augmentation
 
@@ -55,7 +56,10 @@ def same(first: list[Batch], second: list[Batch]) -> bool:
 
 
 @pytest.mark.parametrize("patch", [(12, 16, 14), (20, 18)])
-def test_batches_on_the_device(tmp_path: Path, patch: tuple[int, ...]) -> None:
+def test_batches_on_the_device(
+    tmp_path: Path, patch: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same whether workers cut patches, how many there are, or the device holds the cases."""
     ids = make_folder(tmp_path, channels=2)
     configuration = make_configuration(patch, channels=2, batch=3)
 
@@ -78,6 +82,9 @@ def test_batches_on_the_device(tmp_path: Path, patch: tuple[int, ...]) -> None:
     assert reference[0].label.dtype == torch.int64
     assert same(make(range(6), 2), reference)
     assert same(make(range(3, 6), 1), reference[3:])
+    monkeypatch.setattr(held, "FREE_SHARE", 0.0)
+    assert same(make(range(6), 0), reference)
+    assert same(make(range(6), 2), reference)
     plain = [
         list(
             validation_batches(

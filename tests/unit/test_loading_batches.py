@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainingdata import make_configuration, make_folder, watched_draws, write_case
+from draws import watched_draws
+from trainingdata import make_configuration, make_folder, write_case
 
 from selfseg.augmentation.draw import SampleDraw
 from selfseg.errors import DatasetError
@@ -17,8 +18,9 @@ from selfseg.loading.batches import (
     training_batches,
     validation_batches,
 )
+from selfseg.loading.items import LoadedBatch
 from selfseg.loading.patches import CaseFolder
-from selfseg.loading.source import BatchSource, LoadedBatch, masked_channels
+from selfseg.loading.source import BatchSource, masked_channels
 from selfseg.records.augmentation import Augmentation
 from selfseg.records.network import ContextUNet
 from selfseg.records.plan import Configuration

@@ -13,8 +13,9 @@ from trainingdata import make_configuration, make_folder
 from selfseg.errors import DatasetError
 from selfseg.io.store import open_array
 from selfseg.loading.batches import training_batches
+from selfseg.loading.items import Batch, LoadedBatch
 from selfseg.loading.patches import CaseFolder, PreviousStage
-from selfseg.loading.source import Batch, BatchSource, LoadedBatch, with_previous
+from selfseg.loading.source import BatchSource, with_previous
 from selfseg.networks.one_hot import OneHotInput, one_hot
 from selfseg.records.augmentation import Augmentation
 

@@ -17,8 +17,9 @@ from selfseg.augmentation.cpu import place_maps
 from selfseg.augmentation.draw import SampleDraw
 from selfseg.io.store import open_array
 from selfseg.loading.batches import training_batches, validation_batches
+from selfseg.loading.items import Batch, LoadedBatch
 from selfseg.loading.patches import CaseFolder
-from selfseg.loading.source import Batch, BatchSource, LoadedBatch
+from selfseg.loading.source import BatchSource
 from selfseg.losses.maps import DISTANCE_PARTS
 from selfseg.preprocessing.loss_maps import prepare_maps
 from selfseg.records.augmentation import Augmentation

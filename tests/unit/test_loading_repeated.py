@@ -4,44 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from otherdevice import Other, pretend_device
 from trainingdata import make_configuration, make_folder
 
-from selfseg.augmentation.gpu import apply_batch
 from selfseg.loading import batches, on_device
 from selfseg.loading.batches import Batch, ValidationBatches, training_batches, validation_batches
+from selfseg.loading.items import LoadedBatch, Made
 from selfseg.loading.patches import CaseFolder
-from selfseg.loading.source import BatchSource, LoadedBatch
+from selfseg.loading.source import BatchSource
 
 CPU = torch.device("cpu")
 PATCH = (12, 16, 14)
 ITEM_BYTES = 3 * 2 * 12 * 16 * 14 * 4 + 3 * 12 * 16 * 14 * 2  # two channels, and the label
 
 
-class Other:
-    """Stands for a CUDA device: work on the CPU, given to it as to a CUDA device."""
-
-    type = "other"
-
-
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Other:
-    stream = SimpleNamespace(wait_stream=lambda _: None)
-    monkeypatch.setattr(on_device, "_side_stream", lambda _: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
-
-    def apply(*arguments: object, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
-        return apply_batch(*arguments, **{**options, "device": CPU})  # type: ignore[arg-type]
-
-    monkeypatch.setattr(on_device, "apply_batch", apply)
-    return Other()
+    return pretend_device(monkeypatch)
 
 
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -49,7 +32,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     steps: list[int] = []
     usual = BatchSource._make
 
-    def noted(self: BatchSource, step: int) -> Batch | LoadedBatch:
+    def noted(self: BatchSource, step: int) -> Made:
         steps.append(step)
         return usual(self, step)
 
@@ -141,7 +124,7 @@ def test_augmenting_on_a_device_is_no_waiting(
 def test_loading_on_a_cpu_is_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = BatchSource._make
 
-    def slow(self: BatchSource, step: int) -> Batch | LoadedBatch:
+    def slow(self: BatchSource, step: int) -> Made:
         time.sleep(0.05)
         return usual(self, step)
 

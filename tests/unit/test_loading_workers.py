@@ -13,8 +13,9 @@ from trainingdata import make_configuration, make_folder
 
 from selfseg.errors import DeviceError
 from selfseg.loading import workers as module
+from selfseg.loading.items import Batch
 from selfseg.loading.patches import CaseFolder
-from selfseg.loading.source import Batch, BatchSource
+from selfseg.loading.source import BatchSource
 from selfseg.loading.workers import default_loader_workers, load_ahead
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from draws import watched_draws
 from targets import nested, plain
 from torch import Tensor, nn
-from trainingdata import make_folder, watched_draws
+from trainingdata import make_folder
 from trainingjobs import LONG, make_job, stop_at_step
 
 from selfseg.networks.weights import load_weights

@@ -13,6 +13,7 @@ from trainingjobs import CPU, LONG, make_job
 from selfseg.records.optimization import SGD, AdamW, Optimizer
 from selfseg.training import state as training_state
 from selfseg.training.checkpoints import OPTIMIZER, optimizer_tensors, restore_optimizer
+from selfseg.training.compiling import Called, Trial, Way
 from selfseg.training.optimizer import build_optimizer
 from selfseg.training.tuning import Tuning
 
@@ -93,9 +94,11 @@ def test_only_cuda_devices_get_a_fused_optimizer(
         raise EnoughError
 
     monkeypatch.setattr(training_state, "build_optimizer", noted)
-    monkeypatch.setattr(
-        training_state, "compile_for", lambda network, *_, **__: (network, torch.channels_last_3d)
-    )
+
+    def called(trial: Trial, layout: torch.memory_format, **_: object) -> Called:
+        return Called(trial.network, Way(layout), 0.1)
+
+    monkeypatch.setattr(training_state, "compile_for", called)
     monkeypatch.setattr(training_state, "autocast_dtype", lambda _: (None, "as it is"))
     monkeypatch.setattr(nn.Module, "to", lambda network, *_: network)
     monkeypatch.setattr(training_state, "LossMeter", stop)

@@ -18,11 +18,12 @@ from selfseg.networks.build import build_network
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
 from selfseg.training import compiling
 from selfseg.training.checkpoints import OPTIMIZER, optimizer_tensors, restore_optimizer
-from selfseg.training.compiling import seconds_per_step
+from selfseg.training.compiling import Called, Trial, Way, seconds_per_step
 from selfseg.training.job import Course
 from selfseg.training.state import step_sizes
 
 LAST = CHANNELS_LAST[3]
+SHAPES = ((1, 1, 4, 4, 4),)
 NO_ENGINE = "GET was unable to find an engine to execute this computation"
 
 
@@ -51,7 +52,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
 def proven(*shapes: tuple[int, ...]) -> compiling.Forward:
     network = build_network(tiny_configuration(patch=(8, 8, 8)).network, channels=1, outputs=2)
     set_layout(network, LAST)
-    return compiling._compiled(network, shapes, CPU, LAST, None)
+    return compiling._compiled(Trial(network, shapes, CPU), Way(LAST))
 
 
 def test_steps_find_everything_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,12 +98,12 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(
 ) -> None:
     failing = Normed(RuntimeError("no compiler here"))
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    made = compiling._compiled(failing, [(1, 1, 4, 4, 4)], CPU, LAST, None)
+    made = compiling._compiled(Trial(failing, SHAPES, CPU), Way(LAST))
     assert made is failing
     assert "no compiler here" in caplog.text
     full = Normed(RuntimeError(NO_ENGINE))
     with pytest.raises(RuntimeError, match="engine"):
-        compiling._compiled(full, [(1, 1, 4, 4, 4)], CPU, LAST, None)
+        compiling._compiled(Trial(full, SHAPES, CPU), Way(LAST))
     assert full.norm.running_mean is not None
     assert not full.norm.running_mean.any()
 
@@ -115,11 +116,15 @@ def test_trials_of_layouts_move_no_statistic() -> None:
     assert all(weight.grad is None for weight in network.parameters())
 
 
-def test_a_layout_that_does_not_fit_is_infinitely_slow() -> None:
-    timed = partial(compiling._seconds_or_too_large, device=CPU, layout=LAST)
-    assert timed(Normed(RuntimeError(NO_ENGINE)), (1, 1, 4, 4, 4)) == float("inf")
+def test_a_layout_that_does_not_fit_is_infinitely_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+
+    def timed(network: nn.Module) -> float:
+        return compiling._timed(Trial(network, SHAPES, CPU), Way(LAST)).seconds
+
+    assert timed(Normed(RuntimeError(NO_ENGINE))) == float("inf")
     with pytest.raises(RuntimeError, match="sizes"):
-        timed(Normed(RuntimeError("sizes do not match")), (1, 1, 4, 4, 4))
+        timed(Normed(RuntimeError("sizes do not match")))
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9)])
@@ -149,60 +154,90 @@ class Compiled:
     """Stands for what the compiler makes of a network; says how long a step of it takes."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, seconds: dict[torch.memory_format, float | Exception]
+        self, monkeypatch: pytest.MonkeyPatch, seconds: dict[Way, float | Exception]
     ) -> None:
-        self.made: list[torch.memory_format] = []
+        self.made: list[Way] = []
         self.timed: list[object] = []
         self.seconds = seconds
         monkeypatch.setattr(compiling, "_compiled", self.compile)
         monkeypatch.setattr(compiling, "seconds_per_step", self.time)
         monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
-    def compile(self, network: nn.Module, *arguments: object) -> compiling.Forward:
-        layout = arguments[2]
-        assert isinstance(layout, torch.memory_format)
-        assert next(network.parameters()).is_contiguous(memory_format=layout)
-        self.made.append(layout)
-        if isinstance(error := self.seconds[layout], Exception):
+    def compile(self, trial: Trial, way: Way) -> compiling.Forward:
+        assert next(trial.network.parameters()).is_contiguous(memory_format=way.layout)
+        self.made.append(way)
+        if isinstance(error := self.seconds[way], Exception):
             raise error
-        return lambda x: network(x)
+        return lambda x: trial.network(x)
 
     def time(self, *arguments: object, forward: object = None) -> float:
         self.timed.append(forward)
-        seconds = self.seconds[arguments[3]]  # type: ignore[index]
+        assert arguments[3] == self.made[-1].layout
+        seconds = self.seconds[self.made[-1]]
         assert isinstance(seconds, float)
         return seconds
 
 
+SHAPE = (1, 2, 4, 4, 4)
 FULL = RuntimeError(NO_ENGINE)
-PLANAR = torch.contiguous_format
+L, P = Way(LAST), Way(torch.contiguous_format)
+LG, PG = Way(LAST, graphs=True), Way(torch.contiguous_format, graphs=True)
 
 
 @pytest.mark.parametrize(
-    ("last", "planar", "run_s", "compiled", "chosen"),
+    ("seconds", "run_s", "compiled", "chosen"),
     [
-        (0.2, 0.1, 60.0, [LAST], LAST),  # too short a run for a second compilation
-        (0.2, 0.1, 1e5, [LAST, PLANAR], PLANAR),
-        (0.1, 0.2, 1e5, [LAST, PLANAR, LAST], LAST),
-        (FULL, 0.2, 60.0, [LAST, PLANAR], PLANAR),
-        (0.1, FULL, 1e5, [LAST, PLANAR, LAST], LAST),
+        ({L: 0.2}, 60.0, [L], L),  # too short a run for a second compilation
+        ({L: 0.2, LG: 0.1}, 700.0, [L, LG], LG),
+        ({L: 0.2, LG: 0.195}, 700.0, [L, LG, L], L),  # not worth the memory
+        ({L: 0.2, LG: FULL}, 700.0, [L, LG, L], L),
+        ({L: 0.2, P: 0.1, PG: 0.05}, 1e5, [L, P, PG], PG),
+        ({L: 0.1, P: 0.2, LG: 0.2}, 1e5, [L, P, LG, L], L),
+        ({L: FULL, P: 0.2}, 60.0, [L, P], P),
+        ({L: 0.1, P: FULL, LG: 0.05}, 1e5, [L, P, LG], LG),
     ],
 )
-def test_the_layout_is_the_faster_one_of_the_compiled_network(
+def test_the_fastest_way_of_the_compiled_network_is_taken(
     monkeypatch: pytest.MonkeyPatch,
-    last: float | Exception,
-    planar: float | Exception,
+    seconds: dict[Way, float | Exception],
     run_s: float,
-    compiled: list[torch.memory_format],
-    chosen: torch.memory_format,
+    compiled: list[Way],
+    chosen: Way,
 ) -> None:
-    network, shapes = nn.Conv3d(2, 4, 3), [(1, 2, 4, 4, 4)]
-    tried = Compiled(monkeypatch, {LAST: last, PLANAR: planar})
-    _, layout = compiling.compile_for(network, shapes, CPU, None, None, run_s=lambda _: run_s)
+    network, tried = nn.Conv3d(2, 4, 3), Compiled(monkeypatch, seconds)
+
+    def length(step_s: float) -> float:
+        return run_s if step_s < float("inf") else float("inf")
+
+    called = compiling.compile_for(Trial(network, (SHAPE,), CPU), None, run_s=length)
     assert tried.made == compiled
     assert all(forward is not None and forward is not network for forward in tried.timed)
-    assert layout == chosen
-    assert network.weight.is_contiguous(memory_format=chosen)
+    assert called.way == chosen
+    assert called.seconds == seconds[chosen]
+    assert network.weight.is_contiguous(memory_format=chosen.layout)
+
+
+def test_graphs_that_cannot_be_made_are_infinitely_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, made = nn.Conv3d(2, 4, 3), []
+
+    def compile_(trial: Trial, way: Way) -> compiling.Forward:
+        made.append(way)
+        return trial.network if way.graphs else lambda x: trial.network(x)
+
+    monkeypatch.setattr(compiling, "_compiled", compile_)
+    monkeypatch.setattr(compiling, "seconds_per_step", lambda *_, **__: 0.1)
+    called = compiling.compile_for(Trial(network, (SHAPE,), CPU), LAST, run_s=lambda _: 1e9)
+    assert (called.way, made) == (L, [L, LG, L])
+    assert called.forward is not network
+
+
+def test_steps_that_call_the_network_twice_have_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = Compiled(monkeypatch, {L: 0.2})
+    shapes = (SHAPE, (2, *SHAPE[1:]))
+    called = compiling.compile_for(
+        Trial(nn.Conv3d(2, 4, 3), shapes, CPU), LAST, run_s=lambda _: 1e9
+    )
+    assert (called.way, tried.made) == (L, [L])
 
 
 @pytest.mark.parametrize("run_s", [0.0, 1e9])
@@ -211,30 +246,59 @@ def test_what_torch_compiles_is_timed_and_computes_as_the_network(
 ) -> None:
     counter, shape = counted(monkeypatch), (2, 1, 8, 8, 8)
     network = build_network(tiny_configuration(patch=(8, 8, 8)).network, channels=1, outputs=2)
-    forward, layout = compiling.compile_for(
-        network, [shape], CPU, None, None, run_s=lambda _: run_s
-    )
-    assert forward is not network
+    trial = Trial(network, (shape,), CPU)
+    called = compiling.compile_for(trial, None, run_s=lambda _: run_s)
+    assert called.forward is not network
     made = counter.frame_count
-    image = torch.randn(shape).contiguous(memory_format=layout)
-    torch.testing.assert_close(forward(image)[0], network(image)[0])
+    image = torch.randn(shape).contiguous(memory_format=called.way.layout)
+    torch.testing.assert_close(called.forward(image)[0], network(image)[0])
     assert counter.frame_count == made > 0
 
 
-def test_memory_that_runs_out_in_either_layout_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, tried = nn.Conv3d(2, 4, 3), Compiled(monkeypatch, {LAST: FULL, PLANAR: FULL})
+def test_scores_are_made_with_the_compiled_network_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled before the first epoch, for whole batches; modes of modules stay as they were."""
+    counter, shapes = counted(monkeypatch), ((1, 1, 8, 8, 8), (2, 1, 8, 8, 8))
+    network = build_network(tiny_configuration(patch=(8, 8, 8)).network, channels=1, outputs=2)
+    next(network.children()).eval()
+    modes = [module.training for module in network.modules()]
+    trial = Trial(network, shapes, CPU)
+    called = compiling.compile_for(trial, LAST, run_s=lambda _: 0.0)
+    scoring = compiling.scoring_for(trial, called)
+    assert scoring is called.forward
+    assert [module.training for module in network.modules()] == modes
+    made = counter.frame_count
+    network.eval()
+    image = torch.randn(shapes[1]).contiguous(memory_format=LAST)
+    with torch.no_grad():
+        torch.testing.assert_close(scoring(image)[0], network(image)[0])
+    assert counter.frame_count == made
+
+
+def test_scores_need_no_compiler() -> None:
+    def fail(_: Tensor) -> tuple[Tensor, ...]:
+        raise RuntimeError("no compiler without gradients")
+
+    network = Normed()
+    trial = Trial(network, SHAPES, CPU)
+    assert compiling.scoring_for(trial, Called(fail, L, 0.1)) is network
+    assert compiling.scoring_for(trial, Called(network, L, 0.1)) is network
+    assert network.training
+
+
+def test_memory_that_runs_out_in_every_way_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, tried = nn.Conv3d(2, 4, 3), Compiled(monkeypatch, {L: FULL, P: FULL})
     with pytest.raises(RuntimeError, match="engine"):
         compiling.compile_for(
-            network, [(1, 2, 4, 4, 4)], CPU, None, None, run_s=lambda step_s: 1e9 * step_s
+            Trial(network, (SHAPE,), CPU), None, run_s=lambda step_s: 1e9 * step_s
         )
     assert tried.timed == []
 
 
-def test_a_resumed_run_keeps_its_layout_and_compiles_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, tried = nn.Conv3d(2, 4, 3), Compiled(monkeypatch, {LAST: 0.1, PLANAR: 0.2})
-    shapes = [(1, 2, 4, 4, 4)]
-    _, layout = compiling.compile_for(network, shapes, CPU, PLANAR, None, run_s=lambda _: 1e9)
-    assert (layout, tried.made, tried.timed) == (PLANAR, [PLANAR], [])
+def test_a_resumed_run_keeps_its_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = Compiled(monkeypatch, {P: 0.2, L: 0.1, PG: 0.1})
+    trial = Trial(nn.Conv3d(2, 4, 3), (SHAPE,), CPU)
+    called = compiling.compile_for(trial, torch.contiguous_format, run_s=lambda _: 1e9)
+    assert (called.way, tried.made) == (PG, [P, PG])
 
 
 def test_without_a_compiler_both_layouts_are_timed_as_they_are(
@@ -244,14 +308,14 @@ def test_without_a_compiler_both_layouts_are_timed_as_they_are(
 
     def time(*arguments: object, **_: object) -> float:
         timed.append(arguments[3])
-        return 0.1 if arguments[3] == PLANAR else 0.2
+        return 0.1 if arguments[3] == P.layout else 0.2
 
-    monkeypatch.setattr(compiling, "_compiled", lambda network, *_: network)
+    monkeypatch.setattr(compiling, "_compiled", lambda trial, _: trial.network)
     monkeypatch.setattr(compiling, "seconds_per_step", time)
     meta = torch.device("meta")  # no CPU, where the layout is fixed
-    found = compiling.compile_for(network, [(1, 1, 4, 4, 4)], meta, None, None, run_s=lambda _: 0.0)
-    assert found == (network, PLANAR)
-    assert timed == [LAST, PLANAR, LAST]
+    called = compiling.compile_for(Trial(network, SHAPES, meta), None, run_s=lambda _: 0.0)
+    assert (called.forward, called.way) == (network, P)
+    assert timed == [LAST, P.layout, LAST]
 
 
 def test_the_length_of_a_run_follows_from_its_steps_or_is_given() -> None:

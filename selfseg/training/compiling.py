@@ -67,7 +67,7 @@ class Trial:
 
     Attributes:
         network: On the device.
-        shapes: Of images (b, c, *patch) in ascending order; steps are timed with the first one.
+        shapes: Of images (b, c, *patch), whole batches first: they are timed.
         device: Where it trains.
         dtype: Of automatic mixed precision.
     """
@@ -124,7 +124,7 @@ def scoring_for(trial: Trial, called: Called) -> Forward:
     network.eval()
     try:
         with torch.no_grad(), mixed_precision(trial.device, trial.dtype):
-            forward(_blank(trial.shapes[-1], trial.device, called.way.layout))
+            forward(_blank(trial.shapes[0], trial.device, called.way.layout))
     except Exception as error:  # the compiler may fail in any way; training must not
         log.warning("torch.compile failed (%s); scoring epochs without it", error)
         return network

@@ -120,7 +120,7 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
     log.info("Precision: %s", reason)
     shape = (configuration.batch, channels, *configuration.patch)
     tuning = start_(network.to(device))
-    whole = updated(network.to(device))
+    whole = updated(network.to(device))  # updates of low rank that the start has added
     forward: Forward = whole
     scoring: Forward = whole
     if device.type == "cuda":
@@ -152,8 +152,10 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
 
 
 def step_sizes(batch: int, borrowed: int, apart: int) -> list[int]:
-    """Return with how many samples steps call the network; a run's last steps borrow none.
+    """Return with how many samples steps call the network, the whole batch first.
+
+    A run's last steps borrow none.
 
     Of a whole batch some are borrowed, and `apart` of these pass through this network too.
     """
-    return sorted({batch, batch - borrowed, apart} - {0})
+    return sorted({batch, batch - borrowed, apart} - {0}, reverse=True)

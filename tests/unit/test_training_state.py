@@ -71,7 +71,7 @@ def test_steps_find_everything_compiled(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     ("batch", "borrowed", "apart", "sizes"),
-    [(2, 0, 0, [2]), (2, 1, 0, [1, 2]), (2, 1, 1, [1, 2]), (3, 1, 1, [1, 2, 3])],
+    [(2, 0, 0, [2]), (2, 1, 0, [2, 1]), (2, 1, 1, [2, 1]), (3, 1, 1, [3, 2, 1])],
 )
 def test_whole_batches_and_their_parts_are_compiled(
     batch: int, borrowed: int, apart: int, sizes: list[int]
@@ -257,7 +257,7 @@ def test_what_torch_compiles_is_timed_and_computes_as_the_network(
 
 def test_scores_are_made_with_the_compiled_network_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled before the first epoch, for whole batches; modes of modules stay as they were."""
-    counter, shapes = counted(monkeypatch), ((1, 1, 8, 8, 8), (2, 1, 8, 8, 8))
+    counter, shapes = counted(monkeypatch), ((2, 1, 8, 8, 8), (1, 1, 8, 8, 8))
     network = build_network(tiny_configuration(patch=(8, 8, 8)).network, channels=1, outputs=2)
     next(network.children()).eval()
     modes = [module.training for module in network.modules()]
@@ -268,7 +268,7 @@ def test_scores_are_made_with_the_compiled_network_too(monkeypatch: pytest.Monke
     assert [module.training for module in network.modules()] == modes
     made = counter.frame_count
     network.eval()
-    image = torch.randn(shapes[1]).contiguous(memory_format=LAST)
+    image = torch.randn(shapes[0]).contiguous(memory_format=LAST)
     with torch.no_grad():
         torch.testing.assert_close(scoring(image)[0], network(image)[0])
     assert counter.frame_count == made

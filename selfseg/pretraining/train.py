@@ -29,9 +29,9 @@ from selfseg.records import serial
 from selfseg.records.pretraining import Pretrained
 from selfseg.records.transfer import PRETRAINED, StartModel
 from selfseg.training.checkpoints import optimizer_tensors, restore_optimizer
-from selfseg.training.compiling import choose_layout, mixed_precision
 from selfseg.training.memory_use import MemoryUse
 from selfseg.training.schedule import learning_rate_factor
+from selfseg.training.trials import choose_layout, mixed_precision
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from selfseg.loading.batches import ValidationBatches
 from selfseg.records.dataset import Targets
-from selfseg.training.compiling import mixed_precision
 from selfseg.training.meter import DiceMeter
 from selfseg.training.state import TrainState
 from selfseg.training.step import averaged
+from selfseg.training.trials import mixed_precision
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from selfseg.records.dataset import Targets
 from selfseg.records.optimization import Recipe
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.run import MEASURING_SHARE
-from selfseg.training.compiling import choose_layout, seconds_per_step
 from selfseg.training.schedule import choose_recipe
 from selfseg.training.transfer import SourceModel
+from selfseg.training.trials import choose_layout, seconds_per_step
 from selfseg.training.tuning import transfer_recipe
 from selfseg.workspace.network import FoldFolder
 

@@ -19,9 +19,10 @@ from selfseg.networks.precision import autocast_dtype
 from selfseg.networks.training_heads import NO_HEADS, HeadCounts
 from selfseg.records.optimization import Recipe
 from selfseg.records.plan import Configuration
-from selfseg.training.compiling import Forward, Trial, choose_layout, compile_for, scoring_for
+from selfseg.training.compiling import Trial, compile_for, scoring_for
 from selfseg.training.meter import LossMeter
 from selfseg.training.optimizer import build_optimizer
+from selfseg.training.trials import Forward, choose_layout
 from selfseg.training.tuning import Tuning, learn_alike
 
 log = logging.getLogger(__name__)

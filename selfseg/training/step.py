@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from selfseg.loading.batches import Batch
 from selfseg.networks.low_rank import with_updates
 from selfseg.networks.training_heads import exported
-from selfseg.training.compiling import mixed_precision
 from selfseg.training.state import TrainState
+from selfseg.training.trials import mixed_precision
 from selfseg.training.tuning import RATE
 
 

@@ -16,12 +16,12 @@ from selfseg.losses.build import build_loss
 from selfseg.networks.weights import load_weights
 from selfseg.records.optimization import Optimization, Poly, Recipe, WarmupCosine
 from selfseg.training import history
-from selfseg.training.compiling import seconds_per_step
 from selfseg.training.job import Course, plan_course
 from selfseg.training.schedule import choose_recipe, learning_rate_factor
 from selfseg.training.state import create_state
 from selfseg.training.step import final_weights, train_step, update_average
 from selfseg.training.train import train
+from selfseg.training.trials import seconds_per_step
 from selfseg.workspace.network import FoldFolder
 
 

@@ -16,11 +16,12 @@ from trainingjobs import CPU, LONG
 
 from selfseg.networks.build import build_network
 from selfseg.networks.layout import CHANNELS_LAST, set_layout
-from selfseg.training import compiling
+from selfseg.training import compiling, trials
 from selfseg.training.checkpoints import OPTIMIZER, optimizer_tensors, restore_optimizer
-from selfseg.training.compiling import Called, Trial, Way, seconds_per_step
+from selfseg.training.compiling import Called, Trial, Way
 from selfseg.training.job import Course
 from selfseg.training.state import step_sizes
+from selfseg.training.trials import Forward, seconds_per_step
 
 LAST = CHANNELS_LAST[3]
 SHAPES = ((1, 1, 4, 4, 4),)
@@ -49,7 +50,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
     return counter
 
 
-def proven(*shapes: tuple[int, ...]) -> compiling.Forward:
+def proven(*shapes: tuple[int, ...]) -> Forward:
     network = build_network(tiny_configuration(patch=(8, 8, 8)).network, channels=1, outputs=2)
     set_layout(network, LAST)
     return compiling._compiled(Trial(network, shapes, CPU), Way(LAST))
@@ -163,7 +164,7 @@ class Compiled:
         monkeypatch.setattr(compiling, "seconds_per_step", self.time)
         monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
-    def compile(self, trial: Trial, way: Way) -> compiling.Forward:
+    def compile(self, trial: Trial, way: Way) -> Forward:
         assert next(trial.network.parameters()).is_contiguous(memory_format=way.layout)
         self.made.append(way)
         if isinstance(error := self.seconds[way], Exception):
@@ -220,7 +221,7 @@ def test_the_fastest_way_of_the_compiled_network_is_taken(
 def test_graphs_that_cannot_be_made_are_infinitely_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     network, made = nn.Conv3d(2, 4, 3), []
 
-    def compile_(trial: Trial, way: Way) -> compiling.Forward:
+    def compile_(trial: Trial, way: Way) -> Forward:
         made.append(way)
         return trial.network if way.graphs else lambda x: trial.network(x)
 
@@ -311,7 +312,8 @@ def test_without_a_compiler_both_layouts_are_timed_as_they_are(
         return 0.1 if arguments[3] == P.layout else 0.2
 
     monkeypatch.setattr(compiling, "_compiled", lambda trial, _: trial.network)
-    monkeypatch.setattr(compiling, "seconds_per_step", time)
+    for module in (compiling, trials):
+        monkeypatch.setattr(module, "seconds_per_step", time)
     meta = torch.device("meta")  # no CPU, where the layout is fixed
     called = compiling.compile_for(Trial(network, SHAPES, meta), None, run_s=lambda _: 0.0)
     assert (called.forward, called.way) == (network, P)

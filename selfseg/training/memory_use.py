@@ -28,7 +28,7 @@ class MemoryUse:
     memory that is freed is kept for the next step, if as much again is free; it counts no longer.
 
     Args:
-        device: Of the training. On CUDA all is counted that torch holds there during steps.
+        device: Of the training. On CUDA what torch holds there counts.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -39,19 +39,20 @@ class MemoryUse:
         if device.type != "cuda":
             handle_freed_memory(Freed.RETURNED)  # an earlier training may have kept it
             _make_a_step()
-        self._before = _own_bytes()
+        self._before = self._held()
 
     def data_follows(self) -> None:
         """Note that what was allocated up to here belongs to the network."""
-        self._network = _own_bytes() - self._before
+        self._network = self._held() - self._before
 
     def steps_follow(self) -> None:
         """Note that what was allocated since belongs to the data."""
+        self._before = self._held()
         if self._device.type == "cuda":  # forget the trials of layouts and of cuDNN's algorithms
             torch.cuda.reset_peak_memory_stats(self._device)
-            return
-        self._before = _own_bytes()
-        self._counts = _forget_peak()
+            self._counts = True
+        else:
+            self._counts = _forget_peak()
 
     def step_made(self) -> None:
         """Note a step; the first ones decide whether freed memory is kept from then on."""
@@ -66,12 +67,19 @@ class MemoryUse:
         """Return the most that network and steps held at once so far; None where none counts."""
         if self._shown_gib is not None:
             return self._shown_gib
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) / GIB
         if not self._counts:
             return None
-        peak = _bytes(PEAK) - sum(map(_bytes, OTHERS))
+        if self._device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self._device)
+        else:
+            peak = _bytes(PEAK) - sum(map(_bytes, OTHERS))
         return max(self._network + peak - self._before, 0) / GIB
+
+    def _held(self) -> int:
+        """Return the bytes that are held now."""
+        if self._device.type == "cuda":
+            return torch.cuda.memory_allocated(self._device)
+        return _own_bytes()
 
 
 def _make_a_step() -> None:

@@ -63,18 +63,23 @@ def test_network_and_steps_count_and_data_do_not() -> None:
         assert faults < 1.2 * 2**29 / mmap.PAGESIZE
 
 
-def test_on_cuda_what_was_tried_before_the_steps_does_not_count(
+def test_on_cuda_neither_data_nor_what_was_tried_before_the_steps_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    held, peak = 2**30, [0]
+    gib, held, peak = 2**30, [0], [0]
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: held[0])
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: peak[0])
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: peak.__setitem__(0, held))
+    monkeypatch.setattr(
+        torch.cuda, "reset_peak_memory_stats", lambda _: peak.__setitem__(0, held[0])
+    )
     use = MemoryUse(torch.device("cuda", 0))
-    peak[0] = 9 * 2**30  # layouts and algorithms
+    peak[0] = 9 * gib  # layouts and algorithms
+    held[0] = gib  # the network
     use.data_follows()
+    held[0] = 5 * gib  # cases that stay on the device
     use.steps_follow()
     assert use.peak_gib() == 1.0
-    peak[0] = 3 * 2**30
+    peak[0] = 7 * gib
     assert use.peak_gib() == 3.0
 
 

@@ -356,20 +356,6 @@ def test_damaged_plan_names_the_place(
         assert place in error.value.message
 
 
-@pytest.mark.parametrize(
-    ("text", "gib"),
-    [("4GB", 4.0), ("8", 8.0), (" 24 gib ", 24.0), ("1.5g", 1.5), ("512MB", 0.5), ("512 m", 0.5)],
-)
-def test_amounts_of_memory(text: str, gib: float) -> None:
-    assert budget.parse_gib(text) == gib
-
-
-@pytest.mark.parametrize("text", ["", "much", "0GB", "-4GB", "4TB", "4 GB RAM", "1e3"])
-def test_no_amount_of_memory(text: str) -> None:
-    with pytest.raises(SelfSegError, match="not an amount"):
-        budget.parse_gib(text)
-
-
 def test_budget_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert budget.detect_budget(None, "cpu") == CPU
     assert budget.detect_budget("3GB", "cpu") == Budget(memory_gib=3.0, device="cpu")

@@ -50,10 +50,14 @@ class TimedBatches(Iterator[Batch], Protocol):
 
 
 class _Fetched(Iterator[Batch | LoadedBatch]):
-    """Passes items on, and counts the seconds until each one came."""
+    """Passes items on, and counts the seconds until each one came, from the second one on.
+
+    The first one also waits for processes to start, which says nothing of how fast they are.
+    """
 
     def __init__(self, items: Iterator[Batch | LoadedBatch]) -> None:
         self._items = items
+        self._has_begun = False
         self.waited_s = 0.0
 
     def __next__(self) -> Batch | LoadedBatch:
@@ -61,7 +65,8 @@ class _Fetched(Iterator[Batch | LoadedBatch]):
         try:
             return next(self._items)
         finally:
-            self.waited_s += time.perf_counter() - began_s
+            self.waited_s += time.perf_counter() - began_s if self._has_begun else 0.0
+            self._has_begun = True
 
 
 class Batches(Iterator[Batch]):
@@ -76,7 +81,7 @@ class Batches(Iterator[Batch]):
 
     @property
     def waited_s(self) -> float:
-        """Seconds waited so far; giving a CUDA device the next batch to augment is no waiting."""
+        """Seconds waited so far; neither starting nor augmenting on a CUDA device is waiting."""
         return self._fetched.waited_s
 
     def __next__(self) -> Batch:

@@ -68,11 +68,15 @@ def export_model(
 
     Raises:
         ModelError: Nothing is trained there, or not what is asked for; there are several data
-            sets, or the output is a folder.
+            sets, or the output exists already.
     """
     if output.is_dir():
         raise ModelError(
             f"-o {output}: is a folder", remedy=f"Give a file, such as {output / 'model.zip'}."
+        )
+    if output.exists():
+        raise ModelError(
+            f"-o {output}: exists already", remedy="Choose another file, or delete this one."
         )
     folders = dataset_folders(model)
     if len(folders) != 1 or not find_models(model):

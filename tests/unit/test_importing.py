@@ -270,7 +270,7 @@ def test_files_that_no_export_wrote_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such folder or file"):
         import_model(tmp_path / "absent", output=None, workspace=tmp_path / "ws")
     with pytest.raises(ModelError, match="not one trained model"):
-        export_model(tmp_path / "ws", file)
+        export_model(tmp_path / "ws", tmp_path / "x.zip")
     with pytest.raises(ModelError, match=r"ws: is a folder"):
         export_model(folder, tmp_path / "ws")
 
@@ -323,6 +323,15 @@ def test_archives_that_lead_out_are_links_or_bombs_are_refused(tmp_path: Path) -
         archive.writestr("a/good", b"1")
     unpack(path, folder)
     assert (folder / "a" / "good").read_bytes() == b"1"
+
+
+def test_a_model_of_ours_is_said_to_be_one(tmp_path: Path) -> None:
+    made = tinymodel.save_model(tmp_path / "my model", tinymodel.tiny_plan())
+    for source in (made.path, made.models):
+        with pytest.raises(ModelError, match="is a model folder of selfseg already") as refused:
+            import_model(source, output=tmp_path / "copy", workspace=tmp_path)
+        assert f"selfseg predict -m '{made.path}'" in refused.value.remedy
+    assert not (tmp_path / "copy").exists()
 
 
 @pytest.mark.data

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from selfseg.choosing import Chosen, choose_folds
-from selfseg.errors import ModelError
+from selfseg.errors import ModelError, SelfSegError
 from selfseg.files import arriving
 from selfseg.inference.find import Candidate, dataset_folders, find_models
 from selfseg.inference.trained import weights_digest
@@ -144,7 +144,7 @@ def unpack_bundle(path: Path, folder: Path) -> Plan:
 
 @contextmanager
 def opened_model(path: Path) -> Iterator[Path]:
-    """Give the folder of a model; that of a file is a temporary one.
+    """Give the folder of a model; that of a file is a temporary one, which no error names.
 
     Raises:
         ModelError: The file is no exported model.
@@ -153,8 +153,13 @@ def opened_model(path: Path) -> Iterator[Path]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="selfseg-model-") as name:
-        unpack_bundle(path, Path(name))
-        yield Path(name)
+        try:
+            unpack_bundle(path, Path(name))
+            yield Path(name)
+        except SelfSegError as error:  # what is wrong in there is wrong in the file
+            error.message = error.message.replace(name, str(path))
+            error.remedy = error.remedy.replace(name, str(path))
+            raise
 
 
 def _contents(dataset: DatasetFolder, chosen: Chosen) -> dict[Path, serial.Record | None]:

@@ -120,7 +120,7 @@ def predict_images(request: PredictRequest) -> PredictionReport:
             device=device,
             engine=request.engine,
         )
-        log.info("Model: %s", model.description)
+        log.info("Model: %s (%s)", model.description, _place(model, request.model))
         every = list_cases(request.source, len(model.members[0].plan.channels))
         basis = prediction_basis(model, tta=tta, step=request.step)
         journal = Journal(request.output, basis, request.probabilities, request.resume)
@@ -166,6 +166,11 @@ def _refuse_output(source: Path, output: Path) -> None:
             f"-o {output}: is written as a folder, but looks like a file",
             remedy="Give a folder; the label map in it is named after the image.",
         )
+
+
+def _place(model: Ensemble, asked: Path) -> Path:
+    """Return where a model lies: the file that was given, or the folder that was found."""
+    return asked if asked.is_file() else model.members[0].folder
 
 
 def _is_for_cuda(model: Ensemble) -> bool:

@@ -147,5 +147,6 @@ def _predict_previous(
 ) -> PredictionReport:
     """Write the previous stage's label maps; its network is gone when this returns."""
     previous = load_previous(model)
-    log.info("Previous stage: %s", previous.description)
+    folds = ", ".join(previous.folds)
+    log.info("Previous stage: %s (folds %s)", previous.configuration.name, folds)
     return predict_cases(previous, cases, folder, journal=journal, **options)

@@ -112,7 +112,7 @@ class Ensemble:
         if self.crf is not None:
             steps.insert(0, "dense CRF")
         cleaned = f", then {', '.join(steps)}" if steps else ""
-        return f"{first.plan.dataset} {' + '.join(parts)}{cleaned} ({first.folder})"
+        return f"{first.plan.dataset} {' + '.join(parts)}{cleaned}"
 
 
 def load_ensemble(
@@ -145,7 +145,7 @@ def load_ensemble(
         )
         for member in selection.members
     )
-    log.info("Using %s", dataset.selection)
+    log.info("Using %s", dataset.selection.name)
     return Ensemble(members, selection.postprocessing, selection.crf)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import io
 import json
+import logging
 import random
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,26 @@ def saved(folder: Path) -> Path:
     (folder / "models" / "3d_fullres" / "fold_0" / "checkpoint").mkdir()
     (folder / "models" / "3d_fullres" / "fold_0" / "history.jsonl").write_text("{}")
     return folder
+
+
+def test_a_model_in_one_file_is_called_by_its_path(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("3d_lowres", "3d_fullres")
+    lowres, fullres = (tinymodel.tiny_configuration(name) for name in names)  # type: ignore[arg-type]
+    cascade = fullres.model_copy(update={"name": "3d_cascade", "previous_stage": "3d_lowres"})
+    file = tmp_path / "staged.zip"
+    staged = tinymodel.save_model(tmp_path / "model", tinymodel.tiny_plan(lowres, cascade))
+    export_model(staged.path, file)
+    write_image(tmp_path / "images" / "case_0000.nii.gz", (9, 20, 24), (2.0, 1.0, 1.0))
+    asked = PredictRequest(source=tmp_path / "images", output=tmp_path / "out", model=file)
+    with pytest.raises(ModelError, match="several trained models") as error:
+        predict_images(asked)
+    assert f"-m {file} --config 3d_cascade" in str(error.value)
+    with caplog.at_level(logging.INFO):
+        predict_images(replace(asked, configuration="3d_cascade", device="cpu", tta=False))
+    assert f"Model: phantom 3d_cascade (folds 0) ({file})" in caplog.messages
+    assert "selfseg-model-" not in f"{error.value} {caplog.text}"
 
 
 def test_a_model_in_one_file_predicts_as_its_folder(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def check_position(position: Position, job: TrainingJob) -> None:
         CheckpointError: Names all that differs.
     """
     differing = []
-    if position.plan_digest != job.digest:
+    if position.plan_digest not in (job.digest, job.digest_with_estimates):
         differing.append("the plan's configuration, or the training cases or their files")
     if position.seed != job.seed:
         differing.append(f"the seed ({position.seed} there, {job.seed} now)")

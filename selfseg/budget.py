@@ -9,6 +9,7 @@ import re
 from selfseg.errors import DeviceError, SelfSegError
 from selfseg.execution.resources import machine_memory_gib
 from selfseg.records.plan import Budget
+from selfseg.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def detect_budget(memory: str | None, device: str) -> Budget:
         total = torch.cuda.get_device_properties(index).total_memory / 2**30
     except (AssertionError, RuntimeError) as error:  # torch's ways to say that it has fewer
         raise DeviceError(
-            f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices",
+            f"--device {device}: torch sees {counted(torch.cuda.device_count(), 'CUDA device')}",
             remedy="Write auto, cpu, cuda or cuda:0.",
         ) from error
     default = min(round(total * DEFAULT_SHARE, 1), LARGEST_DEFAULT_GIB)

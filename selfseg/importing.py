@@ -25,6 +25,7 @@ from selfseg.records import serial
 from selfseg.records.model import TrainedFold
 from selfseg.records.network import ResidualUNet, UNet
 from selfseg.records.plan import Configuration, Plan
+from selfseg.words import counted
 from selfseg.workspace.dataset import DatasetFolder
 from selfseg.workspace.lookup import dataset_folder
 
@@ -169,7 +170,8 @@ def _read_models(root: Path, scratch: Path) -> tuple[list[_Read], Described]:
             f"{different[0] / DATASET}: other channels or labels than {models[0].path / DATASET}",
             remedy="Import these models one by one.",
         )
-    log.info("Reading %d checkpoints", sum(len(model.folds) for model in models))
+    number = sum(len(model.folds) for model in models)
+    log.info("Reading %s", counted(number, "checkpoint"))
     every = read_checkpoints([f.checkpoint for m in models for f in m.folds], scratch)
     read, first = [], 0
     for model in models:

@@ -18,6 +18,7 @@ from selfseg.io.case_files import (
 )
 from selfseg.io.images import IMAGE_ENDINGS, case_name, image_ending
 from selfseg.records.dataset import Case
+from selfseg.words import counted
 
 
 def list_cases(source: Path, num_channels: int) -> tuple[Case, ...]:
@@ -86,7 +87,7 @@ def _surplus(found: Sequence[FoundCase], num_channels: int) -> dict[str, list[Fo
 
 def _surplus_complaints(surplus: Mapping[str, Sequence[FoundCase]], num_channels: int) -> list[str]:
     return [
-        f"case {case}: the model has {num_channels} channel{'s' if num_channels > 1 else ''}, but "
+        f"case {case}: the model has {counted(num_channels, 'channel')}, but "
         f"there is also {', '.join(sorted(item.images[0].name for item in items))}; move these "
         "files elsewhere"
         for case, items in surplus.items()

@@ -22,6 +22,7 @@ from selfseg.loading.patches import CaseFolder, PreviousStage
 from selfseg.loading.source import Batch, BatchSource, LoadedBatch
 from selfseg.loading.workers import default_loader_workers, load_ahead
 from selfseg.records.plan import Configuration
+from selfseg.words import counted
 
 __all__ = [
     "Batch",
@@ -203,11 +204,13 @@ def _open(
     usable = tuple(ids) if previous is None else previous.with_boxes(ids)
     if previous is not None and ids and not usable:
         raise DatasetError(
-            f"{previous.folder}: the previous stage has found nothing in any of {len(ids)} cases",
+            f"{previous.folder}: the previous stage has found nothing in any of "
+            f"{counted(len(ids), 'case')}",
             remedy="Train the previous stage for longer, or lower crop.smallest_ml in the plan.",
         )
     if len(usable) < len(ids):
-        log.warning("%d cases give no samples: nothing was found in them", len(ids) - len(usable))
+        without = counted(len(ids) - len(usable), "case")
+        log.warning("No samples from %s: nothing was found there", without)
     return CaseFolder(folder, usable, previous, maps)
 
 

@@ -16,6 +16,7 @@ from selfseg.records.model import EpochRecord
 from selfseg.training.epoch import EpochScores
 from selfseg.training.job import Course, TrainingJob
 from selfseg.training.state import TrainState
+from selfseg.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def tell_device(device: torch.device) -> None:
     if device.type == "cuda":
         log.info("Device: %s (%s)", torch.cuda.get_device_name(device), device)
     else:
-        log.info("Device: CPU, %d threads", torch.get_num_threads())
+        log.info("Device: CPU, %s", counted(torch.get_num_threads(), "thread"))
 
 
 def parts_done(state: TrainState, course: Course) -> int:

@@ -228,7 +228,7 @@ def test_a_model_in_one_file_is_called_by_its_path(
     assert f"-m {file} --config 3d_cascade" in str(error.value)
     with caplog.at_level(logging.INFO):
         predict_images(replace(asked, configuration="3d_cascade", device="cpu", tta=False))
-    assert f"Model: phantom 3d_cascade (folds 0) ({file})" in caplog.messages
+    assert f"Model: phantom 3d_cascade (fold 0) ({file})" in caplog.messages
     assert "selfseg-model-" not in f"{error.value} {caplog.text}"
 
 

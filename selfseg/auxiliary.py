@@ -9,6 +9,7 @@ from selfseg.errors import PlanError
 from selfseg.planning import find_planner
 from selfseg.records.dataset import Dataset
 from selfseg.records.plan import Plan
+from selfseg.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def borrow(plan: Plan, dataset: Dataset, auxiliary: Dataset, *, planner: str = "
     complaints = []
     if len(dataset.channels) != len(auxiliary.channels):
         complaints.append(
-            f"{len(auxiliary.channels)} channels ({', '.join(auxiliary.channels)}), not "
+            f"{counted(len(auxiliary.channels), 'channel')} ({', '.join(auxiliary.channels)}), not "
             f"{len(dataset.channels)} ({', '.join(dataset.channels)})"
         )
     elif others := _other_channels(dataset, auxiliary):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from selfseg.choosing import Chosen, choose_folds
-from selfseg.errors import ModelError
+from selfseg.errors import ModelError, SelfSegError
 from selfseg.files import arriving
 from selfseg.inference.find import Candidate, dataset_folders, find_models
 from selfseg.inference.trained import weights_digest
@@ -68,11 +68,15 @@ def export_model(
 
     Raises:
         ModelError: Nothing is trained there, or not what is asked for; there are several data
-            sets, or the output is a folder.
+            sets, or the output exists already.
     """
     if output.is_dir():
         raise ModelError(
             f"-o {output}: is a folder", remedy=f"Give a file, such as {output / 'model.zip'}."
+        )
+    if output.exists():
+        raise ModelError(
+            f"-o {output}: exists already", remedy="Choose another file, or delete this one."
         )
     folders = dataset_folders(model)
     if len(folders) != 1 or not find_models(model):
@@ -140,7 +144,7 @@ def unpack_bundle(path: Path, folder: Path) -> Plan:
 
 @contextmanager
 def opened_model(path: Path) -> Iterator[Path]:
-    """Give the folder of a model; that of a file is a temporary one.
+    """Give the folder of a model; that of a file is a temporary one, which no error names.
 
     Raises:
         ModelError: The file is no exported model.
@@ -149,8 +153,13 @@ def opened_model(path: Path) -> Iterator[Path]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="selfseg-model-") as name:
-        unpack_bundle(path, Path(name))
-        yield Path(name)
+        try:
+            unpack_bundle(path, Path(name))
+            yield Path(name)
+        except SelfSegError as error:  # what is wrong in there is wrong in the file
+            error.message = error.message.replace(name, str(path))
+            error.remedy = error.remedy.replace(name, str(path))
+            raise
 
 
 def _contents(dataset: DatasetFolder, chosen: Chosen) -> dict[Path, serial.Record | None]:

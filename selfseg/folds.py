@@ -19,6 +19,7 @@ from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.requests import TrainRequest
 from selfseg.starting import start_of_fold, tell_of_random_weights
+from selfseg.words import counted
 from selfseg.workspace.dataset import DatasetFolder
 from selfseg.workspace.moved import follow, lies_elsewhere, refuse_missing
 
@@ -200,6 +201,6 @@ def _fold_cases(known: PlannedDataset, fold: str) -> tuple[tuple[str, ...], tupl
         if fold == str(number):
             return chosen.train, chosen.validation
     raise SelfSegError(
-        f"fold {fold!r}: {known.folder.splits} has {len(splits.folds)} folds",
+        f"fold {fold!r}: {known.folder.splits} has {counted(len(splits.folds), 'fold')}",
         remedy=f"Choose 0 to {len(splits.folds) - 1}, or 'all'.",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from selfseg.bundles import is_bundle, unpack_bundle
 from selfseg.errors import ModelError
-from selfseg.inference.find import find_models
+from selfseg.inference.find import dataset_folders, find_models
 from selfseg.inference.trained import weights_digest
 from selfseg.io.archive import unpack
 from selfseg.io.nnunet.checkpoint import ReadCheckpoint, read_checkpoints
@@ -24,6 +25,7 @@ from selfseg.records import serial
 from selfseg.records.model import TrainedFold
 from selfseg.records.network import ResidualUNet, UNet
 from selfseg.records.plan import Configuration, Plan
+from selfseg.words import counted
 from selfseg.workspace.dataset import DatasetFolder
 from selfseg.workspace.lookup import dataset_folder
 
@@ -67,9 +69,21 @@ def import_model(source: Path, *, output: Path | None, workspace: Path) -> Impor
     """
     if not source.exists():
         raise ModelError(f"{source}: no such folder or file", remedy="Check the path.")
+    _refuse_ours(source)
     if source.is_file() and is_bundle(source):
         return _import_bundle(source, output=output, workspace=workspace)
     return import_nnunet(source, output=output, workspace=workspace)
+
+
+def _refuse_ours(source: Path) -> None:
+    """Refuse a model folder of ours, or the models/ in it: there is nothing to import."""
+    for folder in dataset_folders(source):
+        if source in (folder.path, folder.models) and folder.models.is_dir():
+            raise ModelError(
+                f"{source}: is a model folder of selfseg already",
+                remedy="Use it as it is, wherever it lies: 'selfseg predict -m "
+                f"{shlex.quote(str(folder.path))} -i IN -o OUT'.",
+            )
 
 
 def _import_bundle(source: Path, *, output: Path | None, workspace: Path) -> ImportResult:
@@ -156,7 +170,8 @@ def _read_models(root: Path, scratch: Path) -> tuple[list[_Read], Described]:
             f"{different[0] / DATASET}: other channels or labels than {models[0].path / DATASET}",
             remedy="Import these models one by one.",
         )
-    log.info("Reading %d checkpoints", sum(len(model.folds) for model in models))
+    number = sum(len(model.folds) for model in models)
+    log.info("Reading %s", counted(number, "checkpoint"))
     every = read_checkpoints([f.checkpoint for m in models for f in m.folds], scratch)
     read, first = [], 0
     for model in models:

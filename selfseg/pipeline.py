@@ -91,9 +91,12 @@ def predict_images(request: PredictRequest) -> PredictionReport:
         ModelError: No usable model, or several without a choice; or the finished cases that are to
             be kept were made by another one.
         DatasetError: The input folder holds nothing that fits the model's channels.
+        SelfSegError: The limit of memory is no amount.
         DeviceError: The limit of memory is too small, or the engine does not go with device or
             limit; nothing has been computed then.
     """
+    limit = request.max_memory
+    limit_gib = None if limit is None else parse_gib(limit, "--max-memory")
     _refuse_output(request.source, request.output)
     from selfseg.bundles import opened_model
     from selfseg.inference.basis import prediction_basis
@@ -108,7 +111,7 @@ def predict_images(request: PredictRequest) -> PredictionReport:
     device = select_device(request.device)
     part = slice(None) if request.part is None else parse_part(request.part)
     tta = True if request.tta is None else request.tta
-    check_engine(request.engine, device, limited=request.max_memory is not None)
+    check_engine(request.engine, device, limited=limit_gib is not None)
     with opened_model(request.model) as folder, usual_afterwards():
         model = load_ensemble(
             folder,
@@ -117,7 +120,7 @@ def predict_images(request: PredictRequest) -> PredictionReport:
             device=device,
             engine=request.engine,
         )
-        log.info("Model: %s", model.description)
+        log.info("Model: %s (%s)", model.description, _place(model, request.model))
         every = list_cases(request.source, len(model.members[0].plan.channels))
         basis = prediction_basis(model, tta=tta, step=request.step)
         journal = Journal(request.output, basis, request.probabilities, request.resume)
@@ -126,8 +129,7 @@ def predict_images(request: PredictRequest) -> PredictionReport:
         if request.device == "auto" and device.type == "cpu" and _is_for_cuda(model):
             log.warning("Made for CUDA, and there is no CUDA device here: predicting on the CPU")
         room = None
-        if request.max_memory is not None:
-            limit_gib = parse_gib(request.max_memory)
+        if limit_gib is not None:
             room = room_gib(limit_gib, model, cases, probabilities=request.probabilities)
         elif device.type == "cpu":
             handle_freed_memory(Freed.KEPT)
@@ -164,6 +166,11 @@ def _refuse_output(source: Path, output: Path) -> None:
             f"-o {output}: is written as a folder, but looks like a file",
             remedy="Give a folder; the label map in it is named after the image.",
         )
+
+
+def _place(model: Ensemble, asked: Path) -> Path:
+    """Return where a model lies: the file that was given, or the folder that was found."""
+    return asked if asked.is_file() else model.members[0].folder
 
 
 def _is_for_cuda(model: Ensemble) -> bool:

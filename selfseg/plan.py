@@ -22,7 +22,7 @@ from selfseg.preparing import prepare_all
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.records.fingerprint import Fingerprint
-from selfseg.records.plan import Plan
+from selfseg.records.plan import Budget, Plan
 from selfseg.records.transfer import Start
 from selfseg.replanning import (
     PlannedState,
@@ -65,8 +65,10 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
         PlanError: A setting does not fit the plan, or no plan fits the model to start from.
         ModelError: There is no such model to start from.
     """
+    budget = detect_budget(request.memory, request.device)  # bad options are told first
+    planning.find_planner(request.planner)
     with _opened_model(request) as model:
-        result, auxiliary = _decide(source, workspace, request, model)
+        result, auxiliary = _decide(source, workspace, request, budget, model)
     _write(result, auxiliary)
     if request.preprocess:
         workers = default_workers(request.workers)
@@ -78,14 +80,15 @@ def refuse_other_plan(folder: DatasetFolder, workspace: Path, request: RunReques
     """Refuse options of a run that ask for another plan than the one that is there.
 
     Raises:
-        SelfSegError: Names these options.
+        SelfSegError: Names these options, or one that is no amount of memory.
     """
+    memory_gib = None if request.memory is None else parse_gib(request.memory, "--memory")
     plan, dataset = serial.load(Plan, folder.plan), serial.load(Dataset, folder.dataset)
     wanted = read_case_list(request.cases)
     differing = []
     if wanted is not None and set(wanted) != {case.id for case in dataset.cases}:
         differing.append(f"--cases {request.cases}")
-    if request.memory is not None and parse_gib(request.memory) != plan.budget.memory_gib:
+    if memory_gib not in (None, plan.budget.memory_gib):
         differing.append(f"--memory {request.memory}")
     if request.planner not in (RunRequest.planner, plan.planner):
         differing.append(f"--planner {request.planner}")
@@ -120,7 +123,11 @@ def _opened_model(request: PlanRequest) -> Iterator[SourceModel | None]:
 
 
 def _decide(
-    source: str, workspace: Path, request: PlanRequest, model: SourceModel | None
+    source: str,
+    workspace: Path,
+    request: PlanRequest,
+    budget: Budget,
+    model: SourceModel | None,
 ) -> tuple[PlanResult, Dataset | None]:
     """Return what `plan` makes, and a second data set where there is one; write nothing."""
     from selfseg.fingerprinting.extract import inspect
@@ -128,13 +135,10 @@ def _decide(
 
     workers = default_workers(request.workers)
     root = data_root(source, workspace)
-    budget = detect_budget(request.memory, request.device)  # bad options are told first
-    planning.find_planner(request.planner)
     described = read_dataset(root, only=read_case_list(request.cases))
     folder = dataset_folder(workspace, described.name)
     refuse_namesake(folder, root)
     dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
-    budget = detect_budget(request.memory, request.device)
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
     if model is not None and request.start is not None:
         start = pinned(planned_as(request.start, model.configuration.name, workspace), model)

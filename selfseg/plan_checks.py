@@ -19,6 +19,7 @@ from selfseg.records.network import (
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.preprocessing import CTNormalization, PercentileNormalization
 from selfseg.stage_checks import stage_complaints
+from selfseg.words import counted
 
 MEND_PLAN = "Mend these values in plan.json, or make the plan again."
 # Limits of numbers, by the name of the field wherever it stands in a configuration.
@@ -78,7 +79,10 @@ def _complaints(item: Configuration, channels: int) -> list[str]:
     axes = list(item.preprocessing.axes)
     rules = (
         (item.batch >= 1, f"batch: {item.batch}, must be at least 1"),
-        (given == channels, f"preprocessing.normalization: {given} for {channels} channels"),
+        (
+            given == channels,
+            f"preprocessing.normalization: {given} for {counted(channels, 'channel')}",
+        ),
         (all(s is None or s > 0 for s in spacing), "preprocessing.spacing_mm: must be positive"),
         (sorted(axes) == [0, 1, 2], f"preprocessing.axes: {axes} is no order of the axes"),
         (

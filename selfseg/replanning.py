@@ -46,7 +46,7 @@ class PlannedState:
         if fold != ALL_CASES:
             known = [each.train for number, each in enumerate(self.splits.folds)]
             cases = known[int(fold)] if int(fold) < len(known) else ()
-        plan = (serial.digest(item), self.plan.channels, self.plan.targets)
+        plan = (serial.digest(item.without_estimates), self.plan.channels, self.plan.targets)
         return plan, cases, self.data(item, cases)
 
 

@@ -19,6 +19,7 @@ from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.run import RunRecord
 from selfseg.records.selection import Selection
+from selfseg.words import counted
 from selfseg.workspace.dataset import DatasetFolder
 from selfseg.workspace.lookup import dataset_folder, planned_folder
 
@@ -114,7 +115,9 @@ def _model_status(folder: DatasetFolder, plan: Plan) -> DatasetStatus:
         for item in find_models(folder.path)
         for fold in item.folds
     )
-    return DatasetStatus(plan.dataset, f"a model from elsewhere, {len(folds)} folds", folds, "")
+    return DatasetStatus(
+        plan.dataset, f"a model from elsewhere, {counted(len(folds), 'fold')}", folds, ""
+    )
 
 
 def _fold_status(known: PlannedDataset, item: Configuration, fold: str) -> FoldStatus:

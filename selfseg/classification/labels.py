@@ -12,6 +12,7 @@ from selfseg.errors import DatasetError
 from selfseg.io.description import DESCRIPTION, read_description
 from selfseg.io.groups import GROUPS, declared_groups
 from selfseg.records.classification import Unit
+from selfseg.words import counted
 
 # Names that say themselves which class is the positive one.
 POSITIVE = {"1": "0", "yes": "no", "true": "false", "positive": "negative"}
@@ -202,7 +203,9 @@ def _positive(classes: Sequence[str], asked: str | None, column: str, complaints
     """Return the positive class; complain unless there are two classes and one is known for it."""
     names = ", ".join(map(repr, classes[:6])) + (", …" if len(classes) > 6 else "")
     if len(classes) != 2:
-        complaints.append(f"column {column!r} has {len(classes)} classes ({names}), not two")
+        complaints.append(
+            f"column {column!r} has {counted(len(classes), 'class')} ({names}), not two"
+        )
         return ""
     if asked is not None:
         if asked not in classes:

@@ -13,6 +13,7 @@ from selfseg.evaluation.labels import declared_targets
 from selfseg.io.images import IMAGE_ENDINGS
 from selfseg.io.matching import images_of
 from selfseg.records.classification import RegionOfInterest, Unit
+from selfseg.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def _mask_files(folders: Sequence[Path]) -> dict[str, Path]:
         found |= maps
     if twice:
         raise DatasetError(
-            f"{len(twice)} cases have two masks",
+            f"two masks of {counted(len(twice), 'case')}",
             complaints=twice[:SHOWN],
             remedy="Give each case's mask once: that of the fold that did not train on it.",
         )

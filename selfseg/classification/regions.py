@@ -21,6 +21,7 @@ from selfseg.radiomics.extract import prepare_region, region_features
 from selfseg.radiomics.mirp_features import require_mirp
 from selfseg.radiomics.perturb import perturbed_regions
 from selfseg.records.features import RadiomicsOptions
+from selfseg.words import counted
 
 Mask = npt.NDArray[np.bool_]
 R = TypeVar("R")
@@ -142,7 +143,8 @@ def _read(files: RegionFiles, num_channels: int) -> tuple[Image, Image]:
     label_map, image = read_masked(files.mask, files.images)
     assert image is not None
     if len(image.array) != num_channels:
-        raise DatasetError(f"{files.images[0]}: {len(image.array)} channels, not {num_channels}")
+        found = counted(len(image.array), "channel")
+        raise DatasetError(f"{files.images[0]}: {found}, not {num_channels}")
     return label_map, image
 
 

@@ -36,6 +36,7 @@ from selfseg.records.classification import (
     Uncertainty,
 )
 from selfseg.records.estimate import Estimate
+from selfseg.words import counted
 
 if TYPE_CHECKING:
     from selfseg.inference.model import Model
@@ -222,8 +223,8 @@ def check_patients(labels: Labels, rows: Sequence[LabelRow]) -> None:
         patients = {row.group for row in rows if row.positive is positive}
         if len(patients) < FEWEST_PATIENTS:
             complaints.append(
-                f"class {name!r}: {len(patients)} patients with a region in their mask, at least "
-                f"{FEWEST_PATIENTS} are needed"
+                f"class {name!r}: {counted(len(patients), 'patient')} with a region in the mask, "
+                f"at least {FEWEST_PATIENTS} are needed"
             )
     if complaints:
         raise DatasetError(

@@ -12,6 +12,7 @@ from rich.table import Table
 from selfseg.cli.tables import console
 from selfseg.records.classification import ClassificationScores
 from selfseg.records.measurement import MeasurementTable
+from selfseg.words import counted
 
 if TYPE_CHECKING:
     from selfseg.classification.files import Prediction
@@ -24,7 +25,7 @@ NAMES_SHOWN = 5
 
 def print_measurements(table: MeasurementTable) -> None:
     """Print one line a lesion."""
-    view = Table(title=f"{len(table.lesions)} lesions")
+    view = Table(title=counted(len(table.lesions), "lesion"))
     for name in ("case", "label", "lesion"):
         view.add_column(name)
     for name in ("ml", "axial mm", "3D mm", "center mm (x, y, z)", "mean ± SD"):
@@ -45,7 +46,7 @@ def print_measurements(table: MeasurementTable) -> None:
     out.print(view)
     _print_rest(len(table.lesions), "-o FILE writes all")
     if table.empty:
-        out.print(f"{len(table.empty)} cases without lesions: {_named(table.empty)}")
+        out.print(f"{counted(len(table.empty), 'case')} without lesions: {_named(table.empty)}")
 
 
 def print_training(training: Training, folder: Path) -> None:
@@ -61,7 +62,7 @@ def print_training(training: Training, folder: Path) -> None:
         decisions.add_row(item.subject, item.value, item.because)
     out.print(decisions)
     rows = chosen_features(training)
-    view = Table(title=f"{len(rows)} features of {model.fitted.candidate.kind}")
+    view = Table(title=f"{counted(len(rows), 'feature')} of {model.fitted.candidate.kind}")
     for name in ("feature", "importance", "share of folds"):
         view.add_column(name, justify="left" if name == "feature" else "right")
     for name, weight, share in rows[:MOST_FEATURES]:

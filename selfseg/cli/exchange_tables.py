@@ -12,6 +12,7 @@ from rich.table import Table
 from selfseg.bundles import Exported
 from selfseg.cli.tables import console
 from selfseg.importing import ImportResult
+from selfseg.words import counted
 
 
 def print_imported(result: ImportResult, *, as_json: bool) -> None:
@@ -50,7 +51,7 @@ def print_imported(result: ImportResult, *, as_json: bool) -> None:
         trainer = f" of {fold.trainer}" if fold.trainer else ""
         out.print(
             f"{fold.trained.configuration} fold {fold.trained.fold}: {fold.checkpoint}, "
-            f"{fold.trained.epochs} epochs{trainer}"
+            f"{counted(fold.trained.epochs, 'epoch')}{trainer}"
         )
     out.print(f"Written to {result.folder}")
     model = shlex.quote(str(result.folder))
@@ -66,7 +67,7 @@ def print_exported(cases: Sequence[str], output: Path, *, as_json: bool) -> None
     if as_json:
         print(json.dumps({"output": str(output), "cases": list(cases)}, indent=1))
         return
-    console().print(f"{len(cases)} cases written to {output}")
+    console().print(f"{counted(len(cases), 'case')} written to {output}")
 
 
 def print_exported_model(exported: Exported, output: Path, *, as_json: bool) -> None:

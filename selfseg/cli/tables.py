@@ -19,6 +19,7 @@ from selfseg.records.metrics import LabelScores, MetricsTable
 from selfseg.records.pretraining import Pretrained
 from selfseg.records.selection import Selection
 from selfseg.records.transfer import TransferReport
+from selfseg.words import counted
 from selfseg.workspace.lookup import workspace_root
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def console() -> Console:
 
 def print_plan(result: PlanResult) -> None:
     """Print the configurations of a plan, what they start from, and the next command."""
-    table = Table(title=f"Plan for {result.plan.dataset}: {len(result.dataset.cases)} cases")
+    table = Table(
+        title=f"Plan for {result.plan.dataset}: {counted(len(result.dataset.cases), 'case')}"
+    )
     for name in ("configuration", "spacing mm", "patch", "batch", "network", "memory GiB"):
         table.add_column(name)
     for item in result.plan.configurations:
@@ -85,8 +88,8 @@ def print_trained(result: TrainResult) -> None:
     fold = result.fold
     out = console()
     out.print(
-        f"{fold.dataset} {fold.configuration} fold {fold.fold}: {fold.epochs} epochs, "
-        f"{fold.steps} steps, {fold.seconds:.0f} s, {fold.precision}"
+        f"{fold.dataset} {fold.configuration} fold {fold.fold}: {counted(fold.epochs, 'epoch')}, "
+        f"{counted(fold.steps, 'step')}, {fold.seconds:.0f} s, {fold.precision}"
     )
     if result.transfer is not None:
         print_transfer(result.transfer)
@@ -99,8 +102,8 @@ def print_pretrained(made: Pretrained, idea: Idea | None, root: Path) -> None:
     """Print how a network was pretrained, what a race can try, and how to start from it."""
     out, where = console(), _workspace_option(root)
     out.print(
-        f"{made.model.dataset} {made.model.configuration}: {made.steps} steps on "
-        f"{len(made.cases)} images, {made.seconds:.0f} s"
+        f"{made.model.dataset} {made.model.configuration}: {counted(made.steps, 'step')} on "
+        f"{counted(len(made.cases), 'image')}, {made.seconds:.0f} s"
     )
     out.print(
         f"Error of masked voxels: {made.error:.4f}; painting zeros has {made.error_of_zeros:.4f}"
@@ -137,7 +140,7 @@ def print_transfer(report: TransferReport) -> None:
 
 def print_metrics(table: MetricsTable) -> None:
     """Print mean scores per label and over labels; a table more for each family of metrics."""
-    view = Table(title=f"{len(table.cases)} cases")
+    view = Table(title=counted(len(table.cases), "case"))
     view.add_column("label")
     for title, _, _ in COLUMNS:
         view.add_column(title, justify="right")
@@ -220,8 +223,8 @@ def print_predictions(report: PredictionReport, output: Path, *, as_json: bool) 
         return
     out = console()
     if report.kept:
-        out.print(f"{len(report.kept)} cases were done before")
-    out.print(f"{len(report.done)} cases segmented, written to {output}")
+        out.print(f"{counted(len(report.kept), 'case')} done before")
+    out.print(f"{counted(len(report.done), 'case')} segmented, written to {output}")
     for case, message in report.failed:
         out.print(f"FAILED {case}: {message}")
     for scored in report.quality:

@@ -32,6 +32,7 @@ from selfseg.io.images import Image, grid_differences, label_indices, read_label
 from selfseg.records.dataset import Label, Targets
 from selfseg.records.metrics import CaseScores, LabelScores, MetricsTable
 from selfseg.records.serial import Triple
+from selfseg.words import counted
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def _raise_all(errors: Sequence[SelfSegError], folder: Path) -> None:
     kind = GeometryError if all_geometry else SelfSegError
     lines = "".join(f"\n  • {error.message}" for error in errors)
     raise kind(
-        f"{folder}: {len(errors)} cases cannot be evaluated{lines}",
+        f"{folder}: {counted(len(errors), 'case')} cannot be evaluated{lines}",
         remedy="Predictions need the grid and the label values of their references."
         if all_geometry
         else next((error.remedy for error in errors if error.remedy), ""),

@@ -25,6 +25,7 @@ from selfseg.records import serial
 from selfseg.records.dataset import Targets
 from selfseg.records.geometry import Geometry
 from selfseg.records.measurement import IntensityStatistics, LesionMeasurement, MeasurementTable
+from selfseg.words import counted
 
 CUBIC_MM_PER_ML = 1000.0
 MOST_VALUES = 1000  # of a label map whose labels are declared nowhere
@@ -63,7 +64,7 @@ def measure_folders(masks: Path, images: Path | None, *, workers: int = 1) -> Me
     complaints = [result.message for result in results if isinstance(result, SelfSegError)]
     if complaints:
         raise DatasetError(
-            f"{masks}: {len(complaints)} cases cannot be measured",
+            f"{masks}: {counted(len(complaints), 'case')} cannot be measured",
             complaints=complaints,
             remedy="Correct these files, or leave them out; -p takes label maps, -i images.",
         )

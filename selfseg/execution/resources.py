@@ -54,6 +54,13 @@ def free_memory_gib(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> f
     return max(min(free), 0.0) / 2**30
 
 
+def machine_memory_gib() -> float:
+    """Return the main memory of the machine, whoever holds it."""
+    import psutil
+
+    return float(psutil.virtual_memory().total) / 2**30
+
+
 def held_gib() -> float:
     """Return the main memory that this process holds now."""
     import psutil

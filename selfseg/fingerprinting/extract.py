@@ -21,6 +21,7 @@ from selfseg.io.companions import companion_files, digest_image
 from selfseg.io.images import Image, label_indices, read_image, read_label_map
 from selfseg.records.dataset import Case, Dataset, File
 from selfseg.records.fingerprint import CaseFacts, Fingerprint
+from selfseg.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ def inspect(
     complaints += _foreground_complaints(facts, len(cases))
     if complaints:
         raise DatasetError(
-            f"{dataset.root}: {len(complaints)} complaints about {len(cases)} cases",
+            f"{dataset.root}: {counted(len(complaints), 'complaint')} about "
+            f"{counted(len(cases), 'case')}",
             complaints=complaints,
             remedy="Mend these files or take the cases out; nothing was written.",
         )

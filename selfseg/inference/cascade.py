@@ -18,6 +18,7 @@ from selfseg.inference.journal import Journal
 from selfseg.inference.model import Model, load_model
 from selfseg.inference.predictor import PredictionReport, predict_cases
 from selfseg.records.dataset import Case
+from selfseg.words import named
 from selfseg.workspace.lookup import race_home
 
 log = logging.getLogger(__name__)
@@ -147,5 +148,6 @@ def _predict_previous(
 ) -> PredictionReport:
     """Write the previous stage's label maps; its network is gone when this returns."""
     previous = load_previous(model)
-    log.info("Previous stage: %s", previous.description)
+    folds = named("fold", previous.folds)
+    log.info("Previous stage: %s (%s)", previous.configuration.name, folds)
     return predict_cases(previous, cases, folder, journal=journal, **options)

@@ -31,6 +31,7 @@ from selfseg.records.model import Engine, TrainedFold
 from selfseg.records.plan import Configuration, Plan
 from selfseg.records.postprocessing import Step
 from selfseg.records.selection import Selection
+from selfseg.words import named
 from selfseg.workspace.dataset import DatasetFolder
 
 log = logging.getLogger(__name__)
@@ -77,11 +78,8 @@ class Model:
     @property
     def description(self) -> str:
         """Which model this is, in one line."""
-        plural = "s" if len(self.folds) > 1 else ""
-        return (
-            f"{self.plan.dataset} {self.configuration.name}, "
-            f"fold{plural} {', '.join(self.folds)} ({self.folder})"
-        )
+        folds = named("fold", self.folds)
+        return f"{self.plan.dataset} {self.configuration.name}, {folds} ({self.folder})"
 
 
 @dataclass(frozen=True)
@@ -107,12 +105,12 @@ class Ensemble:
     def description(self) -> str:
         """Which members and steps these are, in one line."""
         first = self.members[0]
-        parts = (f"{m.configuration.name} (folds {', '.join(m.folds)})" for m in self.members)
+        parts = (f"{m.configuration.name} ({named('fold', m.folds)})" for m in self.members)
         steps = [f"{step.kind} of {step.name or 'foreground'}" for step in self.steps]
         if self.crf is not None:
             steps.insert(0, "dense CRF")
         cleaned = f", then {', '.join(steps)}" if steps else ""
-        return f"{first.plan.dataset} {' + '.join(parts)}{cleaned} ({first.folder})"
+        return f"{first.plan.dataset} {' + '.join(parts)}{cleaned}"
 
 
 def load_ensemble(
@@ -145,7 +143,7 @@ def load_ensemble(
         )
         for member in selection.members
     )
-    log.info("Using %s", dataset.selection)
+    log.info("Using %s", dataset.selection.name)
     return Ensemble(members, selection.postprocessing, selection.crf)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from selfseg.errors import DeviceError, SelfSegError
 from selfseg.networks.device import is_out_of_memory
+from selfseg.words import counted
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -166,9 +167,9 @@ class OpenVINONetwork(nn.Module):
                 f"{_sizes_text(shape)}; at most {TOLERANCE:g} is allowed"
             )
         log.info(
-            "%s: computed by OpenVINO, %d windows in a call; compared ones differ from torch's by "
+            "%s: computed by OpenVINO, %s in a call; compared ones differ from torch's by "
             "at most %.1e in a probability",
-            self._name, shape[0], difference,
+            self._name, counted(shape[0], "window"), difference,
         )  # fmt: skip
 
     def _leave(self, error: Exception) -> None:

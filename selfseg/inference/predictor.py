@@ -33,6 +33,7 @@ from selfseg.records.geometry import Box, PreprocessedCase
 from selfseg.records.plan import Inference
 from selfseg.records.postprocessing import Step
 from selfseg.records.shape_model import CaseQuality
+from selfseg.words import counted
 
 __all__ = ["Model", "PredictionReport", "load_model", "predict_cases"]
 
@@ -143,7 +144,8 @@ def divide_memory(
     needs = find_needs(models, cases, probabilities=probabilities)
     work = needs.work(max(max_memory_gib - weights_gib, 0.0))
     if not work.overlaps:
-        log.info("Memory: one image at a time, %d windows in a call at most", work.windows)
+        most = counted(work.windows, "window")
+        log.info("Memory: one image at a time, %s in a call at most", most)
     return MemoryBudget(max_memory_gib, weights_gib, work.gib, work.windows, work.overlaps)
 
 
@@ -204,7 +206,8 @@ def read_case(model: Model, case: Case, previous: Path | None = None) -> Prepare
     names, found = model.plan.channels, image.array.shape[0]
     if found != len(names):
         raise ImageError(
-            f"{paths[0]}: {found} channels, but the model needs {len(names)} ({', '.join(names)})",
+            f"{paths[0]}: {counted(found, 'channel')}, but the model needs {len(names)} "
+            f"({', '.join(names)})",
             remedy="Give every channel, as CASE_0000, CASE_0001, … or in one file.",
         )
     if not np.isfinite(image.array).all():

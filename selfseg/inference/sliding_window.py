@@ -23,6 +23,7 @@ from selfseg.networks.device import in_short, is_out_of_memory
 from selfseg.networks.layout import CHANNELS_LAST
 from selfseg.networks.precision import autocast_dtype, fine_dtype
 from selfseg.records.plan import Inference
+from selfseg.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,8 @@ def _make_room(runner: _Runner, total: Tensor, store: LogitStore, error: Runtime
         torch.cuda.empty_cache()
     if runner.limit > 1:
         runner.limit //= 2
-        log.info("out of memory: %d windows in one call from here on", runner.limit)
+        fewer = counted(runner.limit, "window")
+        log.info("out of memory: %s in one call from here on", fewer)
         return total
     if total.device.type != "cpu":
         log.info("out of memory: logits move to the CPU")

@@ -16,6 +16,7 @@ from selfseg.io.geometry import grid_differences
 from selfseg.io.images import Image, image_ending, label_indices
 from selfseg.io.pictures import PICTURE_ENDINGS
 from selfseg.records.dataset import Case, Dataset
+from selfseg.words import counted
 
 
 def check_case(case: Case, image: Image, reference: Image | None, dataset: Dataset) -> list[str]:
@@ -57,7 +58,7 @@ def _channel_complaints(case: Case, image: Image, dataset: Dataset) -> list[str]
         return []
     files = ", ".join(file.path for file in case.images)
     return [
-        f"{files}: {found} channel{'s' if found > 1 else ''} where dataset.json declares {declared}"
+        f"{files}: {counted(found, 'channel')} where dataset.json declares {declared}"
         f" ({', '.join(dataset.channels)}); correct 'channel_names' or convert the image"
     ]
 

@@ -25,6 +25,7 @@ from selfseg.io.description import DESCRIPTION, Description, read_description
 from selfseg.io.groups import add_groups
 from selfseg.io.images import case_name
 from selfseg.records.dataset import Dataset
+from selfseg.words import counted
 
 
 def read_dataset(root: Path, *, only: Collection[str] | None = None) -> Dataset:
@@ -55,7 +56,7 @@ def read_dataset(root: Path, *, only: Collection[str] | None = None) -> Dataset:
     if not found and not complaints:
         complaints.append(f"{root}: no training cases; put images into {IMAGES}")
     if complaints:
-        count = f"{len(complaints)} complaint{'s' if len(complaints) > 1 else ''}"
+        count = counted(len(complaints), "complaint")
         raise DatasetError(
             f"{root}: the dataset cannot be used ({count})",
             complaints=complaints,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from selfseg.errors import DatasetError
@@ -18,6 +18,7 @@ from selfseg.io.case_files import (
 )
 from selfseg.io.images import IMAGE_ENDINGS, case_name, image_ending
 from selfseg.records.dataset import Case
+from selfseg.words import counted
 
 
 def list_cases(source: Path, num_channels: int) -> tuple[Case, ...]:
@@ -46,9 +47,11 @@ def list_cases(source: Path, num_channels: int) -> tuple[Case, ...]:
             f"{source}: {finding}",
             remedy=f"Give a folder or an image with one of {' '.join(IMAGE_ENDINGS)}.",
         )
-    complaints += _surplus_complaints(found, num_channels)
+    surplus = _surplus(found, num_channels)
+    complaints += _surplus_complaints(surplus, num_channels)
     names = tuple(f"channel {number}" for number in range(num_channels))
-    complaints += case_complaints(found, names, labeled=False)
+    others = [item for item in found if not any(item in files for files in surplus.values())]
+    complaints += case_complaints(others, names, labeled=False)
     if complaints:
         raise DatasetError(
             f"{source}: images to predict are incomplete",
@@ -71,16 +74,21 @@ def _around(source: Path, num_channels: int, complaints: list[str]) -> list[Foun
     return group_images(siblings, num_channels, complaints)
 
 
-def _surplus_complaints(found: Sequence[FoundCase], num_channels: int) -> list[str]:
-    """Return images that are numbered like a further channel of another case."""
+def _surplus(found: Sequence[FoundCase], num_channels: int) -> dict[str, list[FoundCase]]:
+    """Return what is numbered like a further channel of another case, by that case."""
     known = {item.id for item in found}
-    surplus: dict[str, list[str]] = {}
+    surplus: dict[str, list[FoundCase]] = {}
     for item in found:
         match = NUMBERED.fullmatch(item.id)
         if match is not None and match[1] in known and int(match[2]) >= num_channels:
-            surplus.setdefault(match[1], []).append(item.images[0].name)
+            surplus.setdefault(match[1], []).append(item)
+    return surplus
+
+
+def _surplus_complaints(surplus: Mapping[str, Sequence[FoundCase]], num_channels: int) -> list[str]:
     return [
-        f"case {case}: the model has {num_channels} channel{'s' if num_channels > 1 else ''}, but "
-        f"there is also {', '.join(sorted(files))}; move these files elsewhere"
-        for case, files in surplus.items()
+        f"case {case}: the model has {counted(num_channels, 'channel')}, but "
+        f"there is also {', '.join(sorted(item.images[0].name for item in items))}; move these "
+        "files elsewhere"
+        for case, items in surplus.items()
     ]

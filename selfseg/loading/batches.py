@@ -25,6 +25,7 @@ from selfseg.loading.patches import CaseFolder, PreviousStage
 from selfseg.loading.source import BatchSource
 from selfseg.loading.workers import default_loader_workers, load_ahead
 from selfseg.records.plan import Configuration
+from selfseg.words import counted
 
 __all__ = [
     "Batch",
@@ -53,10 +54,14 @@ class TimedBatches(Iterator[Batch], Protocol):
 
 
 class _Fetched(Iterator[Made]):
-    """Passes items on, and counts the seconds until each one came."""
+    """Passes items on, and counts the seconds until each one came, from the second one on.
+
+    The first one also waits for processes to start, which says nothing of how fast they are.
+    """
 
     def __init__(self, items: Iterator[Made]) -> None:
         self._items = items
+        self._has_begun = False
         self.waited_s = 0.0
 
     def __next__(self) -> Made:
@@ -64,7 +69,8 @@ class _Fetched(Iterator[Made]):
         try:
             return next(self._items)
         finally:
-            self.waited_s += time.perf_counter() - began_s
+            self.waited_s += time.perf_counter() - began_s if self._has_begun else 0.0
+            self._has_begun = True
 
 
 class Batches(Iterator[Batch]):
@@ -83,7 +89,7 @@ class Batches(Iterator[Batch]):
 
     @property
     def waited_s(self) -> float:
-        """Seconds waited so far; giving a CUDA device the next batch to augment is no waiting."""
+        """Seconds waited so far; neither starting nor augmenting on a CUDA device is waiting."""
         return self._fetched.waited_s
 
     def __next__(self) -> Batch:
@@ -215,11 +221,13 @@ def _open(
     usable = tuple(ids) if previous is None else previous.with_boxes(ids)
     if previous is not None and ids and not usable:
         raise DatasetError(
-            f"{previous.folder}: the previous stage has found nothing in any of {len(ids)} cases",
+            f"{previous.folder}: the previous stage has found nothing in any of "
+            f"{counted(len(ids), 'case')}",
             remedy="Train the previous stage for longer, or lower crop.smallest_ml in the plan.",
         )
     if len(usable) < len(ids):
-        log.warning("%d cases give no samples: nothing was found in them", len(ids) - len(usable))
+        without = counted(len(ids) - len(usable), "case")
+        log.warning("No samples from %s: nothing was found there", without)
     return CaseFolder(folder, usable, previous, maps)
 
 

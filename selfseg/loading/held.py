@@ -13,6 +13,7 @@ from torch import Tensor
 from selfseg.loading.items import LoadedBatch, Place, PlacedBatch
 from selfseg.loading.patches import PAD_IMAGE, PAD_LABEL, CaseFolder, overlap
 from selfseg.loading.sampling import Corner
+from selfseg.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ def hold_on_device(cases: CaseFolder, device: torch.device) -> HeldCases | None:
             labels.append(to_device(whole.label[:], device))
     except torch.OutOfMemoryError:  # another program was faster
         return None
-    log.info("Data: %d cases stay on the device (%.1f GiB)", len(images), needed / 2**30)
+    shown = counted(len(images), "case")
+    log.info("Data on the device: %s, %.1f GiB", shown, needed / 2**30)
     return HeldCases(tuple(images), tuple(labels))
 
 

@@ -24,6 +24,7 @@ from selfseg.records.dataset import Targets
 from selfseg.records.geometry import Box, PreprocessedCase
 from selfseg.records.preprocessing import Preprocessing
 from selfseg.records.serial import Shape3
+from selfseg.words import counted
 
 N = TypeVar("N", int, float)
 Rows = npt.NDArray[np.int32]
@@ -224,7 +225,7 @@ def _check(
     found, planned = image.array.shape[0], len(options.normalization)
     if found != planned:
         raise DatasetError(
-            f"{case_id}: {found} channels where the plan has {planned}",
+            f"{case_id}: {counted(found, 'channel')} where the plan has {planned}",
             remedy="Give all channels of the plan, in its order.",
         )
     shape = image.array.shape[1:]

@@ -12,6 +12,7 @@ from selfseg.errors import CheckpointError
 from selfseg.records import serial
 from selfseg.records.plan import Configuration, Decision
 from selfseg.records.pretraining import MaskedReconstruction, Pretrained
+from selfseg.words import counted
 from selfseg.workspace.network import PretrainedFolder
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def check_finished(made: Pretrained, job: PretrainingJob) -> None:
             f"{job.output.path}: pretrained with other options: {'; '.join(differing)}",
             remedy="Pretrain it again with --restart, or give the options that it was made with.",
         )
-    log.info("%s is pretrained already (%d steps)", job.output.path, made.steps)
+    log.info("%s is pretrained already (%s)", job.output.path, counted(made.steps, "step"))
     asked = _other_length(made, job)
     if asked:
         log.warning("It was not pretrained for %s; --restart would", asked)
@@ -101,4 +102,4 @@ def _other_length(made: Pretrained, job: PretrainingJob) -> str:
     """Return the length that the options ask for, if it is another; the plan's does not ask."""
     if job.time_s is not None:
         return f"{job.time_s:.0f} s" if round(made.seconds) < round(job.time_s) else ""
-    return "" if job.steps in (None, made.steps) else f"{job.steps} steps"
+    return "" if job.steps in (None, made.steps) else counted(job.steps, "step")

@@ -33,6 +33,7 @@ from selfseg.records.run import MEASURING_SHARE
 from selfseg.requests import RaceRequest
 from selfseg.speeds import case_seconds, loss_step_seconds
 from selfseg.starting import start_of_fold
+from selfseg.words import counted
 from selfseg.workspace.dataset import RaceFolder
 from selfseg.workspace.lookup import planned_folder
 
@@ -106,9 +107,9 @@ def raced_cases(known: PlannedDataset, basis: RaceBasis) -> tuple[RacedCase, ...
     patients = {case.group for case in held_out}
     if len(patients) < 2:
         raise SelfSegError(
-            f"{known.folder.splits}: fold {', '.join(basis.folds)} holds out {len(held_out)} "
-            f"case{'s' if len(held_out) > 1 else ''} of {len(patients)} patients: nothing can be "
-            "learned from a race",
+            f"{known.folder.splits}: fold {', '.join(basis.folds)} holds out "
+            f"{counted(len(held_out), 'case')} of {counted(len(patients), 'patient')}: nothing can "
+            "be learned from a race",
             remedy="Race on more folds, or plan the data set with more patients.",
         )
     return tuple(held_out)

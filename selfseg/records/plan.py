@@ -106,6 +106,11 @@ class Configuration(GrownRecord):
     borrows: bool = True
 
     @property
+    def without_estimates(self) -> Configuration:
+        """The same decisions without what is estimated of them, which changes no training."""
+        return self.model_copy(update={"memory_gib": 0.0, "memory_bfloat16_gib": None})
+
+    @property
     def context(self) -> int:
         """Slices at either end of the patch that the network sees but does not segment."""
         return self.network.slices // 2 if isinstance(self.network, ContextUNet) else 0

@@ -10,6 +10,7 @@ from selfseg.records.model import TrainedFold
 from selfseg.records.transfer import StartModel
 from selfseg.training.checkpoints import Position
 from selfseg.training.job import Course, TrainingJob
+from selfseg.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ def check_position(position: Position, job: TrainingJob) -> None:
         CheckpointError: Names all that differs.
     """
     differing = []
-    if position.plan_digest != job.digest:
+    if position.plan_digest not in (job.digest, job.digest_with_estimates):
         differing.append("the plan's configuration, or the training cases or their files")
     if position.seed != job.seed:
         differing.append(f"the seed ({position.seed} there, {job.seed} now)")
@@ -69,10 +70,10 @@ def check_finished(fold: TrainedFold, job: TrainingJob) -> None:
             remedy="Train it again with --restart, or restore the plan that it was trained with.",
         )
     log.info(
-        "%s is trained already (%d epochs, %d steps, %.0f s, seed %d); --restart trains it again",
+        "%s is trained already (%s, %s, %.0f s, seed %d); --restart trains it again",
         job.output.path,
-        fold.epochs,
-        fold.steps,
+        counted(fold.epochs, "epoch"),
+        counted(fold.steps, "step"),
         fold.seconds,
         fold.seed,
     )
@@ -93,9 +94,9 @@ def _asked_otherwise(fold: TrainedFold, job: TrainingJob) -> str:
             asked.append(f"{job.time_s:.0f} s")
     else:
         if job.epochs not in (None, fold.epochs):
-            asked.append(f"{job.epochs} epochs")
+            asked.append(counted(job.epochs, "epoch"))
         if job.steps_per_epoch not in (None, round(fold.steps / max(fold.epochs, 1))):
-            asked.append(f"{job.steps_per_epoch} steps an epoch")
+            asked.append(f"{counted(job.steps_per_epoch, 'step')} an epoch")
     return ", ".join(asked)
 
 
@@ -111,4 +112,4 @@ def _other_start(start: StartModel | None, job: TrainingJob) -> str:
 
 
 def _length(total_steps: int | None, time_s: float | None) -> str:
-    return f"{total_steps} steps" if time_s is None else f"{time_s:.0f} s"
+    return counted(total_steps or 0, "step") if time_s is None else f"{time_s:.0f} s"

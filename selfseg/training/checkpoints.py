@@ -25,8 +25,9 @@ LOSS = "loss/"
 class Position(serial.Record):
     """Where a training stands, and what it must agree with to go on.
 
-    `plan_digest` covers the whole configuration: resuming with other options would mix two runs.
-    A measured layout is kept, since it moves the last digits. The length may be changed.
+    `plan_digest` covers the configuration but for what is estimated of it: resuming with other
+    options would mix two runs. A measured layout is kept, since it moves the last digits. The
+    length may be changed.
     """
 
     schema_version: Literal[1] = 1

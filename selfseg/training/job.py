@@ -130,6 +130,14 @@ class TrainingJob:
     @property
     def digest(self) -> str:
         """What a checkpoint must agree with: configuration, targets, cases and their files."""
+        return self._digest_with(self.configuration.without_estimates)
+
+    @property
+    def digest_with_estimates(self) -> str:
+        """The same in checkpoints that older versions wrote."""
+        return self._digest_with(self.configuration)
+
+    def _digest_with(self, configuration: Configuration) -> str:
         data = (self.train_cases, self.data_digest, self.previous_digest)
         content: tuple[object, ...] = (self.plan.channels, self.plan.targets, data)
         if any(term.kind == "shape_code" for term in self.configuration.loss.terms):
@@ -137,7 +145,7 @@ class TrainingJob:
         if self.auxiliary is not None:
             content += (self.auxiliary.options, self.auxiliary.targets, self.auxiliary.data_digest)
         rest = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
-        return f"{serial.digest(self.configuration)}-{rest}"
+        return f"{serial.digest(configuration)}-{rest}"
 
 
 @dataclass(frozen=True)

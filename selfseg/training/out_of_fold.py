@@ -17,6 +17,7 @@ from selfseg.inference.trained import ALL_CASES, PlannedDataset, trained_folds
 from selfseg.records.dataset import Case, Splits
 from selfseg.records.model import TrainedFold
 from selfseg.records.plan import Configuration
+from selfseg.words import counted
 
 SHOWN = 5
 
@@ -114,8 +115,9 @@ def _explain(
         commands.append(f"'selfseg train {dataset} {stage.name} {name}{option}'")
     listing = "".join(f"\n  • {complaint}" for complaint in complaints)
     return SelfSegError(
-        f"{folder.path}: label maps of {stage.name} are missing for {len(missing)} cases; each "
-        f"must come from a fold that did not train on its case:{listing}",
+        f"{folder.path}: label maps of {stage.name} are missing for "
+        f"{counted(len(missing), 'case')}; each must come from a fold that did not train on its "
+        f"case:{listing}",
         remedy=f"First run: {', '.join(commands)}.",
     )
 

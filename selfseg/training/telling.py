@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 
 from selfseg.errors import DivergenceError
+from selfseg.execution.resources import usable_cores
 from selfseg.progress import ProgressBar
 from selfseg.records.model import EpochRecord
 from selfseg.training.epoch import EpochScores
 from selfseg.training.job import Course, TrainingJob
 from selfseg.training.state import TrainState
+from selfseg.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def tell_device(device: torch.device) -> None:
     if device.type == "cuda":
         log.info("Device: %s (%s)", torch.cuda.get_device_name(device), device)
     else:
-        log.info("Device: CPU, %d threads", torch.get_num_threads())
+        log.info("Device: CPU, %s", counted(torch.get_num_threads(), "thread"))
 
 
 def parts_done(state: TrainState, course: Course) -> int:
@@ -76,24 +78,36 @@ def tell_epoch(state: TrainState, record: EpochRecord, scores: EpochScores) -> N
 class LongWaits:
     """Warns once of a run that waits for data.
 
-    The first epoch of a process also waits for the workers to start; it counts if no other follows.
+    The first epoch of a process also reads files for the first time; it counts if no other follows.
+
+    Args:
+        workers: Processes that prepare batches; None: as many as suit the device, at least one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int | None) -> None:
         self._epochs, self._is_told = 0, False
+        self._advice: str | None = (
+            "Training waits for data %.0f %% of the time: give it more processes (--workers) if "
+            "there are free cores, or keep the preprocessed cases on a faster disk"
+        )
+        if workers == 0:  # what is waited for is made here; only another core could do it
+            self._advice = (
+                None
+                if usable_cores() == 1
+                else (
+                    "Training makes its batches itself %.0f %% of the time (--workers 0): "
+                    "with --workers 1 another process makes them meanwhile"
+                )
+            )
 
     def look_at(self, wait_share: float, *, is_last: bool) -> None:
         """Take the share of an epoch's time in which there were no data."""
         self._epochs += 1
         is_settled = self._epochs > 1 or is_last
-        if self._is_told or not is_settled or wait_share <= LONG_WAIT:
+        if self._advice is None or self._is_told or not is_settled or wait_share <= LONG_WAIT:
             return
         self._is_told = True
-        log.warning(
-            "Training waits for data %.0f %% of the time: give it more processes (--workers) if "
-            "there are free cores, or keep the preprocessed cases on a faster disk",
-            100 * wait_share,
-        )
+        log.warning(self._advice, 100 * wait_share)
 
 
 def expected_memory(state: TrainState, job: TrainingJob) -> str:

@@ -141,7 +141,7 @@ def _trained(job: TrainingJob, started_s: float) -> TrainedFold:
                 bar=bar,
                 memory=memory,
                 saver=Saver(job, course),
-                waits=LongWaits(),
+                waits=LongWaits(job.workers),
                 zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too
                 is_asked_to_end=is_asked_to_end,
                 borrowing=start_borrowing(job, as_recipe_says(job.configuration, course), steps),

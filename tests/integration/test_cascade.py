@@ -136,7 +136,7 @@ def test_a_model_of_other_references_gives_no_maps(copied: DatasetFolder) -> Non
 def test_lost_maps_are_named(copied: DatasetFolder) -> None:
     path = previous_maps(copied)[CASES[2]]
     path.unlink()
-    with pytest.raises(SelfSegError, match="label maps of 3d_lowres are missing for 1 cases") as e:
+    with pytest.raises(SelfSegError, match="label maps of 3d_lowres are missing for 1 case;") as e:
         previous_maps(copied)
     assert e.value.remedy == "First run: 'selfseg train tiny 3d_lowres 1'."
     train(copied, "3d_lowres", "1")

@@ -162,10 +162,10 @@ def test_mistakes_are_named_and_nothing_is_written(lesions: Path, tmp_path: Path
     with pytest.raises(SelfSegError, match="--region liver: neither a label"):
         run("train", *common, "--region", "liver")
     labels.write_text("case,label\ncase00,1\ncase01,0\n")
-    with pytest.raises(DatasetError, match="class '1': 1 patients"):
+    with pytest.raises(DatasetError, match="class '1': 1 patient with"):
         run("train", *common, "--workers", 1)
     twice = (*common, "-p", lesions / "labelsTr")
-    with pytest.raises(DatasetError, match="20 cases have two masks"):
+    with pytest.raises(DatasetError, match="two masks of 20 cases"):
         run("train", *twice)
     assert not out.exists()
 

@@ -22,7 +22,7 @@ SOURCES = sorted(
 
 PICKLE_READER = ROOT / "selfseg" / "io" / "nnunet" / "read_checkpoint.py"
 
-RECORDS = {"records", "errors", "workspace", "progress", "arrays", "files"}
+RECORDS = {"records", "errors", "workspace", "progress", "arrays", "files", "words"}
 TOOLKITS = {
     "io", "loading", "augmentation", "networks", "losses", "execution", "skeletons", "radiomics",
 }  # fmt: skip

@@ -102,7 +102,7 @@ def test_without_a_usable_selection_all_goes(trained: DatasetFolder, tmp_path: P
     assert "there is no selection" in exported.because
     select(trained, "2d", "0")
     trained.fold("2d", "0").weights.write_bytes(trained.fold("2d", "1").weights.read_bytes())
-    exported = export_model(trained.path, tmp_path / "m.zip")
+    exported = export_model(trained.path, tmp_path / "later.zip")
     assert sorted(exported.folds) == sorted(everything)
     assert "2d fold 0" in exported.because
     assert "selection.json" not in exported.files
@@ -119,8 +119,10 @@ def test_what_is_asked_for_goes(trained: DatasetFolder, tmp_path: Path) -> None:
         "models/3d_fullres/fold_1/weights.safetensors",
     }
     assert "the selection, which needs others, stays behind" in only.because
+    file.unlink()
     staged = export_model(trained.path, file, configurations=["3d_cascade"], folds=["1"])
     assert staged.folds == ("3d_cascade: 1", "3d_lowres: 0, 1")
+    file.unlink()
     both = export_model(trained.path, file, configurations=["3d_fullres", "2d"])
     assert both.folds == ("3d_fullres: 0, 1, all", "2d: 0, 1, all")
     assert "selection.json" in both.files
@@ -129,16 +131,26 @@ def test_what_is_asked_for_goes(trained: DatasetFolder, tmp_path: Path) -> None:
         (["2d"], ["0", "7"], "2d fold 7 not trained"),
     ):
         with pytest.raises(ModelError, match=finding):
-            export_model(trained.path, file, configurations=configurations, folds=folds)
+            export_model(trained.path, tmp_path / "x", configurations=configurations, folds=folds)
 
 
 def test_the_command_says_what_went(trained: DatasetFolder, tmp_path: Path) -> None:
     command = ["export", str(trained.path), "-o", str(tmp_path / "m.zip")]
+    shown = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert "2d: 0, 1, all" in shown["folds"]
+    (tmp_path / "m.zip").unlink()
     done = CliRunner().invoke(app, [*command, "--config", "2d", "--folds", "0,1"])
     assert done.exit_code == 0, done.output
     assert "without the ids of cases" in done.stdout
     assert "Folds of 2d: 0, 1 (asked for)" in done.stdout
-    shown = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
-    assert "2d: 0, 1, all" in shown["folds"]
     refused = CliRunner().invoke(app, ["export", "x", "--nnunet", "-o", "y", "--folds", "0"])
     assert "--nnunet writes a data set" in str(refused.exception)
+
+
+def test_a_file_that_is_there_is_not_replaced(trained: DatasetFolder, tmp_path: Path) -> None:
+    file = tmp_path / "scan.nii.gz"
+    file.write_bytes(b"an image")
+    with pytest.raises(ModelError, match=f"-o {file}: exists already") as refused:
+        export_model(trained.path, file)
+    assert "another file" in refused.value.remedy
+    assert file.read_bytes() == b"an image"

@@ -103,7 +103,7 @@ def test_all_complaints_come_at_once(tmp_path: Path) -> None:
         ("case,label\n", "has no lines"),
         ("id,class\na,1\n", "no column 'case' (there are: id, class)"),
         ("case,label\na,benign\nb,malignant\n", "Say it with --positive"),
-        ("case,label\na,1\nb,1\n", "has 1 classes ('1'), not two"),
+        ("case,label\na,1\nb,1\n", "has 1 class ('1'), not two"),
     ],
 )
 def test_what_cannot_be_used_is_said(tmp_path: Path, text: str, finding: str) -> None:

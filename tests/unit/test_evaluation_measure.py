@@ -97,7 +97,7 @@ def test_the_command_writes_json_and_csv(tmp_path: Path) -> None:
     arguments = ["measure", "-p", tmp_path / "masks", "-i", tmp_path / "images", "-o", out]
     result = CliRunner().invoke(app, [*map(str, arguments), "--workers", "1"])
     assert result.exit_code == 0, result.output
-    assert "1 cases without lesions: c" in result.output
+    assert "1 case without lesions: c" in result.output
     table = serial.load(MeasurementTable, out.with_suffix(".json"))
     assert table.empty == ("c",)
     assert {item.label for item in table.lesions} == {"label_1", "label_4"}

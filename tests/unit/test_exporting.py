@@ -164,10 +164,21 @@ def test_folds_of_a_planned_data_set_go_along_and_failures_leave_nothing(tmp_pat
     export_dataset("two", tmp_path / "raw" / "x", workspace=tmp_path / "ws")
     written = json.loads((tmp_path / "raw" / "x" / "splits_final.json").read_text())
     assert written == [{"train": ["a"], "val": ["b"]}]
+    export_dataset(str(folder.path), tmp_path / "same" / "x", workspace=tmp_path)  # so may be given
+    assert json.loads((tmp_path / "same" / "x" / "splits_final.json").read_text()) == written
     shutil.copy(root / "imagesTr" / "a.nii.gz", root / "labelsTr" / "b.nrrd")
     with pytest.raises(SelfSegError):
         export_dataset(str(root), tmp_path / "raw" / "y", workspace=tmp_path)
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["x"]
+
+
+def test_what_is_no_data_set_needs_no_plan_but_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(SelfSegError, match="absent: neither a folder nor the name") as refused:
+        export_dataset(str(tmp_path / "absent"), tmp_path / "x", workspace=tmp_path)
+    assert "need not be planned" in refused.value.remedy
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SelfSegError, match=r"no dataset\.json in it"):
+        export_dataset(str(tmp_path / "empty"), tmp_path / "x", workspace=tmp_path)
 
 
 def dataset_of(targets: Targets) -> Dataset:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import io
 import json
+import logging
 import random
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,26 @@ def saved(folder: Path) -> Path:
     return folder
 
 
+def test_a_model_in_one_file_is_called_by_its_path(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("3d_lowres", "3d_fullres")
+    lowres, fullres = (tinymodel.tiny_configuration(name) for name in names)  # type: ignore[arg-type]
+    cascade = fullres.model_copy(update={"name": "3d_cascade", "previous_stage": "3d_lowres"})
+    file = tmp_path / "staged.zip"
+    staged = tinymodel.save_model(tmp_path / "model", tinymodel.tiny_plan(lowres, cascade))
+    export_model(staged.path, file)
+    write_image(tmp_path / "images" / "case_0000.nii.gz", (9, 20, 24), (2.0, 1.0, 1.0))
+    asked = PredictRequest(source=tmp_path / "images", output=tmp_path / "out", model=file)
+    with pytest.raises(ModelError, match="several trained models") as error:
+        predict_images(asked)
+    assert f"-m {file} --config 3d_cascade" in str(error.value)
+    with caplog.at_level(logging.INFO):
+        predict_images(replace(asked, configuration="3d_cascade", device="cpu", tta=False))
+    assert f"Model: phantom 3d_cascade (fold 0) ({file})" in caplog.messages
+    assert "selfseg-model-" not in f"{error.value} {caplog.text}"
+
+
 def test_a_model_in_one_file_predicts_as_its_folder(tmp_path: Path) -> None:
     folder, file = saved(tmp_path / "model"), tmp_path / "out" / "model.zip"
     done = CliRunner().invoke(app, ["export", str(folder), "-o", str(file), "--json"])
@@ -270,7 +292,7 @@ def test_files_that_no_export_wrote_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such folder or file"):
         import_model(tmp_path / "absent", output=None, workspace=tmp_path / "ws")
     with pytest.raises(ModelError, match="not one trained model"):
-        export_model(tmp_path / "ws", file)
+        export_model(tmp_path / "ws", tmp_path / "x.zip")
     with pytest.raises(ModelError, match=r"ws: is a folder"):
         export_model(folder, tmp_path / "ws")
 
@@ -323,6 +345,15 @@ def test_archives_that_lead_out_are_links_or_bombs_are_refused(tmp_path: Path) -
         archive.writestr("a/good", b"1")
     unpack(path, folder)
     assert (folder / "a" / "good").read_bytes() == b"1"
+
+
+def test_a_model_of_ours_is_said_to_be_one(tmp_path: Path) -> None:
+    made = tinymodel.save_model(tmp_path / "my model", tinymodel.tiny_plan())
+    for source in (made.path, made.models):
+        with pytest.raises(ModelError, match="is a model folder of selfseg already") as refused:
+            import_model(source, output=tmp_path / "copy", workspace=tmp_path)
+        assert f"selfseg predict -m '{made.path}'" in refused.value.remedy
+    assert not (tmp_path / "copy").exists()
 
 
 @pytest.mark.data

@@ -98,7 +98,7 @@ def test_a_wrong_number_of_channels_is_reported(tmp_path: Path) -> None:
     write(blocks(), tmp_path / "a.nii.gz")
     case = Case(id="a", images=(File(path=str(tmp_path / "a.nii.gz")),))
     model = oracle(tiny_configuration(channels=2), channels=2)
-    with pytest.raises(ImageError, match=r"1 channels, but the model needs 2 \(channel 0, chann"):
+    with pytest.raises(ImageError, match=r"1 channel, but the model needs 2 \(channel 0, chann"):
         read_case(model, case)
 
 

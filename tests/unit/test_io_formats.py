@@ -328,6 +328,16 @@ def test_cases_to_predict(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in caught.value.complaints] == ["case b", "case c"]
 
 
+def test_a_surplus_channel_is_told_once(tmp_path: Path) -> None:
+    for name in ("a_0000", "a_0001", "a_0002", "a_0003", "b_0000"):
+        touch(tmp_path / f"{name}.nii.gz")
+    with pytest.raises(DatasetError) as caught:
+        list_cases(tmp_path, 2)
+    surplus, missing = caught.value.complaints
+    assert "a: the model has 2 channels, but there is also a_0002.nii.gz, a_0003" in surplus
+    assert "case b: 1 of 2 channels" in missing
+
+
 def test_plain_names_to_predict(tmp_path: Path) -> None:
     for name in ("IM_0048.png", "IM_0059.png", "photo.jpg"):
         touch(tmp_path / name)

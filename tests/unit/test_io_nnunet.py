@@ -345,6 +345,18 @@ def test_a_checkpoint_that_would_run_code_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_damaged_checkpoint_is_to_be_copied_again(
+    tmp_path: Path, toy_checkpoint: dict[str, Any]
+) -> None:
+    path = write(tmp_path / "x.pth", toy_checkpoint)
+    whole = path.read_bytes()
+    place = whole.index(b"data.pkl") + 80
+    path.write_bytes(whole[:place] + bytes(40) + whole[place + 40 :])
+    with pytest.raises(ModelError, match="is damaged, or holds") as caught:
+        read_checkpoints([path], tmp_path / "out")
+    assert "Copy or download it again" in caught.value.remedy
+
+
 def weights(value: object) -> dict[str, Any]:
     return {"init_args": {"configuration": "2d"}, "network_weights": {"a": value}}
 
@@ -382,8 +394,9 @@ def test_damaged_and_swollen_archives_are_refused_unread(tmp_path: Path) -> None
     torch.save({"a": torch.zeros(1000)}, whole)
     path = tmp_path / "x.pth"
     path.write_bytes(whole.getvalue()[:-60])
-    with pytest.raises(ModelError, match="no checkpoint of torch"):
+    with pytest.raises(ModelError, match="no checkpoint of torch") as cut:
         check_archive(path)
+    assert "Copy or download it again" in cut.value.remedy
     with pytest.raises(ModelError, match="no checkpoint of torch"):
         check_archive(tmp_path / "absent.pth")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -77,9 +77,9 @@ def test_a_case_in_which_nothing_was_found_gives_no_samples(
 ) -> None:
     with caplog.at_level("WARNING"):
         both = corners(stage, ("a", "b"), training=True)
-    assert "1 cases give no samples" in caplog.text
+    assert "No samples from 1 case: " in caplog.text
     assert np.array_equal(both, corners(stage, ("a",), training=True))
-    with pytest.raises(DatasetError, match="found nothing in any of 1 cases"):
+    with pytest.raises(DatasetError, match="found nothing in any of 1 case\n"):
         corners(stage, ("b",), training=True)
 
 

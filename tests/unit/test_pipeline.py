@@ -213,7 +213,7 @@ def test_output_that_looks_like_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_bad_options_are_told_before_anything_is_read(tmp_path: Path) -> None:
     nowhere = str(tmp_path)
-    with pytest.raises(SelfSegError, match="memory 'lots': not an amount"):
+    with pytest.raises(SelfSegError, match="--memory lots: not an amount"):
         plan_dataset(nowhere, tmp_path, PlanRequest(device="cpu", memory="lots"))
     with pytest.raises(SelfSegError, match="no planner named 'foo'"):
         plan_dataset(nowhere, tmp_path, PlanRequest(device="cpu", planner="foo"))

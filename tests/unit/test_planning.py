@@ -263,7 +263,7 @@ FULL = "configurations.3d_fullres"
         (["patch=[64]"], "patch: 1 axes, must be 2 or 3"),
         (["patch=[40, 50, 40]"], "patch: [40, 50, 40] must be multiples of the total stride"),
         (["patch=[0, 56, 40]"], "patch: [0, 56, 40] must be multiples"),
-        (["preprocessing.normalization=[]"], "preprocessing.normalization: 0 for 1 channels"),
+        (["preprocessing.normalization=[]"], "preprocessing.normalization: 0 for 1 channel"),
         (["preprocessing.spacing_mm=[1.0, 0.0, 1.0]"], "spacing_mm: must be positive"),
         (["preprocessing.axes=[0, 0, 2]"], "preprocessing.axes: [0, 0, 2] is no order"),
         (["augmentation.mirror_axes=[3]"], "mirror_axes: [0, 1, 2, 3], there are 0 to 2"),
@@ -354,20 +354,6 @@ def test_damaged_plan_names_the_place(
     assert str(path) in error.value.message
     for place in places:
         assert place in error.value.message
-
-
-@pytest.mark.parametrize(
-    ("text", "gib"),
-    [("4GB", 4.0), ("8", 8.0), (" 24 gib ", 24.0), ("1.5g", 1.5), ("512MB", 0.5), ("512 m", 0.5)],
-)
-def test_amounts_of_memory(text: str, gib: float) -> None:
-    assert budget.parse_gib(text) == gib
-
-
-@pytest.mark.parametrize("text", ["", "much", "0GB", "-4GB", "4TB", "4 GB RAM", "1e3"])
-def test_no_amount_of_memory(text: str) -> None:
-    with pytest.raises(SelfSegError, match="not an amount"):
-        budget.parse_gib(text)
 
 
 def test_budget_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

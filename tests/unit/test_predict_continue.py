@@ -222,7 +222,7 @@ def test_the_command_says_what_was_done_before(asked: PredictRequest) -> None:
         "--folds", "0", "--no-tta", "--device", "cpu", "--part", "1/2", "--continue",
     ]  # fmt: skip
     assert "3 cases segmented" in CliRunner().invoke(app, command).stdout
-    assert "3 cases were done before" in CliRunner().invoke(app, command).stdout
+    assert "3 cases done before" in CliRunner().invoke(app, command).stdout
     shown = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert (shown["done"], shown["kept"]) == ([], ["a", "c", "e"])
 

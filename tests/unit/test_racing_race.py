@@ -151,7 +151,7 @@ def test_one_held_out_patient_is_refused(
     splits = serial.load(Splits, known.folder.splits)
     one = splits.folds[0].model_copy(update={"validation": ("case_0",)})
     serial.save(Splits(folds=(one,)), known.folder.splits)
-    with pytest.raises(SelfSegError, match="holds out 1 case of 1 patients"):
+    with pytest.raises(SelfSegError, match="holds out 1 case of 1 patient: "):
         start(known, monkeypatch, {})
 
 

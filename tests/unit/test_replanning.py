@@ -119,6 +119,8 @@ def test_a_begun_fold_needs_its_whole_configuration(
         checkpoint.parent.mkdir(parents=True)
         checkpoint.touch()
     with caplog.at_level(logging.WARNING):
+        replan(data, tmp_path, f"configurations.{NAME}.memory_gib=0.5")
+        assert "Outdated" not in warnings(caplog)
         replan(data, tmp_path, OTHER_BATCH)
     assert f"Outdated now: {NAME} fold 1 (begun), {NAME} fold all (begun)." in warnings(caplog)
 

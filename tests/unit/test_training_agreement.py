@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tinymodel import tiny_plan
-from trainingjobs import CPU, KilledError, half_trained, make_job
+from trainingjobs import CPU, KilledError, half_trained, make_job, stop_at_step
 
 from selfseg.errors import CheckpointError, DeviceError, DivergenceError
 from selfseg.execution.locks import held
@@ -18,6 +18,7 @@ from selfseg.records import serial
 from selfseg.records.model import TrainedFold
 from selfseg.training import checkpoints, epoch, history
 from selfseg.training import train as training
+from selfseg.training.job import TrainingJob
 from selfseg.training.meter import LossMeter
 from selfseg.training.state import TrainState
 from selfseg.training.train import train
@@ -48,6 +49,27 @@ def test_resuming_with_other_options_is_refused(
     with pytest.raises(CheckpointError, match="training cases") as caught:
         train(replace(job, train_cases=job.train_cases[:2]))
     assert "--restart" in caught.value.remedy
+
+
+@pytest.mark.parametrize("written_by", ["this version", "one whose digest had estimates"])
+def test_an_estimate_that_changed_does_not_end_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written_by: str
+) -> None:
+    job = make_job(tmp_path)
+    if written_by == "this version":
+        later = {"memory_gib": 3.5, "memory_bfloat16_gib": 2.5}
+        other = replace(job, configuration=job.configuration.model_copy(update=later))
+    else:
+        other = job
+        monkeypatch.setattr(TrainingJob, "digest", job.digest_with_estimates)
+    stop_at_step(5, job, monkeypatch)
+    monkeypatch.undo()
+    found = checkpoints.read_position(job.output)
+    assert found is not None
+    assert (found[0].plan_digest == other.digest) == (written_by == "this version")
+    assert train(other).steps == 12
+    rest = replace(other, configuration=other.configuration.model_copy(update={"batch": 1}))
+    assert rest.digest not in (job.digest, job.digest_with_estimates)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "garbage"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from trainingdata import make_folder
 from trainingjobs import LONG, make_job, stop_at_step
 
+from selfseg.loading import workers as loading
 from selfseg.networks.weights import load_weights
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Label, Region, Targets
@@ -256,6 +258,19 @@ def test_the_last_steps_are_those_of_the_primary_data_set_alone(
     assert [len(image) for image in images] == [2] * 11 + [3]
     assert torch.equal(images[-1], alone[-1].image)
     assert next(batches_of(job, course, state)).image.equal(images[-1])  # begun there, or resumed
+
+
+def test_workers_that_start_for_the_last_steps_are_no_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_start_worker", lambda _: time.sleep(0.5))
+    job = replace(joint_job(tmp_path), workers=1)
+    course = plan_course(job)
+    state = create_state(job.configuration, LONG, channels=1, outputs=3, seed=0, device=job.device)
+    stream = batches_of(job, course, state)
+    for state.step in range(12):
+        next(stream)
+    assert 0 < stream.waited_s < 0.5
 
 
 def test_auxiliary_batches_are_not_kept_ready_once_they_are_over(tmp_path: Path) -> None:

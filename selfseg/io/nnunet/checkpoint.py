@@ -33,6 +33,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 TRUST = "Ask who made it for a checkpoint as nnU-Net v2 itself writes it (torch 1.6 or newer)."
+AGAIN = f"Copy or download it again: it may have been cut off or changed on its way. {TRUST}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def read_checkpoints(sources: Sequence[Path], folder: Path) -> tuple[ReadCheckpo
             f"{sources[0].parent}: reading took longer than {error.timeout:.0f} s", remedy=TRUST
         ) from error
     if done.returncode == EXIT_REFUSED:
-        raise ModelError(done.stderr.strip().splitlines()[-1], remedy=TRUST)
+        raise ModelError(done.stderr.strip().splitlines()[-1], remedy=AGAIN)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise ModelError(
@@ -99,7 +100,7 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (OSError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path}: no checkpoint of torch ({error})", remedy=TRUST) from error
+        raise ModelError(f"{path}: no checkpoint of torch ({error})", remedy=AGAIN) from error
     total = sum(entry.file_size for entry in entries)
     pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
     findings = (

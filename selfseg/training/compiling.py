@@ -135,6 +135,13 @@ def scoring_for(trial: Trial, called: Called) -> Forward:
     return forward
 
 
+def forget_compiled(device: torch.device) -> None:
+    """Give back what compiled networks of this process hold on a device: graphs keep memory."""
+    if device.type == "cuda":
+        torch.compiler.reset()
+        torch.cuda.empty_cache()
+
+
 def _told(called: Called) -> tuple[float, Way]:
     return 1e3 * called.seconds, called.way
 

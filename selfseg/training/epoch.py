@@ -47,6 +47,7 @@ def score_epoch(
     overlap = DiceMeter(targets, state.device)
     total = torch.zeros((), device=state.device)
     state.network.eval()
+    state.network.zero_grad(set_to_none=True)  # they lie where the next call of a graph computes
     with averaged(state):
         for batch in batches:
             image = batch.image.contiguous(memory_format=state.layout)

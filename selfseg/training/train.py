@@ -28,6 +28,7 @@ from selfseg.training import history
 from selfseg.training.agreement import check_finished
 from selfseg.training.begin import as_recipe_says, batches_of, begin, validation_of
 from selfseg.training.borrowing import Borrowing, start_borrowing
+from selfseg.training.compiling import forget_compiled
 from selfseg.training.epoch import score_epoch
 from selfseg.training.job import Course, TrainingJob
 from selfseg.training.memory_use import MemoryUse
@@ -104,6 +105,8 @@ def train(job: TrainingJob) -> TrainedFold:
                 remedy="Close other programs on the device, or plan for less: 'selfseg plan "
                 f"DATASET --memory 6GB', or --set {patch}=N.",
             ) from error
+        finally:
+            forget_compiled(job.device)
 
 
 def _train(job: TrainingJob) -> TrainedFold:

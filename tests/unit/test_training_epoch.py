@@ -33,6 +33,8 @@ def test_an_epoch_is_scored_with_averaged_weights(tmp_path: Path) -> None:
     state, batches = averaging(job), validation_of(job, plan_course(job))
     loss = build_loss(job.configuration.loss, job.plan.targets)
     before = {name: value.clone() for name, value in state.network.state_dict().items()}
+    for weight in state.network.parameters():
+        weight.grad = torch.ones_like(weight)
     found = score_epoch(state, batches, loss, job.plan.targets)
     assert batches is not None
     state.network.eval()
@@ -46,6 +48,7 @@ def test_an_epoch_is_scored_with_averaged_weights(tmp_path: Path) -> None:
     assert found.loss == pytest.approx(total / len(batches), rel=1e-6)
     for name, value in state.network.state_dict().items():
         assert torch.equal(value, before[name])
+    assert all(weight.grad is None for weight in state.network.parameters())
 
 
 def test_an_interruption_leaves_the_weights_of_the_training(tmp_path: Path) -> None:

@@ -286,6 +286,17 @@ def test_scores_need_no_compiler() -> None:
     assert network.training
 
 
+@pytest.mark.parametrize(("kind", "calls"), [("cuda", ["reset", "empty"]), ("cpu", [])])
+def test_what_is_compiled_gives_its_memory_back(
+    monkeypatch: pytest.MonkeyPatch, kind: str, calls: list[str]
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: made.append("reset"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: made.append("empty"))
+    compiling.forget_compiled(torch.device(kind))
+    assert made == calls
+
+
 def test_memory_that_runs_out_in_every_way_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     network, tried = nn.Conv3d(2, 4, 3), Compiled(monkeypatch, {L: FULL, P: FULL})
     with pytest.raises(RuntimeError, match="engine"):

@@ -14,7 +14,8 @@ from selfseg.errors import SelfSegError
 from selfseg.execution.processes import default_workers
 from selfseg.execution.resources import Freed, handle_freed_memory, usual_afterwards
 from selfseg.folds import open_planned, training_job, validate_fold
-from selfseg.plan import PlanResult, plan_dataset
+from selfseg.plan import plan_dataset
+from selfseg.planned import PlanResult, shown_plan
 from selfseg.records import serial
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
@@ -41,6 +42,7 @@ __all__ = [
     "plan_dataset",
     "predict_images",
     "select_models",
+    "shown_plan",
     "train_fold",
 ]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from selfseg.execution.locks import waited_for
 from selfseg.execution.processes import default_workers
 from selfseg.plan_checks import MEND_PLAN, check_plan
 from selfseg.plan_edits import edit_plan
+from selfseg.planned import PlanResult, refuse_less
 from selfseg.preparing import prepare_all
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
@@ -41,17 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlanResult:
-    """What `plan` made, and where."""
-
-    folder: DatasetFolder
-    dataset: Dataset
-    fingerprint: Fingerprint
-    plan: Plan
-    splits: Splits
-
-
 def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResult:
     """Check and measure a dataset, decide everything, and prepare the training arrays.
 
@@ -62,7 +51,8 @@ def plan_dataset(source: str, workspace: Path, request: PlanRequest) -> PlanResu
 
     Raises:
         DatasetError: All complaints about the dataset at once; nothing is written then.
-        PlanError: A setting does not fit the plan, or no plan fits the model to start from.
+        PlanError: A setting does not fit the plan; no plan fits the model to start from; or a plan
+            would be replaced, by name, without what it was made with.
         ModelError: There is no such model to start from.
     """
     budget = detect_budget(request.memory, request.device)  # bad options are told first
@@ -138,6 +128,8 @@ def _decide(
     described = read_dataset(root, only=read_case_list(request.cases))
     folder = dataset_folder(workspace, described.name)
     refuse_namesake(folder, root)
+    if not Path(source).is_dir():
+        refuse_less(folder, described, request)
     dataset, fingerprint = inspect(described, workers=workers, known=_known_facts(folder))
     made = planning.make_plan(dataset, fingerprint, budget, planner=request.planner)
     if model is not None and request.start is not None:

@@ -40,12 +40,16 @@ class PlannedState:
             auxiliary = (self.auxiliary.name, files_digest(self.auxiliary, ids))
         return files_digest(self.dataset, cases), borrowed, auxiliary
 
+    def cases(self, fold: str) -> tuple[str, ...]:
+        """Return the cases that a fold is trained on; () if there is no such fold."""
+        if fold == ALL_CASES:
+            return tuple(case.id for case in self.dataset.cases)
+        folds = self.splits.folds
+        return folds[int(fold)].train if int(fold) < len(folds) else ()
+
     def begun(self, item: Configuration, fold: str) -> object:
         """Return what changes where a fold that was begun cannot be gone on with."""
-        cases: tuple[str, ...] = tuple(case.id for case in self.dataset.cases)
-        if fold != ALL_CASES:
-            known = [each.train for number, each in enumerate(self.splits.folds)]
-            cases = known[int(fold)] if int(fold) < len(known) else ()
+        cases = self.cases(fold)
         plan = (serial.digest(item.without_estimates), self.plan.channels, self.plan.targets)
         return plan, cases, self.data(item, cases)
 
@@ -108,6 +112,7 @@ def _outdated(
     if (
         new is None
         or weights_digest(former.plan, item) != weights_digest(state.plan, new)
+        or set(cases) != set(state.cases(fold))
         or former.data(item, cases) != state.data(new, cases)
     ):
         yield OutdatedFold(item.name, fold, "running" if running else "trained")

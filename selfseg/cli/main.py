@@ -31,10 +31,7 @@ from selfseg.execution.termination import EXIT_TERMINATED, end_when_asked
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-INTERRUPTED = (
-    "\nInterrupted; the same command goes on where it stopped. Leave out --restart; with "
-    "'predict', add --continue.\n"
-)
+GOES_ON = {"train", "run", "race", "pretrain"}  # from what is kept of them
 
 app = typer.Typer(
     name="selfseg",
@@ -107,12 +104,23 @@ def main() -> None:
         _complain(SelfSegError(str(error), remedy=remedy))
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        sys.stderr.write(INTERRUPTED)
+        _tell_of_interruption()
         sys.exit(EXIT_INTERRUPTED)
     except SystemExit as stop:  # typer turns an interrupt into this
         if stop.code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
-            sys.stderr.write(INTERRUPTED)
+            _tell_of_interruption()
         raise
+
+
+def _tell_of_interruption() -> None:
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if command in GOES_ON:
+        how = "; the same command goes on where it stopped. Leave out --restart."
+    elif command == "predict":
+        how = "; the same command with --continue keeps what is segmented."
+    else:
+        how = "; run the same command again."
+    sys.stderr.write(f"\nInterrupted{how}\n")
 
 
 def _complain(error: SelfSegError) -> None:

@@ -30,7 +30,10 @@ def plan(
         Path | None,
         typer.Option("--cases", help="Text file with the case ids to use, one a line."),
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Print every decision.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Print every decision; of a name alone, those there are."),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Decide a value yourself; repeatable."),
@@ -57,21 +60,22 @@ def plan(
     from selfseg.workspace.lookup import workspace_root
 
     root = workspace_root(workspace)
-    result = pipeline.plan_dataset(
-        dataset,
-        root,
-        requests.PlanRequest(
-            planner=planner,
-            memory=memory,
-            device=device,
-            cases=cases,
-            settings=tuple(settings or ()),
-            start=requests.start_request(root, init, init_config, init_fold),
-            auxiliary=auxiliary,
-            preprocess=not no_preprocess,
-            workers=workers,
-        ),
+    request = requests.PlanRequest(
+        planner=planner,
+        memory=memory,
+        device=device,
+        cases=cases,
+        settings=tuple(settings or ()),
+        start=requests.start_request(root, init, init_config, init_fold),
+        auxiliary=auxiliary,
+        preprocess=not no_preprocess,
+        workers=workers,
     )
+    shown = pipeline.shown_plan(dataset, root, request) if explain else None
+    if shown is not None:
+        typer.echo(shown.model_dump_json(indent=1)) if json else print_decisions(shown)
+        return
+    result = pipeline.plan_dataset(dataset, root, request)
     if json:
         typer.echo(result.plan.model_dump_json(indent=1))
         return

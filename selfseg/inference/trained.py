@@ -11,7 +11,7 @@ from selfseg.errors import RecordError
 from selfseg.files import DIGITS, file_digest
 from selfseg.records import serial
 from selfseg.records.crop import Crop
-from selfseg.records.dataset import Dataset, Targets
+from selfseg.records.dataset import Dataset, Splits, Targets
 from selfseg.records.metrics import MetricsTable
 from selfseg.records.model import TrainedFold
 from selfseg.records.network import Network
@@ -122,10 +122,26 @@ class PlannedDataset:
         theirs = files_digest(auxiliary, [case.id for case in auxiliary.cases])
         return _digest((own, theirs, auxiliary.name))
 
+    def train_cases(self, fold: str) -> tuple[str, ...] | None:
+        """Return the cases that a fold is trained on by the folds there are now.
+
+        None where no folds are stored, as beside a model from elsewhere; () for a fold too many.
+        """
+        if fold == ALL_CASES:
+            return tuple(case.id for case in self.dataset.cases)
+        if not self.folder.splits.is_file():
+            return None
+        folds = serial.load(Splits, self.folder.splits).folds
+        known = fold.isdecimal() and int(fold) < len(folds)
+        return folds[int(fold)].train if known else ()
+
     def fault(self, configuration: Configuration, trained: TrainedFold) -> str:
-        """Return why a fold no longer fits plan, data or previous stage; '' if it does."""
+        """Return why a fold no longer fits plan, folds, data or previous stage; '' if it does."""
         if trained.plan_digest != weights_digest(self.plan, configuration):
             return "was trained with another plan"
+        expected = self.train_cases(trained.fold)
+        if expected is not None and set(expected) != set(trained.train_cases):
+            return "was trained on other cases than its fold has now"
         if trained.data_digest != self.data_digest(configuration, trained.train_cases):
             return "was trained on other files"
         if trained.previous_digest != previous_digest(self.folder, configuration):

@@ -52,7 +52,7 @@ STAGE_EDGES = {
 TOP = {
     "pipeline", "folds", "requests", "running", "racing", "speeds", "status", "demonstration",
     "phantoms", "auxiliary", "classifying", "adopting", "pretrain", "importing", "exporting",
-    "bundles", "choosing", "plan", "plan_edits", "starting", "preparing", "replanning",
+    "bundles", "choosing", "plan", "plan_edits", "planned", "starting", "preparing", "replanning",
 }  # fmt: skip
 
 

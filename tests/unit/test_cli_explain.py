@@ -10,9 +10,9 @@ from plannerfacts import make_dataset, make_fingerprint
 from selfseg import planning
 from selfseg.cli.explain import print_decisions
 from selfseg.cli.tables import print_plan
-from selfseg.plan import PlanResult
 from selfseg.plan_checks import check_plan
 from selfseg.plan_edits import edit_plan
+from selfseg.planned import PlanResult
 from selfseg.records.dataset import Splits
 from selfseg.records.plan import Budget, Plan
 from selfseg.workspace.dataset import DatasetFolder

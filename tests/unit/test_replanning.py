@@ -13,13 +13,14 @@ from commandline import write_tiny_dataset
 from tinymodel import save_model, tiny_plan, trained_fold
 
 from selfseg import pipeline, running
-from selfseg.errors import DeviceError, SelfSegError
+from selfseg.errors import DeviceError, ModelError, SelfSegError
 from selfseg.execution.locks import held
 from selfseg.folds import find_configuration, open_planned, training_device
 from selfseg.pipeline import plan_dataset
 from selfseg.records import serial
+from selfseg.records.dataset import Splits
 from selfseg.records.plan import Budget
-from selfseg.requests import PlanRequest, PredictRequest, RunRequest, TrainRequest
+from selfseg.requests import PlanRequest, PredictRequest, RunRequest, SelectRequest, TrainRequest
 from selfseg.status import FoldStatus, read_status
 from selfseg.workspace.dataset import DatasetFolder
 
@@ -39,13 +40,14 @@ def planned(data: Path, tmp_path: Path) -> DatasetFolder:
     folder = replan(data, tmp_path)
     known = open_planned(folder)
     configuration = find_configuration(known.plan, NAME)
-    cases = tuple(case.id for case in known.dataset.cases[1:])
+    first = serial.load(Splits, folder.splits).folds[0]
+    cases = first.train
     fold = trained_fold(
         known.plan,
         configuration,
         "0",
         train=cases,
-        held_out=(known.dataset.cases[0].id,),
+        held_out=first.validation,
         data_digest=known.data_digest(configuration, cases),
     )
     serial.save(fold, folder.fold(NAME, "0").description)
@@ -135,6 +137,22 @@ def test_other_cases_outdate_the_folds_that_were_trained_on_them(
     with caplog.at_level(logging.WARNING):
         plan_dataset(str(data), tmp_path, request)
     assert f"Outdated now: {NAME} fold 0 (trained)." in warnings(caplog)
+
+
+def test_other_folds_outdate_those_that_were_trained_on_the_former_ones(
+    data: Path, planned: DatasetFolder, tmp_path: Path
+) -> None:
+    """Every command but `train` took such a fold for a finished one."""
+    assert status_of_fold_0(tmp_path)[0].state == "done"
+    splits = serial.load(Splits, planned.splits)
+    serial.save(splits.model_copy(update={"folds": splits.folds[::-1]}), planned.splits)
+    fold, command, _ = status_of_fold_0(tmp_path)
+    assert fold.state == "outdated"
+    assert command.endswith(f"train 'my data' {NAME} 0 --restart")
+    with pytest.raises(ModelError, match="other cases than its fold has now"):
+        pipeline.select_models("my data", tmp_path, SelectRequest())
+    with pytest.raises(SelfSegError, match="other cases than its fold has now"):
+        running.run_dataset("my data", tmp_path, RunRequest(device="cpu"))
 
 
 def test_a_plan_for_cuda_is_not_trained_on_a_cpu_unasked(

@@ -14,7 +14,8 @@ from plannerfacts import make_fingerprint
 from selfseg.folds import find_configuration
 from selfseg.io.images import label_indices, read_image, read_label_map
 from selfseg.io.store import chunk_and_block, open_array
-from selfseg.plan import PlanResult, plan_dataset
+from selfseg.plan import plan_dataset
+from selfseg.planned import PlanResult
 from selfseg.preparing import prepare, prepare_all
 from selfseg.preprocessing.case import prepare_case
 from selfseg.preprocessing.dataset import CaseFiles

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfseg.errors import ModelError
+from selfseg.io.archive import DAMAGED
 from selfseg.io.nnunet.facts import EXIT_REFUSED, FACTS, TENSORS, CheckpointFacts
 from selfseg.records import serial
 
@@ -98,7 +99,7 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (OSError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, OSError) as error:
         raise ModelError(f"{path}: no checkpoint of torch ({error})", remedy=TRUST) from error
     total = sum(entry.file_size for entry in entries)
     pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]

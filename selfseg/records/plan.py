@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Literal
 
 from selfseg.records.augmentation import Augmentation
@@ -161,7 +162,7 @@ class Plan(Record):
         """Return the plan with a decision in place of those on the same value or on parts of it.
 
         The decision says which these were. Decisions on a value that it changes a part of stay,
-        and say so.
+        and say so, each part once.
         """
         subject = decision.subject
         whole = {f"configurations.{item.name}" for item in self.configurations}
@@ -172,8 +173,9 @@ class Plan(Record):
                 continue
             if subject.startswith(f"{former.subject}.") and former.subject not in whole:
                 part = subject.removeprefix(f"{former.subject}.")
-                because = f"{former.because}; but {part}: see rule {decision.rule}"
-                former = former.model_copy(update={"because": because})
+                stale = rf"; but {re.escape(part)}(\.[^:]*)?: see rule [^;]*"
+                because = f"{re.sub(stale, '', former.because)}; but {part}: see rule "
+                former = former.model_copy(update={"because": because + decision.rule})
             kept.append(former)
         if gone:
             because = f"{decision.because}, in place of {'; '.join(gone)}"

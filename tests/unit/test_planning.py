@@ -171,6 +171,9 @@ def test_no_decision_contradicts_what_the_user_set(plan: Plan, item: str) -> Non
     assert [rule for rule, _ in about(features, f"{path}.features")] == ["user"]
     because = f"{former['topology']}; but features: see rule user"
     assert about(features, path) == [("topology", because)]
+    setting = f"configurations.{item}.network.features=[4, 8, 16, 24]"
+    again = edit_plan(features, [setting, setting])
+    assert about(again, path) == [("topology", because)]
     # a verdict on the configuration is none on its values, nor one on a name that begins alike
     for same in ("configurations.3d_fullres", "configurations.2d.network"):
         assert about(features, same) == about(plan, same) != []

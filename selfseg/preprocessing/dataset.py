@@ -89,14 +89,18 @@ def preprocess(dataset: Dataset, wanted: Sequence[Arrays], *, workers: int) -> i
 
     Args:
         dataset: With file digests.
-        wanted: Several arrays of the same cases, in folders of their own: each case is read once.
+        wanted: Several arrays of the same cases: each case is read once. Those of one folder are
+            made once, with chunks for the first patch.
         workers: Parallel processes.
     """
+    made: dict[Path, Arrays] = {}
+    for arrays in wanted:
+        made.setdefault(arrays.folder, arrays)
     with ExitStack() as locks:
-        for folder in sorted({arrays.folder for arrays in wanted}):  # no two wait for each other
+        for folder in sorted(made):  # no two wait for each other
             lock = folder.with_name(f".{folder.name}.lock")
             locks.enter_context(waited_for(lock, "prepares these arrays"))
-        return _preprocess(dataset, wanted, workers)
+        return _preprocess(dataset, tuple(made.values()), workers)
 
 
 def _preprocess(dataset: Dataset, wanted: Sequence[Arrays], workers: int) -> int:

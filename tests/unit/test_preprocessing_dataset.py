@@ -110,9 +110,20 @@ def test_several_arrays_are_those_of_each_alone_and_read_a_case_once(
         assert content(folder / name) == content(tmp_path / name)
 
 
-def test_arrays_that_two_patches_share_are_made_once(dataset: Dataset, tmp_path: Path) -> None:
+def test_arrays_that_two_patches_share_are_made_once(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arrays = [Arrays(tmp_path / "a", OPTIONS, patch) for patch in (PATCH, (4, 8, 8))]
+    written: list[Path] = []
+
+    def counted(array: np.ndarray, path: Path, *, patch: tuple[int, ...]) -> None:
+        assert patch == PATCH
+        written.append(path)
+        save_array(array, path, patch=patch)
+
+    monkeypatch.setattr(module, "save_array", counted)
     assert preprocess(dataset, arrays, workers=1) == CASES  # a lock taken twice would never open
+    assert len(written) == len(set(written)) == 2 * CASES  # image and label
 
 
 def test_what_is_up_to_date_is_skipped(dataset: Dataset, folder: Path) -> None:

@@ -15,7 +15,7 @@ from selfseg.records.plan import Decision
 
 MOST_CORRELATION = 0.9
 LEAST_AGREEMENT = 0.75
-JITTERS = 5
+JITTERS, SHIFT_VOXELS, SMOOTHNESS_VOXELS = 5, 0.75, 2.0
 TREES, LEAST_IN_LEAF = 500, 3  # of the forest that ranks features, and of the one that classifies
 GROUPS_PER_FEATURE = 5
 MOST_COMPONENTS, GROUPS_PER_COMPONENT = 10, 4
@@ -32,6 +32,8 @@ def decide_selection(
         most_correlation=MOST_CORRELATION,
         least_agreement=LEAST_AGREEMENT,
         jitters=JITTERS,
+        shift_voxels=SHIFT_VOXELS,
+        smoothness_voxels=SMOOTHNESS_VOXELS,
         trees=TREES,
         least_in_leaf=LEAST_IN_LEAF,
         groups_per_feature=GROUPS_PER_FEATURE,
@@ -44,6 +46,9 @@ def decide_selection(
         "least_agreement": "ICC(2,1) from 0.75 on is called good (Koo & Li, 2016)",
         "jitters": f"with the mask itself, eroded and dilated {JITTERS + 3} readings of every "
         "region; each costs as much time as the features, so there are no more",
+        "shift_voxels": "readers differ by about a voxel; our own choice, not measured on readers",
+        "smoothness_voxels": "readers differ alike in neighboring places of a contour; our own "
+        "choice, not measured on readers",
         "trees": "importances of more trees hardly differ between seeds, and more do no harm "
         "(Breiman, 2001)",
         "least_in_leaf": "a leaf of one region would be its label; not measured",

@@ -46,7 +46,7 @@ def classify_cases(
     require_mirp(plan.radiomics.further)
     files = find_files(masks, images, model.region, model.unit)
     measured = measure_regions(
-        files, plan, model.features, network, jitters=None, seed=0, workers=workers
+        files, plan, model.features, network, contours=None, seed=0, workers=workers
     )
     found = classify_regions(model, measured)
     there = {item.case for item in found}

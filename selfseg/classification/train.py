@@ -32,6 +32,7 @@ from selfseg.records.classification import (
     ClassifierModel,
     DeepSource,
     FeatureKind,
+    FeatureSelection,
     RegionOfInterest,
     Uncertainty,
 )
@@ -92,7 +93,7 @@ def train_classifier(source: Source, *, planner: str, seed: int, workers: int) -
         plan,
         source.features,
         source.network,
-        jitters=plan.selection.jitters,
+        contours=plan.selection,
         seed=seed,
         workers=workers,
     )
@@ -158,7 +159,7 @@ def measure_regions(
     kind: FeatureKind,
     network: Model | None,
     *,
-    jitters: int | None,
+    contours: FeatureSelection | None,
     seed: int,
     workers: int,
 ) -> list[RegionFeatures]:
@@ -169,18 +170,18 @@ def measure_regions(
         plan: How radiomics are computed.
         kind: Of the features.
         network: For deep features; None where none are wanted.
-        jitters: Random contours for radiomics; None: no other contours.
+        contours: Which other contours radiomics are read under; None: no others.
         seed: Of the contours.
         workers: Parallel processes.
     """
     options = plan.radiomics
     if network is None:
-        return compute_features(files, options, jitters=jitters, seed=seed, workers=workers)
+        return compute_features(files, options, contours=contours, seed=seed, workers=workers)
     from selfseg.classification.deep import deep_features, joined
 
     if kind == "deep":
         return deep_features(files, network, workers=workers)
-    own = compute_features(files, options, jitters=jitters, seed=seed, workers=workers)
+    own = compute_features(files, options, contours=contours, seed=seed, workers=workers)
     return joined(own, deep_features(files, network, workers=workers))
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lesioncases import write_case
+from lesiontable import small_plan
 
 from selfseg.classification.region_files import RegionFiles, find_files, region_of_interest
-from selfseg.classification.regions import region_masks
+from selfseg.classification.regions import RegionFeatures, compute_features, region_masks
 from selfseg.errors import DatasetError
-from selfseg.records.classification import RegionOfInterest
+from selfseg.records.classification import FeatureSelection, RegionOfInterest
 
 
 def files(lesions: frozenset[int] | None = None) -> RegionFiles:
@@ -44,6 +46,33 @@ def test_many_lesions_do_not_need_as_many_volumes() -> None:
     tracemalloc.stop()
     assert count == 512
     assert peak < 30 * labels.size  # bytes; a mask is one a voxel, 512 would be 512
+
+
+def a_case(folder: Path) -> RegionFiles:
+    """Write a case with two lesions, which are one region."""
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir()
+    write_case(folder, 0)
+    image = folder / "imagesTr" / "case00_0000.nii.gz"
+    region = RegionOfInterest(name="tumor", values=(2,))
+    return RegionFiles("a", folder / "labelsTr" / "case00.nii.gz", (image,), region, "case")
+
+
+def test_other_contours_are_drawn_as_the_plan_says(tmp_path: Path) -> None:
+    plan, case = small_plan(), a_case(tmp_path)
+    still = plan.selection.model_copy(update={"jitters": 2, "shift_voxels": 0.0})
+
+    def read(contours: FeatureSelection | None) -> RegionFeatures:
+        found = compute_features([case], plan.radiomics, contours=contours, seed=0, workers=1)
+        return found[0]
+
+    assert read(None).readings == ()
+    moved = read(plan.selection)
+    assert len(moved.readings) == 3
+    assert all(reading != moved.values for reading in moved.readings)
+    eroded, dilated, *jittered = read(still).readings
+    assert jittered == [moved.values, moved.values]
+    assert moved.values not in (eroded, dilated)
 
 
 def describe(folder: Path, labels: dict[str, int]) -> Path:

@@ -20,7 +20,6 @@ TREES, LEAST_IN_LEAF = 500, 3  # of the forest that ranks features, and of the o
 GROUPS_PER_FEATURE = 5
 MOST_COMPONENTS, GROUPS_PER_COMPONENT = 10, 4
 STRONG, USUAL = 0.05, 1.0
-REPLICATES, CONFIDENCE, PERMUTATIONS = 2000, 0.95, 1000
 INNER_FOLDS = 5
 
 
@@ -111,15 +110,15 @@ def decide_inner_folds(facts: ClassificationFacts) -> tuple[int, Decision]:
 
 def decide_uncertainty() -> tuple[Uncertainty, tuple[Decision, ...]]:
     """Return how sure scores are said to be."""
-    chosen = Uncertainty(replicates=REPLICATES, confidence=CONFIDENCE, permutations=PERMUTATIONS)
-    tail = round(REPLICATES * (1 - CONFIDENCE) / 2)
+    chosen = Uncertainty()  # as where a file of probabilities is judged: so they compare
+    tail = round(chosen.replicates * (1 - chosen.confidence) / 2)
     return chosen, (
-        _decision("uncertainty", "uncertainty.replicates", str(REPLICATES),
+        _decision("uncertainty", "uncertainty.replicates", str(chosen.replicates),
                   f"{tail} drawn values lie beyond either end of the interval: enough for two "
                   "digits, in a second"),
-        _decision("uncertainty", "uncertainty.confidence", f"{CONFIDENCE:g}", "usual"),
-        _decision("uncertainty", "uncertainty.permutations", str(PERMUTATIONS),
-                  f"p-values down to {1 / (1 + PERMUTATIONS):.1g}"),
+        _decision("uncertainty", "uncertainty.confidence", f"{chosen.confidence:g}", "usual"),
+        _decision("uncertainty", "uncertainty.permutations", str(chosen.permutations),
+                  f"p-values down to {1 / (1 + chosen.permutations):.1g}"),
     )  # fmt: skip
 
 

@@ -95,7 +95,8 @@ Candidate = Annotated[
 class Uncertainty(Record):
     """How sure an AUC is: bootstrap of patients, permutations of labels.
 
-    The defaults are those of judging a file of probabilities, beside which there is no plan.
+    The defaults are those of judging a file of probabilities, beside which there is no plan; the
+    default planner takes them too.
     """
 
     replicates: Positive = 2000

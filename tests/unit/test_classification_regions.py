@@ -6,16 +6,21 @@ import json
 import logging
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from lesioncases import write_case
 from lesiontable import small_plan
 
+from selfseg.classification import deep, regions
+from selfseg.classification.kinds import measure_regions
 from selfseg.classification.region_files import RegionFiles, find_files, region_of_interest
 from selfseg.classification.regions import RegionFeatures, compute_features, region_masks
 from selfseg.errors import DatasetError
-from selfseg.records.classification import FeatureSelection, RegionOfInterest
+from selfseg.evaluation.measure import read_masked
+from selfseg.records.classification import FeatureKind, FeatureSelection, RegionOfInterest
 
 
 def files(lesions: frozenset[int] | None = None) -> RegionFiles:
@@ -73,6 +78,38 @@ def test_other_contours_are_drawn_as_the_plan_says(tmp_path: Path) -> None:
     eroded, dilated, *jittered = read(still).readings
     assert jittered == [moved.values, moved.values]
     assert moved.values not in (eroded, dilated)
+
+
+@pytest.mark.parametrize("kind", get_args(FeatureKind))
+def test_files_are_checked_once_before_a_network_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: FeatureKind
+) -> None:
+    """Radiomics read masks and images and check them: no second look at what they have seen."""
+    case, read = a_case(tmp_path), []
+
+    def counted(*paths: Any) -> Any:
+        read.append(paths)
+        return read_masked(*paths)
+
+    monkeypatch.setattr(regions, "read_masked", counted)
+    pooled = [np.zeros(2)]
+    monkeypatch.setattr(deep, "pooled_bottleneck", lambda *_: pooled)
+
+    def measure(*channels: str) -> list[RegionFeatures]:
+        network: Any = SimpleNamespace(plan=SimpleNamespace(channels=channels))
+        return measure_regions(
+            [case], small_plan(), kind, None if kind == "radiomics" else network,
+            contours=None, seed=0, workers=1,
+        )  # fmt: skip
+
+    (found,) = measure("CT")
+    assert ("deep_1" in found.values) is (kind != "radiomics")
+    assert ("shape_sphericity" in found.values) is (kind != "deep")
+    assert len(read) == 1
+    if kind != "radiomics":
+        pooled.clear()  # the network is not reached
+        with pytest.raises(DatasetError, match="1 of 1 cases cannot be used"):
+            measure("CT", "PET")
 
 
 def describe(folder: Path, labels: dict[str, int]) -> Path:

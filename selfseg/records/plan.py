@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from selfseg.records.augmentation import Augmentation
@@ -27,6 +28,15 @@ class Budget(Record):
 
     memory_gib: float
     device: Literal["cpu", "cuda"]
+
+    def estimates(self, of_step: Callable[..., float]) -> tuple[float, float | None]:
+        """Return what a plan says of the memory of a step, in GiB, to three digits.
+
+        Args:
+            of_step: Its memory by `bfloat16`: whether it computes in that, which CPUs may.
+        """
+        plain, reduced = (float(f"{of_step(bfloat16=value):.3g}") for value in (False, True))
+        return plain, None if self.device == "cuda" else reduced
 
 
 class Decision(Record):

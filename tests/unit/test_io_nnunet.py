@@ -345,6 +345,9 @@ def test_a_checkpoint_that_would_run_code_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+ONE = torch.ones(1)
+
+
 def weights(value: object) -> dict[str, Any]:
     return {"init_args": {"configuration": "2d"}, "network_weights": {"a": value}}
 
@@ -359,6 +362,11 @@ def weights(value: object) -> dict[str, Any]:
         (weights(torch.eye(2).to_sparse()), "no dense tensor"),
         (weights(torch.tensor(float("nan"))), "no finite numbers"),
         (weights(torch.zeros(1).expand(1 << 20)), "larger than what is stored"),
+        (weights(torch.tensor(1 + 2j)), "has complex numbers"),
+        (
+            weights(torch.zeros(1)) | {"network_weights": dict.fromkeys(("module.a", "a"), ONE)},
+            "has two network_weights of the name 'a'",
+        ),
     ],
 )
 def test_other_files_of_torch_are_refused(tmp_path: Path, content: object, finding: str) -> None:

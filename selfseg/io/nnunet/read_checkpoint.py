@@ -81,6 +81,10 @@ def tensors_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
             name = name.removeprefix(wrapper)
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             raise RefusedError(f"network_weights[{name!r}] is no dense tensor")
+        if value.is_complex():
+            raise RefusedError(f"network_weights[{name!r}] has complex numbers")
+        if name in found:
+            raise RefusedError(f"has two network_weights of the name {name!r}")
         room -= 4 * value.numel()
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise RefusedError(f"network_weights[{name!r}] is larger than what is stored of it")

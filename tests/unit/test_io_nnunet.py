@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import nnunetmodel
+import numpy as np
 import pytest
 import torch
 
@@ -305,9 +306,10 @@ def test_a_package_that_is_not_installed_is_found_by_the_reader(
     reader = copied / "io" / "nnunet" / "read_checkpoint.py"
     text = reader.read_text(encoding="utf-8")
     reader.write_text(text.replace("trainer=", 'trainer="copied " + '), encoding="utf-8")
-    (tmp_path / "json.py").write_text("raise ImportError('not the one of the library')")
+    for name in ("json", "typing", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not the one of the library')")
     code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "import sys, typing; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "import selfseg; del sys.path[0]\n"
         "from selfseg.io.nnunet.checkpoint import read_checkpoints\n"
         "print(read_checkpoints([Path(sys.argv[2])], Path(sys.argv[3]))[0].facts.trainer)"
@@ -401,7 +403,7 @@ def test_odd_facts_are_told_by_the_reader_and_kinds_of_numbers_are_not(
     tmp_path: Path, toy_checkpoint: dict[str, Any]
 ) -> None:
     odd = write(tmp_path / "odd.pth", {**toy_checkpoint, "current_epoch": None})
-    with pytest.raises(ModelError, match="odd.pth: has a NoneType in 'current_epoch'") as caught:
+    with pytest.raises(ModelError, match=r"odd\.pth: has a NoneType in 'current_epoch'") as caught:
         read_checkpoints([odd], tmp_path / "out")
     assert "Ask who made it" in caught.value.remedy
     facts = read_checkpoint.facts_of(

@@ -22,13 +22,14 @@ MOST_ENTRIES = 100_000
 SECONDS_EACH = 600.0
 
 # An isolated process sees neither PYTHONPATH nor the current folder, from which this package may
-# come. It imports this package, and nothing else, from where it is here.
-PACKAGES = Path(__file__).resolve().parents[3]
+# come. It is told where this package is, and looks for nothing else there.
+PACKAGE = Path(__file__).resolve().parents[2]
 READER = """
 import sys
-sys.path.insert(0, sys.argv[1])
-import selfseg
-del sys.path[0]
+from importlib import util
+spec = util.spec_from_file_location("selfseg", sys.argv[1])
+sys.modules["selfseg"] = util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["selfseg"])
 from selfseg.io.nnunet.read_checkpoint import main
 sys.exit(main(sys.argv[2:]))
 """
@@ -62,7 +63,7 @@ def read_checkpoints(sources: Sequence[Path], folder: Path) -> tuple[ReadCheckpo
         check_archive(source)
     outputs = [folder / f"checkpoint_{index}" for index in range(len(sources))]
     pairs = [str(part) for pair in zip(sources, outputs, strict=True) for part in pair]
-    command = [sys.executable, "-I", "-c", READER, str(PACKAGES), *pairs]
+    command = [sys.executable, "-I", "-c", READER, str(PACKAGE / "__init__.py"), *pairs]
     try:
         done = subprocess.run(
             command,

@@ -173,7 +173,7 @@ def test_memory_that_processes_share_counts_once() -> None:
 STARTED_BY_A_LARGE_ONE = """
 import subprocess, sys
 block = bytearray(b"x") * (600 * 2**20)
-child = "from versus.measure import peak_mib; print(peak_mib())"
+child = "from peakmemory import peak_mib; print(peak_mib())"
 subprocess.run([sys.executable, "-c", child], check=True)
 """
 

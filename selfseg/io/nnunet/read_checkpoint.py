@@ -126,10 +126,11 @@ def _name(value: object, key: str) -> str:
 
 
 def _count(value: object, key: str, largest: int = sys.maxsize) -> int:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or not 0 <= int(value) <= largest:
-        raise RefusedError(f"has {_shown(value)} in {key!r}, no whole number that can stand there")
-    return int(value)
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        count = int(value)
+        if 0 <= count <= largest:
+            return count
+    raise RefusedError(f"has {_shown(value)} in {key!r}, no whole number that can stand there")
 
 
 def _shown(value: object) -> str:

@@ -144,7 +144,7 @@ def _memory(
         batch,
         channels=plan.input_channels(own),
         classes=plan.targets.outputs,
-        device=plan.budget.device,
+        budget=plan.budget,
     )
 
 

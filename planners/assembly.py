@@ -54,7 +54,7 @@ def assemble(
         sizes.batch,
         channels=len(facts.dataset.channels) + cascade,
         classes=facts.dataset.targets.outputs,
-        device=facts.budget.device,
+        budget=facts.budget,
     )
     configuration = Configuration(
         name=name,

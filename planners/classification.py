@@ -120,6 +120,10 @@ def _further(facts: ClassificationFacts) -> tuple[tuple[FurtherFamily, ...], Dec
 def _folds(facts: ClassificationFacts) -> tuple[int, Decision]:
     """Return ten folds, or as many as there are patients with the rarer class.
 
+    With more folds some could hold out one class only. Where patients have regions of both
+    classes, or many regions, a fold still may: they stay whole, and shares get only as even as
+    that allows.
+
     Never one patient at a time. A held-out positive would lower the share of positives in its
     training part, a negative raise it: probabilities that tell nothing then rank the classes the
     wrong way round (stratification bias: Parker et al., 2007, doi:10.1186/1471-2105-8-326).
@@ -130,7 +134,8 @@ def _folds(facts: ClassificationFacts) -> tuple[int, Decision]:
         subject="outer_folds",
         value=str(count),
         because=f"{facts.groups} patients, {facts.rarer_groups} of them with the rarer class: "
-        f"{OUTER_FOLDS} folds are usual, and each must hold out both classes in even shares",
+        f"{OUTER_FOLDS} folds are usual; with more folds than patients of the rarer class, some "
+        "would hold out one class only; classes are spread as evenly as whole patients allow",
         alternatives=(
             "one patient at a time: its class then moves the share of positives among the others, "
             "and the pooled AUC of noise falls far below 0.5",

@@ -15,12 +15,11 @@ from selfseg.records.plan import Decision
 
 MOST_CORRELATION = 0.9
 LEAST_AGREEMENT = 0.75
-JITTERS = 5
+JITTERS, SHIFT_VOXELS, SMOOTHNESS_VOXELS = 5, 0.75, 2.0
 TREES, LEAST_IN_LEAF = 500, 3  # of the forest that ranks features, and of the one that classifies
-GROUPS_PER_FEATURE = 5
+GROUPS_PER_FEATURE, PUBLISHED_EACH = 5, 10  # the latter for models without a penalty
 MOST_COMPONENTS, GROUPS_PER_COMPONENT = 10, 4
 STRONG, USUAL = 0.05, 1.0
-REPLICATES, CONFIDENCE, PERMUTATIONS = 2000, 0.95, 1000
 INNER_FOLDS = 5
 
 
@@ -32,6 +31,8 @@ def decide_selection(
         most_correlation=MOST_CORRELATION,
         least_agreement=LEAST_AGREEMENT,
         jitters=JITTERS,
+        shift_voxels=SHIFT_VOXELS,
+        smoothness_voxels=SMOOTHNESS_VOXELS,
         trees=TREES,
         least_in_leaf=LEAST_IN_LEAF,
         groups_per_feature=GROUPS_PER_FEATURE,
@@ -40,16 +41,20 @@ def decide_selection(
     )
     reasons = {
         "most_correlation": "of two features that repeat each other neither looks important; "
-        "0.9 of the ranks is usual in radiomics, and not measured here",
-        "least_agreement": "ICC(2,1) from 0.75 on is called good (Koo & Li, 2016)",
+        f"{MOST_CORRELATION:g} of the ranks is usual in radiomics, and not measured here",
+        "least_agreement": f"ICC(2,1) from {LEAST_AGREEMENT:g} on is called good (Koo & Li, 2016)",
         "jitters": f"with the mask itself, eroded and dilated {JITTERS + 3} readings of every "
         "region; each costs as much time as the features, so there are no more",
+        "shift_voxels": "readers differ by about a voxel; our own choice, not measured on readers",
+        "smoothness_voxels": "readers differ alike in neighboring places of a contour; our own "
+        "choice, not measured on readers",
         "trees": "importances of more trees hardly differ between seeds, and more do no harm "
         "(Breiman, 2001)",
         "least_in_leaf": "a leaf of one region would be its label; not measured",
         "groups_per_feature": f"{facts.groups} patients: {_most(facts, GROUPS_PER_FEATURE)} "
-        "features at most. Ten patients of the rarer class for each (Peduzzi et al., 1996) would "
-        f"leave {max(1, facts.rarer_groups // 10)}, but models here are penalized",
+        f"features at most. {PUBLISHED_EACH} patients of the rarer class for each (Peduzzi et al., "
+        f"1996) would leave {max(1, facts.rarer_groups // PUBLISHED_EACH)}, but models here are "
+        "penalized",
         "most_components": "further components of deep features are mostly noise; not measured",
         "groups_per_component": f"{facts.groups} patients: "
         f"{min(MOST_COMPONENTS, _most(facts, GROUPS_PER_COMPONENT))} components at most; they are "
@@ -80,8 +85,9 @@ def decide_candidates(
         alternatives=("a network of its own, with 500 patients or more",),
     )
     penalty = (
-        f"scikit-learn's usual penalty (c = {USUAL:g}) and one twenty times as strong, which few "
-        "patients may need; with more candidates the best of them is more often so by chance"
+        f"scikit-learn's usual penalty (c = {USUAL:g}) and one {USUAL / STRONG:.0f} times as "
+        "strong, which few patients may need; with more candidates the best of them is more often "
+        "so by chance"
     )
     return candidates, (
         which,
@@ -106,15 +112,15 @@ def decide_inner_folds(facts: ClassificationFacts) -> tuple[int, Decision]:
 
 def decide_uncertainty() -> tuple[Uncertainty, tuple[Decision, ...]]:
     """Return how sure scores are said to be."""
-    chosen = Uncertainty(replicates=REPLICATES, confidence=CONFIDENCE, permutations=PERMUTATIONS)
-    tail = round(REPLICATES * (1 - CONFIDENCE) / 2)
+    chosen = Uncertainty()  # as where a file of probabilities is judged: so they compare
+    tail = round(chosen.replicates * (1 - chosen.confidence) / 2)
     return chosen, (
-        _decision("uncertainty", "uncertainty.replicates", str(REPLICATES),
+        _decision("uncertainty", "uncertainty.replicates", str(chosen.replicates),
                   f"{tail} drawn values lie beyond either end of the interval: enough for two "
                   "digits, in a second"),
-        _decision("uncertainty", "uncertainty.confidence", f"{CONFIDENCE:g}", "usual"),
-        _decision("uncertainty", "uncertainty.permutations", str(PERMUTATIONS),
-                  f"p-values down to {1 / (1 + PERMUTATIONS):.1g}"),
+        _decision("uncertainty", "uncertainty.confidence", f"{chosen.confidence:g}", "usual"),
+        _decision("uncertainty", "uncertainty.permutations", str(chosen.permutations),
+                  f"p-values down to {1 / (1 + chosen.permutations):.1g}"),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from math import prod
 
 from selfseg.records.network import Network
+from selfseg.records.plan import Budget
 
 from .counts import count_extra_features, count_features, count_parameters
 
@@ -62,14 +63,21 @@ def estimate_gib(
 
 
 def both_estimates(
-    network: Network, patch: Sequence[int], batch: int, *, channels: int, classes: int, device: str
+    network: Network,
+    patch: Sequence[int],
+    batch: int,
+    *,
+    channels: int,
+    classes: int,
+    budget: Budget,
 ) -> tuple[float, float | None]:
     """Return what a plan says of a step, in GiB: its estimate, and that of a CPU in bfloat16."""
-    estimate = partial(
-        estimate_gib, network, patch, batch, channels=channels, classes=classes, device=device
+    device = budget.device
+    return budget.estimates(
+        partial(
+            estimate_gib, network, patch, batch, channels=channels, classes=classes, device=device
+        )
     )
-    plain, reduced = (float(f"{estimate(bfloat16=value):.3g}") for value in (False, True))
-    return plain, None if device == "cuda" else reduced
 
 
 def _estimate_cpu_bytes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import reduce
 from statistics import median
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -66,11 +67,8 @@ def adopt_model(plan: Plan, model: SourceFacts, *, planner: str = "default") -> 
             "--init; 'selfseg train --init' then takes what fits.",
         )
     rest = (name for name in plan.proposed if name != made.name)
-    changes = {
-        "proposed": (made.name, *rest),
-        "decisions": (*plan.decisions, *adoption.decisions),
-    }
-    return plan.with_configuration(made).model_copy(update=changes)
+    changed = plan.with_configuration(made).model_copy(update={"proposed": (made.name, *rest)})
+    return reduce(Plan.superseded_by, adoption.decisions, changed)
 
 
 def with_verdict(plan: Plan, start: Start, verdict: StartVerdict) -> Plan:

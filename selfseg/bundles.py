@@ -16,7 +16,7 @@ from selfseg.errors import ModelError, SelfSegError
 from selfseg.files import arriving
 from selfseg.inference.find import Candidate, dataset_folders, find_models
 from selfseg.inference.trained import weights_digest
-from selfseg.io.archive import unpack
+from selfseg.io.archive import DAMAGED, unpack
 from selfseg.networks.weights import read_metadata
 from selfseg.plan_checks import check_plan
 from selfseg.records import serial
@@ -110,7 +110,7 @@ def is_bundle(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return "plan.json" in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except (*DAMAGED, OSError):
         return False
 
 
@@ -124,7 +124,7 @@ def unpack_bundle(path: Path, folder: Path) -> Plan:
     try:
         with zipfile.ZipFile(path) as archive:
             foreign = [n for n in archive.namelist() if not _ALLOWED.fullmatch(n)]
-    except (OSError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, OSError) as error:
         raise ModelError(f"{path}: no exported model ({error})", remedy=FOREIGN) from error
     if foreign:
         raise ModelError(f"{path}: has what no model has: {foreign[:3]}", remedy=FOREIGN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, runtime_checkable
 
@@ -192,10 +193,7 @@ def update_memory(plan: Plan, former: Plan, *, planner: str = "default") -> Plan
     for item in plan.configurations:
         known = before.get(item.name)
         if known is not None and item != known and item.memory_gib == known.memory_gib:
-            memory = float(f"{decider.memory_gib(plan, item):.3g}")
-            reduced = None
-            if item.memory_bfloat16_gib is not None:
-                reduced = float(f"{decider.memory_gib(plan, item, bfloat16=True):.3g}")
+            memory, reduced = plan.budget.estimates(partial(decider.memory_gib, plan, item))
             item = item.model_copy(update={"memory_gib": memory, "memory_bfloat16_gib": reduced})
             if memory > max(known.memory_gib, plan.budget.memory_gib):
                 log.warning(

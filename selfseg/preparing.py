@@ -64,7 +64,7 @@ def prepare_all(
     from selfseg.preprocessing.dataset import preprocess
 
     wanted = [_arrays(folder, item, configurations) for item in configurations]
-    preprocess(dataset, list(dict.fromkeys(wanted)), workers=workers)
+    preprocess(dataset, wanted, workers=workers)
 
 
 def prepare_previous(

@@ -10,11 +10,11 @@ import numpy as np
 
 from selfseg.classification.evaluator import needed_features, probabilities
 from selfseg.classification.files import Prediction
+from selfseg.classification.kinds import measure_regions
 from selfseg.classification.labels import Labels
 from selfseg.classification.region_files import find_files
 from selfseg.classification.regions import RegionFeatures
 from selfseg.classification.statistics import classification_scores
-from selfseg.classification.train import measure_regions
 from selfseg.errors import DatasetError
 from selfseg.radiomics.mirp_features import require_mirp
 from selfseg.records.classification import (
@@ -46,7 +46,7 @@ def classify_cases(
     require_mirp(plan.radiomics.further)
     files = find_files(masks, images, model.region, model.unit)
     measured = measure_regions(
-        files, plan, model.features, network, jitters=None, seed=0, workers=workers
+        files, plan, model.features, network, contours=None, seed=0, workers=workers
     )
     found = classify_regions(model, measured)
     there = {item.case for item in found}

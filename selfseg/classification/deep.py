@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selfseg.classification.region_files import RegionFiles
-from selfseg.classification.regions import RegionFeatures, check_files, region_masks
+from selfseg.classification.regions import RegionFeatures, region_masks
 from selfseg.classification.table import DEEP
 from selfseg.errors import ModelError
 from selfseg.inference.bottleneck import check_pooling, pooled_bottleneck
@@ -62,15 +62,13 @@ def source_of(model: Model) -> DeepSource:
     return DeepSource(configuration=model.configuration.name, fold=fold, weights=digest)
 
 
-def deep_features(
-    files: Sequence[RegionFiles], model: Model, *, workers: int
-) -> list[RegionFeatures]:
+def deep_features(files: Sequence[RegionFiles], model: Model) -> list[RegionFeatures]:
     """Return the pooled bottleneck of every region; names are `deep_0`, `deep_1` and on.
 
-    Raises:
-        DatasetError: Masks and images that do not fit each other or the network; all complaints.
+    Args:
+        files: Cases whose masks and images are known to fit each other and the network.
+        model: The network.
     """
-    check_files(files, len(model.plan.channels), workers=workers)
     rows = []
     with ProgressBar("deep features", len(files)) as bar:
         for case in files:

@@ -124,9 +124,11 @@ def fit_classifier(
 
 
 def grouped_folds(table: FeatureTable, folds: int, seed: int) -> list[Split]:
-    """Return folds that keep patients whole and classes balanced.
+    """Return folds that keep patients whole and spread the classes as evenly as that allows.
 
-    There are never more folds than patients with the rarer class, so that none is held out alone.
+    There are never more folds than patients with the rarer class: where each patient has regions of
+    one class, and about as many, every fold holds out both. Where patients have regions of both
+    classes a fold may hold out one class only; every training part has both.
 
     Raises:
         SelfSegError: A training part would have one class only.

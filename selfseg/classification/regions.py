@@ -20,6 +20,8 @@ from selfseg.io.images import Image
 from selfseg.radiomics.extract import prepare_region, region_features
 from selfseg.radiomics.mirp_features import require_mirp
 from selfseg.radiomics.perturb import perturbed_regions
+from selfseg.radiomics.region import Region
+from selfseg.records.classification import FeatureSelection
 from selfseg.records.features import RadiomicsOptions
 from selfseg.words import counted
 
@@ -57,7 +59,7 @@ def compute_features(
     files: Sequence[RegionFiles],
     options: RadiomicsOptions,
     *,
-    jitters: int | None,
+    contours: FeatureSelection | None,
     seed: int,
     workers: int,
 ) -> list[RegionFeatures]:
@@ -66,7 +68,7 @@ def compute_features(
     Args:
         files: Cases.
         options: How features are computed.
-        jitters: Random contours beside an eroded and a dilated one; None: no other contours.
+        contours: How random contours are drawn, beside an eroded and a dilated one; None: none.
         seed: Of the contours; they depend on it and the case alone.
         workers: Parallel processes.
 
@@ -75,7 +77,7 @@ def compute_features(
         SelfSegError: Further families are wanted, and mirp is not installed.
     """
     require_mirp(options.further)
-    function = functools.partial(_compute, options=options, jitters=jitters, seed=seed)
+    function = functools.partial(_compute, options=options, contours=contours, seed=seed)
     return [
         item for found in _each(function, files, workers, "computing features") for item in found
     ]
@@ -157,7 +159,7 @@ def _check(files: RegionFiles, num_channels: int) -> list[None] | SelfSegError:
 
 
 def _compute(
-    files: RegionFiles, options: RadiomicsOptions, jitters: int | None, seed: int
+    files: RegionFiles, options: RadiomicsOptions, contours: FeatureSelection | None, seed: int
 ) -> list[RegionFeatures] | SelfSegError:
     try:
         label_map, image = _read(files, len(options.channels))
@@ -167,9 +169,7 @@ def _compute(
     rows = []
     for lesion, mask in region_masks(files, label_map.array[0]):
         region = prepare_region(image.array, mask, label_map.geometry.spacing_mm, options)
-        others = (
-            perturbed_regions(region, jitters=jitters, seed=own_seed) if jitters is not None else ()
-        )
+        others = () if contours is None else _others(region, contours, own_seed)
         rows.append(
             RegionFeatures(
                 case=files.id,
@@ -179,6 +179,16 @@ def _compute(
             )
         )
     return rows
+
+
+def _others(region: Region, contours: FeatureSelection, seed: int) -> tuple[Region, ...]:
+    return perturbed_regions(
+        region,
+        jitters=contours.jitters,
+        shift_voxels=contours.shift_voxels,
+        smoothness_voxels=contours.smoothness_voxels,
+        seed=seed,
+    )
 
 
 def _each(

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from selfseg import planning
+from selfseg.classification.kinds import measure_regions
 from selfseg.classification.labels import LabelRow, Labels
 from selfseg.classification.nested import OutOfFold, cross_validate, fit_classifier
 from selfseg.classification.region_files import RegionFiles, find_files
 from selfseg.classification.regions import (
     FoundRegion,
     RegionFeatures,
-    compute_features,
     find_regions,
 )
 from selfseg.classification.statistics import bootstrap_area, classification_scores
@@ -27,7 +27,6 @@ from selfseg.io.description import DESCRIPTION, read_description
 from selfseg.radiomics.mirp_features import mirp_version
 from selfseg.records.classification import (
     ClassificationFacts,
-    ClassificationPlan,
     ClassificationScores,
     ClassifierModel,
     DeepSource,
@@ -93,7 +92,7 @@ def train_classifier(source: Source, *, planner: str, seed: int, workers: int) -
         plan,
         source.features,
         source.network,
-        jitters=plan.selection.jitters,
+        contours=plan.selection,
         seed=seed,
         workers=workers,
     )
@@ -151,38 +150,6 @@ def _volume_area(
         confidence=uncertainty.confidence,
         seed=seed,
     )
-
-
-def measure_regions(
-    files: Sequence[RegionFiles],
-    plan: ClassificationPlan,
-    kind: FeatureKind,
-    network: Model | None,
-    *,
-    jitters: int | None,
-    seed: int,
-    workers: int,
-) -> list[RegionFeatures]:
-    """Return the features of every region, of the kind that is wanted.
-
-    Args:
-        files: Cases.
-        plan: How radiomics are computed.
-        kind: Of the features.
-        network: For deep features; None where none are wanted.
-        jitters: Random contours for radiomics; None: no other contours.
-        seed: Of the contours.
-        workers: Parallel processes.
-    """
-    options = plan.radiomics
-    if network is None:
-        return compute_features(files, options, jitters=jitters, seed=seed, workers=workers)
-    from selfseg.classification.deep import deep_features, joined
-
-    if kind == "deep":
-        return deep_features(files, network, workers=workers)
-    own = compute_features(files, options, jitters=jitters, seed=seed, workers=workers)
-    return joined(own, deep_features(files, network, workers=workers))
 
 
 def make_table(rows: Sequence[LabelRow], measured: Mapping[Key, RegionFeatures]) -> FeatureTable:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from selfseg.records.channels import match_channels
+from selfseg.records.channels import are_in_order, match_channels, same_case
 
 PREVIOUS = "previous stage: "  # before the names of inputs that show a former segmentation
 
@@ -19,7 +19,7 @@ def fit_inputs(kernel: Tensor, source: Sequence[str], target: Sequence[str]) -> 
     ratio of the numbers of channels: copies of one channel give what the one gave. Segmentations of
     a previous stage, which come last, start at 0 where the source has not seen them.
     """
-    ours, theirs = _names(source), _names(target)
+    ours, theirs = same_case(source), same_case(target)
     if ours == theirs:
         return kernel, ""
     images, wanted = (sum(not n.startswith(PREVIOUS) for n in names) for names in (ours, theirs))
@@ -48,7 +48,7 @@ def fit_head(
         source: Names of the outputs there; `background` alone is not a match.
         target: Names of the outputs here.
     """
-    ours, theirs = _names(source), _names(target)
+    ours, theirs = same_case(source), same_case(target)
     if ours == theirs and head.shape == own.shape:
         return head, ""
     shared = [name for name in theirs if name in ours]
@@ -102,13 +102,9 @@ def _resized(kernel: Tensor, axis: int, size: int, *, upsampling: bool) -> Tenso
     return fitted
 
 
-def _names(names: Sequence[str]) -> list[str]:
-    return [name.casefold() for name in names]
-
-
 def _how(source: Sequence[str], target: Sequence[str], matches: Sequence[int | None]) -> str:
     """Return how channels found their counterparts, in words."""
-    if not set(_names(source)) & set(_names(target)) and None not in matches:
+    if are_in_order(source, target):
         pairs = zip(matches, target, strict=True)
         shown = ", ".join(f"{source[at]} → {name}" for at, name in pairs if at is not None)
         return f"channels in order: {shown}"

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from selfseg.errors import RecordError
 from selfseg.execution.locks import waited_for
@@ -89,14 +90,18 @@ def preprocess(dataset: Dataset, wanted: Sequence[Arrays], *, workers: int) -> i
 
     Args:
         dataset: With file digests.
-        wanted: Several arrays of the same cases, in folders of their own: each case is read once.
+        wanted: Several arrays of the same cases: each case is read once. Those of one folder are
+            made once, with chunks for the first patch.
         workers: Parallel processes.
     """
+    made: dict[Path, Arrays] = {}
+    for arrays in wanted:
+        made.setdefault(arrays.folder, arrays)
     with ExitStack() as locks:
-        for folder in sorted({arrays.folder for arrays in wanted}):  # no two wait for each other
+        for folder in sorted(made):  # no two wait for each other
             lock = folder.with_name(f".{folder.name}.lock")
             locks.enter_context(waited_for(lock, "prepares these arrays"))
-        return _preprocess(dataset, wanted, workers)
+        return _preprocess(dataset, tuple(made.values()), workers)
 
 
 def _preprocess(dataset: Dataset, wanted: Sequence[Arrays], workers: int) -> int:
@@ -126,13 +131,24 @@ def _preprocess_case(task: _Task, *, root: Path, targets: Targets) -> None:
     if case.reference is not None:
         values = read_label_map(root / case.reference.path).array[0]
         reference = label_indices(values, targets.labels, targets.ignore)
-    cropped: dict[tuple[Shape3, Flips], CroppedCase] = {}
+    alike: dict[tuple[Shape3, Flips], list[Arrays]] = {}
     for arrays in task.missing:
-        options = arrays.options
-        axes = working_axes(image.orientation, options)
-        if axes not in cropped:
-            cropped[axes] = crop_case(case.id, image, reference, options, targets)
-        _make(case, image, cropped[axes], targets, arrays)
+        alike.setdefault(working_axes(image.orientation, arrays.options), []).append(arrays)
+    for group in alike.values():
+        _make_alike(case, image, reference, targets, group)
+
+
+def _make_alike(
+    case: Case,
+    image: Image,
+    reference: NDArray[np.integer] | None,
+    targets: Targets,
+    group: Sequence[Arrays],
+) -> None:
+    """Make one case's arrays of one order of axes from one crop, which goes when they are made."""
+    cropped = crop_case(case.id, image, reference, group[0].options, targets)
+    for arrays in group:
+        _make(case, image, cropped, targets, arrays)
 
 
 def _make(case: Case, image: Image, cropped: CroppedCase, targets: Targets, arrays: Arrays) -> None:

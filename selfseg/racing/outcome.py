@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 from selfseg.errors import PlanError
 from selfseg.execution.locks import waited_for
@@ -59,9 +60,9 @@ def with_outcome(plan: Plan, record: RaceRecord) -> Plan:
     nominated = tuple(
         _tried(idea, record) if idea.configuration == name else idea for idea in plan.nominated
     )
-    changes = {"nominated": nominated, "decisions": (*plan.decisions, *_decisions(record))}
-    updated = plan.model_copy(update=changes)
-    return updated.with_configuration(apply_ideas(basis.configuration, _won(record)))
+    updated = plan.model_copy(update={"nominated": nominated})
+    updated = updated.with_configuration(apply_ideas(basis.configuration, _won(record)))
+    return reduce(Plan.superseded_by, _decisions(record), updated)
 
 
 def _is_told(now: Idea | None, raced: Idea, record: RaceRecord) -> bool:

@@ -13,23 +13,26 @@ from scipy import ndimage
 
 from selfseg.radiomics.region import Floats, Mask, Region
 
-# Readers differ by about a voxel, and alike in neighboring places: so the random shift of a contour
-# varies by less than a voxel (standard deviation), smoothly over two along the contour. Our own
-# choice, not measured on readers; part of what a feature is, as the voxel that erosion takes.
-SMOOTHNESS_VOXELS = 2.0
-SHIFT_VOXELS = 0.75
 
-
-def perturbed_regions(region: Region, *, jitters: int, seed: int) -> tuple[Region, ...]:
+def perturbed_regions(
+    region: Region, *, jitters: int, shift_voxels: float, smoothness_voxels: float, seed: int
+) -> tuple[Region, ...]:
     """Return a region eroded and dilated by a voxel, and with randomly shifted contours.
 
     A region that would vanish stays as it is. What lies outside of the image takes nothing away:
     at its edge, and across a picture of one slice, there is no contour that could be moved.
+
+    Args:
+        region: As it was drawn.
+        jitters: Random contours.
+        shift_voxels: Standard deviation of their shift.
+        smoothness_voxels: Width of the Gaussian over which it is alike.
+        seed: Of the shifts.
     """
     rng = np.random.default_rng(seed)
     eroded = ndimage.binary_erosion(region.mask, border_value=1)
     masks = [eroded, ndimage.binary_dilation(region.mask)]
-    masks += [_shifted(region.mask, rng) for _ in range(jitters)]
+    masks += [_shifted(region.mask, shift_voxels, smoothness_voxels, rng) for _ in range(jitters)]
     return tuple(replace(region, mask=mask) if mask.any() else region for mask in masks)
 
 
@@ -54,10 +57,10 @@ def agreement(values: Floats) -> Floats:
     return found
 
 
-def _shifted(mask: Mask, rng: np.random.Generator) -> Mask:
+def _shifted(mask: Mask, shift: float, smoothness: float, rng: np.random.Generator) -> Mask:
     """Return a mask whose contour is moved in and out by a smooth random field, in voxels."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(mask.shape), SMOOTHNESS_VOXELS)
-    noise *= SHIFT_VOXELS / max(float(noise.std()), 1e-12)
+    noise = ndimage.gaussian_filter(rng.standard_normal(mask.shape), smoothness)
+    noise *= shift / max(float(noise.std()), 1e-12)
     outside = ndimage.distance_transform_edt(~mask)
     distance = outside - ndimage.distance_transform_edt(mask) + np.where(mask, 0.5, -0.5)
     return np.asarray(distance < noise, np.bool_)

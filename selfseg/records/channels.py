@@ -10,16 +10,20 @@ def match_channels(source: Sequence[str], target: Sequence[str]) -> tuple[int | 
 
     Names decide, in any case. As many channels of which no name agrees are taken in order.
     """
-    theirs, ours = _names(source), _names(target)
-    in_order = len(ours) == len(theirs) and not set(ours) & set(theirs)
-    if ours == theirs or in_order:
+    theirs, ours = same_case(source), same_case(target)
+    if ours == theirs or are_in_order(source, target):
         return tuple(range(len(ours)))
     return tuple(theirs.index(name) if name in theirs else None for name in ours)
 
 
+def are_in_order(source: Sequence[str], target: Sequence[str]) -> bool:
+    """Tell whether there are as many channels, of which no name agrees: order decides then."""
+    return len(source) == len(target) and not set(same_case(source)) & set(same_case(target))
+
+
 def are_alike(source: Sequence[str], target: Sequence[str]) -> bool:
     """Tell whether both have channels of the same names, in whatever order."""
-    return sorted(_names(source)) == sorted(_names(target))
+    return sorted(same_case(source)) == sorted(same_case(target))
 
 
 def channel_order(source: Sequence[str], target: Sequence[str]) -> tuple[int, ...] | None:
@@ -29,5 +33,6 @@ def channel_order(source: Sequence[str], target: Sequence[str]) -> tuple[int, ..
     return tuple(found) if is_whole else None
 
 
-def _names(names: Sequence[str]) -> list[str]:
+def same_case(names: Sequence[str]) -> list[str]:
+    """Return names as they are compared."""
     return [name.casefold() for name in names]

@@ -44,6 +44,8 @@ class FeatureSelection(Record):
         most_correlation: Of two features whose ranks correlate more, one is dropped.
         least_agreement: ICC(2,1) over perturbed contours that a feature must reach.
         jitters: Random contours, beside an eroded and a dilated one.
+        shift_voxels, smoothness_voxels: Standard deviation of their shift, and over how far it is
+            alike (a Gaussian's width). Defaults: of files from before they were stored.
         trees, least_in_leaf: Of the forest whose Gini importance ranks what is left.
         groups_per_feature: Patients of the training part for each feature that is kept.
         most_components: Principal components of deep features, at most.
@@ -53,6 +55,8 @@ class FeatureSelection(Record):
     most_correlation: float = Field(gt=0, le=1)
     least_agreement: float = Field(le=1)
     jitters: int = Field(ge=0)
+    shift_voxels: float = Field(default=0.75, ge=0)
+    smoothness_voxels: float = Field(default=2.0, ge=0)
     trees: Positive
     least_in_leaf: Positive
     groups_per_feature: float = Field(gt=0)
@@ -82,15 +86,14 @@ class SVMCandidate(Record):
     c: float = Field(gt=0)
 
 
-Candidate = Annotated[
-    ForestCandidate | LogisticCandidate | SVMCandidate, Field(discriminator="kind")
-]
+Models = ForestCandidate | LogisticCandidate | SVMCandidate
+Candidate = Annotated[Models, Field(discriminator="kind")]
 
 
 class Uncertainty(Record):
     """How sure an AUC is: bootstrap of patients, permutations of labels.
 
-    The defaults are those of judging a file of probabilities, beside which there is no plan.
+    The defaults are the default planner's, and of probabilities beside which there is no plan.
     """
 
     replicates: Positive = 2000

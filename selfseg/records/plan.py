@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from selfseg.records.augmentation import Augmentation
@@ -26,6 +28,15 @@ class Budget(Record):
 
     memory_gib: float
     device: Literal["cpu", "cuda"]
+
+    def estimates(self, of_step: Callable[..., float]) -> tuple[float, float | None]:
+        """Return what a plan says of the memory of a step, in GiB, to three digits.
+
+        Args:
+            of_step: Its memory by `bfloat16`: whether it computes in that, which CPUs may.
+        """
+        plain, reduced = (float(f"{of_step(bfloat16=value):.3g}") for value in (False, True))
+        return plain, None if self.device == "cuda" else reduced
 
 
 class Decision(Record):
@@ -166,7 +177,7 @@ class Plan(Record):
         """Return the plan with a decision in place of those on the same value or on parts of it.
 
         The decision says which these were. Decisions on a value that it changes a part of stay,
-        and say so.
+        and say so, each part once.
         """
         subject = decision.subject
         whole = {f"configurations.{item.name}" for item in self.configurations}
@@ -177,8 +188,9 @@ class Plan(Record):
                 continue
             if subject.startswith(f"{former.subject}.") and former.subject not in whole:
                 part = subject.removeprefix(f"{former.subject}.")
-                because = f"{former.because}; but {part}: see rule {decision.rule}"
-                former = former.model_copy(update={"because": because})
+                stale = rf"; but {re.escape(part)}(\.[^:]*)?: see rule [^;]*"
+                because = f"{re.sub(stale, '', former.because)}; but {part}: see rule "
+                former = former.model_copy(update={"because": because + decision.rule})
             kept.append(former)
         if gone:
             because = f"{decision.because}, in place of {'; '.join(gone)}"

@@ -72,11 +72,18 @@ class Borrowing:
 
 
 def start_borrowing(
-    job: TrainingJob, configuration: Configuration, steps: range
+    job: TrainingJob, configuration: Configuration, steps: range, progress: float
 ) -> Borrowing | None:
-    """Return the auxiliary part of the given steps of a training; None without one."""
+    """Return the auxiliary part of the given steps of a training; None without one.
+
+    Args:
+        job: The training.
+        configuration: What it follows.
+        steps: Those that are left.
+        progress: Share of the run that is over; at its end no auxiliary case is opened any more.
+    """
     data = job.auxiliary
-    if data is None:
+    if data is None or data.options.is_over(progress):
         return None
     own = has_own_heads(configuration)
     targets = data.targets if own else shared_targets(job.plan.targets, data.targets)

@@ -11,10 +11,15 @@ from selfseg.records.optimization import SGD, AdamW, Optimizer
 from selfseg.training.tuning import Tuning
 
 
+def takes_fused_steps(device: torch.device) -> bool:
+    """Tell whether the optimizer of a device is one kernel: on CUDA."""
+    return device.type == "cuda"
+
+
 def build_optimizer(
     options: Optimizer, network: nn.Module, tuning: Tuning, *, fused: bool
 ) -> torch.optim.Optimizer:
-    """Return the optimizer over all weights that learn; a fused one is one kernel, for CUDA."""
+    """Return the optimizer over all weights that learn; a fused one is one kernel."""
     weights = tuning.groups(network)
     match options:
         case SGD():

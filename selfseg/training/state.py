@@ -21,7 +21,7 @@ from selfseg.records.optimization import Recipe
 from selfseg.records.plan import Configuration
 from selfseg.training.compiling import Trial, compile_for, scoring_for
 from selfseg.training.meter import LossMeter
-from selfseg.training.optimizer import build_optimizer
+from selfseg.training.optimizer import build_optimizer, takes_fused_steps
 from selfseg.training.trials import Forward, choose_layout
 from selfseg.training.tuning import Tuning, learn_alike
 
@@ -141,7 +141,9 @@ def create_state(  # noqa: PLR0913 (what a state depends on)
         forward=forward,
         scoring=scoring,
         average={n: p.detach().clone() for n, p in network.named_parameters()} if averaged else {},
-        optimizer=build_optimizer(recipe.optimizer, network, tuning, fused=device.type == "cuda"),
+        optimizer=build_optimizer(
+            recipe.optimizer, network, tuning, fused=takes_fused_steps(device)
+        ),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         recipe=recipe,
         device=device,

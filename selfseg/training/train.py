@@ -133,6 +133,8 @@ def _trained(job: TrainingJob, started_s: float) -> TrainedFold:
     steps = course.steps_from(state.step)
     label = f"Training {job.configuration.name} fold {job.fold}"
     bar = ProgressBar(label, PARTS, start=parts_done(state, course), as_share=True)
+    configuration = as_recipe_says(job.configuration, course)
+    progress = course.progress(state.step, state.elapsed_s)
     with termination_noted() as is_asked_to_end:
         with bar:
             run = Run(
@@ -147,7 +149,7 @@ def _trained(job: TrainingJob, started_s: float) -> TrainedFold:
                 waits=LongWaits(job.workers),
                 zero_s=started_s - state.elapsed_s,  # a timed run pays for its preparations too
                 is_asked_to_end=is_asked_to_end,
-                borrowing=start_borrowing(job, as_recipe_says(job.configuration, course), steps),
+                borrowing=start_borrowing(job, configuration, steps, progress),
             )
             memory.steps_follow()
             state.elapsed_s = time.perf_counter() - run.zero_s

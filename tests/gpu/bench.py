@@ -120,7 +120,8 @@ def add_theirs(ours: Row, a_step_s: float, size: Size, report: Report) -> list[t
 def add_layouts(ours: Ours, name: str, a_step_s: float, size: Size, report: Report) -> None:
     """Measure the layout that training did not choose, in turn with the one that it chose.
 
-    It chooses by the network as it is; compiled, the other one may be faster.
+    Training times the compiled network in both in runs of an hour or longer, and takes
+    channels-last otherwise: this tells whether that was right here.
     """
     steps = 2 * (size.warm_up + size.steps)
     needed_s = size.setup_s + 2 * size.compile_s + CAUTION * steps * a_step_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from selfseg.errors import DatasetError, RecordError
 from selfseg.records import serial
 from selfseg.records.classification import (
     Candidate,
+    FeatureSelection,
     FittedClassifier,
     ForestCandidate,
     LogisticCandidate,
@@ -83,6 +85,13 @@ def test_a_classifier_survives_its_file(tmp_path: Path) -> None:
             probabilities(again, names, table.values[:, columns]),
             probabilities(fitted, table.names, table.values),
         )
+
+
+def test_files_from_before_the_shift_of_contours_was_stored_load() -> None:
+    now = small_plan().selection
+    stored = json.loads(serial.text(now))
+    assert (stored.pop("shift_voxels"), stored.pop("smoothness_voxels")) == (0.75, 2.0)
+    assert serial.decode(FeatureSelection, json.dumps(stored), source="model.json") == now
 
 
 def test_calibration_minimizes_the_logistic_loss_of_platts_targets() -> None:

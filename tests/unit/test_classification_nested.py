@@ -144,6 +144,23 @@ def test_no_fold_holds_out_one_class_alone(positive: int, negative: int) -> None
         assert sorted(np.concatenate([held for _, held in splits])) == list(range(count))
 
 
+def test_patients_of_both_classes_stay_whole_if_a_fold_then_holds_out_one_class() -> None:
+    """Then shares get as even as whole patients allow; nothing is left out, nothing fails."""
+    patients = ("++++", "-+", "--", "---+", "---", "---", "+++-", "+", "-+")
+    positives = np.array([sign == "+" for regions in patients for sign in regions])
+    groups = np.repeat([f"patient {n}" for n in range(9)], [len(regions) for regions in patients])
+    table = replace(make_table(len(groups), 3), positives=positives, groups=groups)
+    splits = grouped_folds(table, 5, seed=0)
+    assert len(splits) == 5
+    assert sorted(np.concatenate([held for _, held in splits])) == list(range(len(groups)))
+    for train, held in splits:
+        assert not set(groups[train]) & set(groups[held])
+        assert 0 < positives[train].sum() < len(train)
+    assert any(not positives[held].any() for _, held in splits)
+    found = cross_validate(table, small_plan(outer=5, inner=2, trees=5), seed=0)
+    assert np.isfinite(found.probabilities).all()
+
+
 def test_patients_are_never_split() -> None:
     # Features that tell patients apart, and nothing about classes.
     table = make_table(60, 4, per_patient=3)

@@ -6,14 +6,21 @@ import json
 import logging
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from lesioncases import write_case
+from lesiontable import small_plan
 
+from selfseg.classification import deep, regions
+from selfseg.classification.kinds import measure_regions
 from selfseg.classification.region_files import RegionFiles, find_files, region_of_interest
-from selfseg.classification.regions import region_masks
+from selfseg.classification.regions import RegionFeatures, compute_features, region_masks
 from selfseg.errors import DatasetError
-from selfseg.records.classification import RegionOfInterest
+from selfseg.evaluation.measure import read_masked
+from selfseg.records.classification import FeatureKind, FeatureSelection, RegionOfInterest
 
 
 def files(lesions: frozenset[int] | None = None) -> RegionFiles:
@@ -44,6 +51,65 @@ def test_many_lesions_do_not_need_as_many_volumes() -> None:
     tracemalloc.stop()
     assert count == 512
     assert peak < 30 * labels.size  # bytes; a mask is one a voxel, 512 would be 512
+
+
+def a_case(folder: Path) -> RegionFiles:
+    """Write a case with two lesions, which are one region."""
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir()
+    write_case(folder, 0)
+    image = folder / "imagesTr" / "case00_0000.nii.gz"
+    region = RegionOfInterest(name="tumor", values=(2,))
+    return RegionFiles("a", folder / "labelsTr" / "case00.nii.gz", (image,), region, "case")
+
+
+def test_other_contours_are_drawn_as_the_plan_says(tmp_path: Path) -> None:
+    plan, case = small_plan(), a_case(tmp_path)
+    still = plan.selection.model_copy(update={"jitters": 2, "shift_voxels": 0.0})
+
+    def read(contours: FeatureSelection | None) -> RegionFeatures:
+        found = compute_features([case], plan.radiomics, contours=contours, seed=0, workers=1)
+        return found[0]
+
+    assert read(None).readings == ()
+    moved = read(plan.selection)
+    assert len(moved.readings) == 3
+    assert all(reading != moved.values for reading in moved.readings)
+    eroded, dilated, *jittered = read(still).readings
+    assert jittered == [moved.values, moved.values]
+    assert moved.values not in (eroded, dilated)
+
+
+@pytest.mark.parametrize("kind", get_args(FeatureKind))
+def test_files_are_checked_once_before_a_network_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: FeatureKind
+) -> None:
+    """Radiomics read masks and images and check them: no second look at what they have seen."""
+    case, read = a_case(tmp_path), []
+
+    def counted(*paths: Any) -> Any:
+        read.append(paths)
+        return read_masked(*paths)
+
+    monkeypatch.setattr(regions, "read_masked", counted)
+    pooled = [np.zeros(2)]
+    monkeypatch.setattr(deep, "pooled_bottleneck", lambda *_: pooled)
+
+    def measure(*channels: str) -> list[RegionFeatures]:
+        network: Any = SimpleNamespace(plan=SimpleNamespace(channels=channels))
+        return measure_regions(
+            [case], small_plan(), kind, None if kind == "radiomics" else network,
+            contours=None, seed=0, workers=1,
+        )  # fmt: skip
+
+    (found,) = measure("CT")
+    assert ("deep_1" in found.values) is (kind != "radiomics")
+    assert ("shape_sphericity" in found.values) is (kind != "deep")
+    assert len(read) == 1
+    if kind != "radiomics":
+        pooled.clear()  # the network is not reached
+        with pytest.raises(DatasetError, match="1 of 1 cases cannot be used"):
+            measure("CT", "PET")
 
 
 def describe(folder: Path, labels: dict[str, int]) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import nnunetmodel
+import numpy as np
 import pytest
 import torch
 
@@ -304,10 +305,11 @@ def test_a_package_that_is_not_installed_is_found_by_the_reader(
     copied = shutil.copytree(package, tmp_path / "selfseg", ignore=lambda *_: ["__pycache__"])
     reader = copied / "io" / "nnunet" / "read_checkpoint.py"
     text = reader.read_text(encoding="utf-8")
-    reader.write_text(text.replace("trainer=str(", 'trainer="copied " + str('), encoding="utf-8")
-    (tmp_path / "json.py").write_text("raise ImportError('not the one of the library')")
+    reader.write_text(text.replace("trainer=", 'trainer="copied " + '), encoding="utf-8")
+    for name in ("json", "typing", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not the one of the library')")
     code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "import sys, typing; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "import selfseg; del sys.path[0]\n"
         "from selfseg.io.nnunet.checkpoint import read_checkpoints\n"
         "print(read_checkpoints([Path(sys.argv[2])], Path(sys.argv[3]))[0].facts.trainer)"
@@ -357,6 +359,9 @@ def test_a_damaged_checkpoint_is_to_be_copied_again(
     assert "Copy or download it again" in caught.value.remedy
 
 
+ONE = torch.ones(1)
+
+
 def weights(value: object) -> dict[str, Any]:
     return {"init_args": {"configuration": "2d"}, "network_weights": {"a": value}}
 
@@ -371,11 +376,58 @@ def weights(value: object) -> dict[str, Any]:
         (weights(torch.eye(2).to_sparse()), "no dense tensor"),
         (weights(torch.tensor(float("nan"))), "no finite numbers"),
         (weights(torch.zeros(1).expand(1 << 20)), "larger than what is stored"),
+        (weights(torch.tensor(1 + 2j)), "has complex numbers"),
+        (
+            weights(torch.zeros(1)) | {"network_weights": dict.fromkeys(("module.a", "a"), ONE)},
+            "has two network_weights of the name 'a'",
+        ),
     ],
 )
 def test_other_files_of_torch_are_refused(tmp_path: Path, content: object, finding: str) -> None:
     with pytest.raises(ModelError, match=finding):
         read_checkpoints([write(tmp_path / "x.pth", content)], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"current_epoch": None}, r"has a NoneType in 'current_epoch'"),
+        ({"current_epoch": -1}, "has -1 in 'current_epoch'"),
+        ({"current_epoch": 7.5}, "has 7.5 in"),
+        ({"current_epoch": True}, "has True in"),
+        ({"current_epoch": torch.zeros(2)}, "has a Tensor in"),
+        ({"inference_allowed_mirroring_axes": 3}, "has 3 as .*, no axes"),
+        ({"inference_allowed_mirroring_axes": torch.zeros(2)}, "has a Tensor as .*, no axes"),
+        ({"inference_allowed_mirroring_axes": ("a",)}, "has 'a' in"),
+        ({"inference_allowed_mirroring_axes": (0, 3)}, "has 3 in"),
+        ({"trainer_name": torch.zeros(2)}, "has a Tensor as 'trainer_name'"),
+        ({"init_args": {"configuration": "2d", "fold": [1]}}, "has a list as 'fold'"),
+    ],
+)
+def test_facts_that_nnunet_does_not_write_are_refused(
+    changes: dict[str, Any], finding: str
+) -> None:
+    with pytest.raises(read_checkpoint.RefusedError, match=finding):
+        read_checkpoint.facts_of({**weights(torch.zeros(1)), **changes})
+
+
+def test_odd_facts_are_told_by_the_reader_and_kinds_of_numbers_are_not(
+    tmp_path: Path, toy_checkpoint: dict[str, Any]
+) -> None:
+    odd = write(tmp_path / "odd.pth", {**toy_checkpoint, "current_epoch": None})
+    with pytest.raises(ModelError, match=r"odd\.pth: has a NoneType in 'current_epoch'") as caught:
+        read_checkpoints([odd], tmp_path / "out")
+    assert "Ask who made it" in caught.value.remedy
+    facts = read_checkpoint.facts_of(
+        {
+            **toy_checkpoint,
+            "current_epoch": np.int64(7),
+            "inference_allowed_mirroring_axes": [np.int32(1), 2],
+        }
+    )
+    assert (facts.epochs, facts.mirror_axes) == (7, (1, 2))
+    without = {**toy_checkpoint, "inference_allowed_mirroring_axes": None}
+    assert read_checkpoint.facts_of(without).mirror_axes == ()
 
 
 def test_one_stored_tensor_under_many_names_does_not_fill_the_memory(

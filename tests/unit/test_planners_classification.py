@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from selfseg.planners import classifier
 from selfseg.planners.default import DefaultPlanner
 
 from selfseg.planning import find_classifier
@@ -70,6 +71,20 @@ def test_every_fold_holds_out_a_patient_of_the_rarer_class() -> None:
     assert said.alternatives[0].startswith("one patient at a time: its class then moves")
     assert decide(groups=80).outer_folds == 10
     assert decide(groups=80, rarer_groups=6).outer_folds == 6
+
+
+def test_reasons_follow_the_numbers_that_they_are_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {
+        "MOST_CORRELATION": (0.83, "0.83 of the ranks"),
+        "LEAST_AGREEMENT": (0.6, "from 0.6 on"),
+        "STRONG": (0.125, "one 8 times as strong"),
+        "JITTERS": (4, "7 readings"),
+        "PUBLISHED_EACH": (6, "6 patients of the rarer class for each"),
+    }
+    for name, (value, _) in told.items():
+        monkeypatch.setattr(classifier, name, value)
+    reasons = "\n".join(decision.because for decision in decide().decisions)
+    assert [text for _, text in told.values() if text not in reasons] == []
 
 
 def test_every_number_of_a_plan_has_its_decision() -> None:

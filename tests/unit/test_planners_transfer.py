@@ -88,6 +88,25 @@ def test_grid_patch_and_network_are_the_model_s(name: str) -> None:
     assert all("other 3d_fullres fold all" in decision.because for decision in taken.values())
 
 
+def test_every_value_of_the_adopted_configuration_is_decided_once() -> None:
+    """What the planner said of a patch that is not taken would contradict the one that is."""
+    own, theirs = plan_of(), plan_of((0.8, 0.8, 0.8), (120, 128, 128), budget=CUDA)
+    made = adopt_model(own, facts_of(theirs))
+    subjects = [decision.subject for decision in made.decisions]
+    assert len(subjects) == len(set(subjects))
+    former, now = (
+        {d.subject: d for d in plan.decisions}["configurations.3d_fullres.patch"]
+        for plan in (own, made)
+    )
+    assert (former.rule, now.rule) == ("patch", "init")
+    assert now.because.endswith(f"as it was trained, in place of {former.value} (rule patch)")
+    # what was decided of other configurations, and whether this one is worth training, stays
+    path = "configurations.3d_fullres"
+    kept = [d for d in own.decisions if not d.subject.startswith(f"{path}.")]
+    assert [d for d in made.decisions if not d.subject.startswith(f"{path}.")] == kept
+    assert path in {d.subject for d in kept}
+
+
 def test_streams_for_the_model_s_second_data_set_are_not_taken() -> None:
     """Its weights have none, and the plan would ask for a data set that is not there."""
     theirs = facts_of(plan_of())

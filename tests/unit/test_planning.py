@@ -22,6 +22,7 @@ from selfseg.records.network import UNet
 from selfseg.records.plan import Budget, Plan
 
 CPU = Budget(memory_gib=8.0, device="cpu")
+CUDA = Budget(memory_gib=8.0, device="cuda")
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +172,9 @@ def test_no_decision_contradicts_what_the_user_set(plan: Plan, item: str) -> Non
     assert [rule for rule, _ in about(features, f"{path}.features")] == ["user"]
     because = f"{former['topology']}; but features: see rule user"
     assert about(features, path) == [("topology", because)]
+    setting = f"configurations.{item}.network.features=[4, 8, 16, 24]"
+    again = edit_plan(features, [setting, setting])
+    assert about(again, path) == [("topology", because)]
     # a verdict on the configuration is none on its values, nor one on a name that begins alike
     for same in ("configurations.3d_fullres", "configurations.2d.network"):
         assert about(features, same) == about(plan, same) != []
@@ -205,6 +209,20 @@ def test_memory_follows_an_edited_batch_and_patch(
     assert not caplog.records
     assert memory("batch=400") > plan.budget.memory_gib
     assert "more than the 8.0 GiB planned for" in caplog.text
+
+
+@pytest.mark.parametrize("of", [CPU, CUDA])
+def test_estimates_of_an_edited_plan_are_told_as_those_of_a_new_one(of: Budget) -> None:
+    """To as many digits, and for bfloat16 where a plan has that."""
+    facts = make_fingerprint([((1.0, 1.0, 1.0), (36, 50, 35))] * 40)
+    plan = planning.make_plan(make_dataset(40), facts, of)
+    path = "configurations.3d_fullres.batch"
+    batch = plan.configurations[1].batch
+    edited = planning.update_memory(edit_plan(plan, [f"{path}={batch + 1}"]), plan)
+    assert edited.configurations[1].memory_gib > plan.configurations[1].memory_gib
+    again = planning.update_memory(edit_plan(edited, [f"{path}={batch}"]), edited)
+    assert again.configurations == plan.configurations
+    assert (again.configurations[1].memory_bfloat16_gib is None) is (of.device == "cuda")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from selfseg.io.images import Image, label_indices, read_image, read_label_map
 from selfseg.io.store import open_array, save_array
 from selfseg.phantoms import write_dataset
 from selfseg.preprocessing import dataset as module
-from selfseg.preprocessing.case import prepare_case
+from selfseg.preprocessing.case import CroppedCase, crop_case, prepare_case
 from selfseg.preprocessing.dataset import Arrays, CaseFiles, preprocess
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Label
@@ -110,9 +111,40 @@ def test_several_arrays_are_those_of_each_alone_and_read_a_case_once(
         assert content(folder / name) == content(tmp_path / name)
 
 
-def test_arrays_that_two_patches_share_are_made_once(dataset: Dataset, tmp_path: Path) -> None:
+def test_arrays_that_two_patches_share_are_made_once(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arrays = [Arrays(tmp_path / "a", OPTIONS, patch) for patch in (PATCH, (4, 8, 8))]
+    written: list[Path] = []
+
+    def counted(array: np.ndarray, path: Path, *, patch: tuple[int, ...]) -> None:
+        assert patch == PATCH
+        written.append(path)
+        save_array(array, path, patch=patch)
+
+    monkeypatch.setattr(module, "save_array", counted)
     assert preprocess(dataset, arrays, workers=1) == CASES  # a lock taken twice would never open
+    assert len(written) == len(set(written)) == 2 * CASES  # image and label
+
+
+def test_one_crop_of_a_case_is_in_memory_at_a_time(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for each order of axes, however the arrays are listed."""
+    turned = OPTIONS.model_copy(update={"axes": (2, 0, 1)})
+    made: list[weakref.ref[CroppedCase]] = []
+
+    def watched(*arguments: Any) -> CroppedCase:
+        assert all(former() is None for former in made)
+        cropped = crop_case(*arguments)
+        made.append(weakref.ref(cropped))
+        return cropped
+
+    monkeypatch.setattr(module, "crop_case", watched)
+    every = (("fine", OPTIONS), ("turned", turned), ("coarse", OTHER))
+    arrays = [Arrays(tmp_path / name, options, PATCH) for name, options in every]
+    assert preprocess(dataset, arrays, workers=1) == CASES
+    assert len(made) == 2 * CASES
 
 
 def test_what_is_up_to_date_is_skipped(dataset: Dataset, folder: Path) -> None:

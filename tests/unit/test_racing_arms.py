@@ -27,7 +27,7 @@ from selfseg.records.loss_terms import (
     TopKTerm,
     TverskyTerm,
 )
-from selfseg.records.plan import Plan
+from selfseg.records.plan import Decision, Plan
 from selfseg.records.race import RaceRecord, RaceTrial
 from selfseg.records.shape_model import ShapeOptions
 from selfseg.workspace.dataset import DatasetFolder
@@ -203,6 +203,33 @@ def test_an_earlier_race_is_not_written_again() -> None:
     plan = with_outcome(with_outcome(a_plan(TOP_K, FOCAL), first), second)
     assert [len(idea.trials) for idea in plan.nominated] == [2, 2]
     assert with_outcome(plan, first) == plan
+
+
+def test_what_won_is_decided_in_place_of_what_the_planner_said() -> None:
+    """And the verdict of a later race on the same idea in place of the former one."""
+    path = "configurations.3d_fullres"
+    decisions = tuple(
+        Decision(rule="loss", subject=subject, value="1 dice", because="usual")
+        for subject in (f"{path}.loss.terms", f"{path}.loss", path)
+    )
+    plan = a_plan(TOP_K, FOCAL).model_copy(update={"decisions": decisions})
+    once = with_outcome(plan, raced(accepted=("top_k",)))
+    told = {decision.subject: decision for decision in once.decisions}
+    assert len(told) == len(once.decisions) == 5
+    assert told[path] == decisions[2]
+    assert told[f"{path}.loss"].because == "usual; but terms: see rule race.loss"
+    loss = told[f"{path}.loss.terms"]
+    assert (loss.rule, loss.value) == ("race.loss", "1 dice + 1 top_k")
+    assert loss.because.endswith("in place of 1 dice (rule loss)")
+    later = a_trial().model_copy(update={"steps": 700})
+    record = raced()
+    trials = tuple(trial.model_copy(update={"trial": later}) for trial in record.trials)
+    twice = with_outcome(with_outcome(plan, record), record.model_copy(update={"trials": trials}))
+    subjects = [decision.subject for decision in twice.decisions]
+    assert len(subjects) == len(set(subjects)) == 5
+    verdict = next(d for d in twice.decisions if d.subject == f"{path}.nominated.top_k")
+    assert "raced for 700 steps" in verdict.because
+    assert verdict.because.endswith("in place of rejected (rule race.accept_idea)")
 
 
 def test_outcomes_are_written_one_after_another(tmp_path: Path) -> None:

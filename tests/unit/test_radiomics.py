@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from realdata import data_root
+from scipy import ndimage
 
 from selfseg.io.images import read_image, read_label_map
 from selfseg.radiomics.cooccurrence import DIRECTIONS, cooccurrence_features, features_of
@@ -265,10 +266,31 @@ def test_agreement_is_that_of_the_published_example() -> None:
     assert agreement(np.ones((3, 2, 1)))[0] == 1.0
 
 
+USUAL = {"shift_voxels": 0.75, "smoothness_voxels": 2.0}
+
+
+def test_contours_are_shifted_as_far_and_as_smoothly_as_was_decided() -> None:
+    mask = np.pad(ball(6.0, (1.0, 1.0, 1.0)), 3)
+    region = Region(mask[None].astype(float), mask, (1.0, 1.0, 1.0))
+
+    def moved(shift: float, smoothness: float) -> tuple[int, int]:
+        """Return how many voxels differ, and how many pieces they form."""
+        *_, made = perturbed_regions(
+            region, jitters=1, shift_voxels=shift, smoothness_voxels=smoothness, seed=1
+        )
+        differing = made.mask ^ mask
+        return int(differing.sum()), int(ndimage.label(differing)[1])
+
+    usual, pieces = moved(0.75, 2.0)
+    assert moved(0.0, 2.0) == (0, 0)
+    assert moved(1.5, 2.0)[0] > 1.5 * usual
+    assert moved(0.75, 0.5)[1] > 2 * pieces
+
+
 def test_perturbed_contours_stay_near_the_region() -> None:
     mask = np.pad(ball(6.0, (1.0, 1.0, 1.0)), 3)
     region = Region(mask[None].astype(float), mask, (1.0, 1.0, 1.0))
-    eroded, dilated, *jittered = perturbed_regions(region, jitters=3, seed=1)
+    eroded, dilated, *jittered = perturbed_regions(region, jitters=3, **USUAL, seed=1)
     assert eroded.mask.sum() < mask.sum() < dilated.mask.sum()
     assert len({made.mask.tobytes() for made in jittered}) == 3
     for made in jittered:
@@ -280,13 +302,13 @@ def test_a_picture_is_eroded_within_its_plane_and_nothing_at_the_edge_of_the_ima
     mask = np.zeros((1, 9, 9), dtype=bool)
     mask[0, 2:7, :4] = True  # touches the left edge
     region = Region(mask[None].astype(float), mask, (1.0, 1.0, 1.0))
-    eroded = perturbed_regions(region, jitters=0, seed=0)[0].mask
+    eroded = perturbed_regions(region, jitters=0, **USUAL, seed=0)[0].mask
     expected = np.zeros_like(mask)
     expected[0, 3:6, :3] = True
     assert np.array_equal(eroded, expected)
     slab = np.repeat(mask, 3, axis=0)  # of a volume that ends with it above and below
     region = Region(slab[None].astype(float), slab, (1.0, 1.0, 1.0))
-    eroded = perturbed_regions(region, jitters=0, seed=0)[0].mask
+    eroded = perturbed_regions(region, jitters=0, **USUAL, seed=0)[0].mask
     assert np.array_equal(eroded, np.repeat(expected, 3, axis=0))
 
 

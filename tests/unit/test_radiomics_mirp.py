@@ -322,7 +322,7 @@ def test_without_mirp_it_is_refused_before_a_file_is_read(monkeypatch: pytest.Mo
     assert further_features(PHANTOM, ()) == {}
     options = RadiomicsOptions(spacing_mm=1.0, channels=(CT,), further=("runs", "tones"))
     with pytest.raises(SelfSegError, match="the radiomics runs, tones are computed with mirp"):
-        compute_features([], options, jitters=None, seed=0, workers=1)
+        compute_features([], options, contours=None, seed=0, workers=1)
     with pytest.raises(SelfSegError, match=r"not installed\n.*extra 'radiomics'"):
         further_features(PHANTOM, options.further)
 

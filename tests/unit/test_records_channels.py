@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfseg.records.channels import are_alike, channel_order, match_channels
+from selfseg.records.channels import are_alike, are_in_order, channel_order, match_channels
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,20 @@ def test_order_does_not_make_channels_unlike() -> None:
     assert are_alike(["T1", "T2"], ["t2", "t1"])
     assert not are_alike(["T1", "T2"], ["T1"])
     assert not are_alike(["MRI"], ["T1"])
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        (("a", "b"), ("c", "d"), True),
+        (("a", "b"), ("c", "A"), False),
+        (("a", "b"), ("c",), False),
+        (("a",), ("A",), False),
+    ],
+)
+def test_order_decides_where_no_name_agrees(
+    source: tuple[str, ...], target: tuple[str, ...], expected: bool
+) -> None:
+    assert are_in_order(source, target) is expected
+    if expected:
+        assert match_channels(source, target) == tuple(range(len(target)))

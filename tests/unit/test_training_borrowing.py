@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -16,6 +17,7 @@ from trainingdata import make_folder
 from trainingjobs import LONG, make_job, stop_at_step
 
 from selfseg.loading import workers as loading
+from selfseg.loading.batches import Batch
 from selfseg.networks.weights import load_weights
 from selfseg.records.auxiliary import Auxiliary
 from selfseg.records.dataset import Label, Region, Targets
@@ -27,6 +29,7 @@ from selfseg.records.loss_terms import (
     SkeletonRecallTerm,
 )
 from selfseg.records.network import DualChannel, JointStreams, plain_part
+from selfseg.training import borrowing as borrowing_module
 from selfseg.training import train as training
 from selfseg.training.begin import batches_of
 from selfseg.training.borrowing import (
@@ -114,9 +117,28 @@ def test_terms_that_need_more_than_labels_are_left_out() -> None:
 
 
 def borrowing(job: TrainingJob) -> Borrowing:
-    found = start_borrowing(job, job.configuration, range(4))
+    found = start_borrowing(job, job.configuration, range(4), 0.0)
     assert found is not None
     return found
+
+
+def test_a_run_that_goes_on_with_primary_samples_alone_opens_no_auxiliary_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = joint_job(tmp_path)
+    assert job.auxiliary is not None
+    end = 1 - job.auxiliary.options.primary_only
+    opened: list[range] = []
+
+    def noted(*_: object, steps: range, **__: object) -> Iterator[Batch]:
+        opened.append(steps)
+        return iter(())
+
+    monkeypatch.setattr(borrowing_module, "training_batches", noted)
+    assert start_borrowing(job, job.configuration, range(9, 10), end) is None
+    assert opened == []
+    assert start_borrowing(job, job.configuration, range(8, 10), end - 0.01) is not None
+    assert opened == [range(8, 10)]
 
 
 def test_a_partly_annotated_region_costs_nothing(tmp_path: Path) -> None:

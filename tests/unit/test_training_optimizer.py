@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,8 +12,7 @@ from trainingjobs import CPU, LONG, make_job
 from selfseg.records.optimization import SGD, AdamW, Optimizer
 from selfseg.training import state as training_state
 from selfseg.training.checkpoints import OPTIMIZER, optimizer_tensors, restore_optimizer
-from selfseg.training.compiling import Called, Trial, Way
-from selfseg.training.optimizer import build_optimizer
+from selfseg.training.optimizer import build_optimizer, takes_fused_steps
 from selfseg.training.tuning import Tuning
 
 OPTIMIZERS: tuple[Optimizer, ...] = (SGD(), AdamW())
@@ -78,37 +76,19 @@ def test_a_fused_optimizer_goes_on_from_a_plain_one(options: Optimizer) -> None:
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("cpu", False), ("meta", False), ("cuda", True)])
-def test_only_cuda_devices_get_a_fused_optimizer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, expected: bool
+def test_only_cuda_devices_get_a_fused_optimizer(kind: str, expected: bool) -> None:
+    assert takes_fused_steps(torch.device(kind)) is expected
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_training_has_the_optimizer_of_its_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fused: bool
 ) -> None:
-    asked: list[bool] = []
-
-    def noted(*arguments: Any, fused: bool) -> torch.optim.Optimizer:
-        asked.append(fused)
-        return build_optimizer(*arguments, fused=fused)
-
-    class EnoughError(Exception):
-        """Nothing can be built on a device that is not there."""
-
-    def stop(*_: object, **__: object) -> None:
-        raise EnoughError
-
-    monkeypatch.setattr(training_state, "build_optimizer", noted)
-
-    def called(trial: Trial, layout: torch.memory_format, **_: object) -> Called:
-        return Called(trial.network, Way(layout), 0.1)
-
-    monkeypatch.setattr(training_state, "compile_for", called)
-    monkeypatch.setattr(training_state, "autocast_dtype", lambda _: (None, "as it is"))
-    monkeypatch.setattr(nn.Module, "to", lambda network, *_: network)
-    monkeypatch.setattr(training_state, "LossMeter", stop)
-    job = make_job(tmp_path)
-    with pytest.raises(EnoughError):
-        training_state.create_state(
-            job.configuration, LONG, channels=1, outputs=3, seed=0, device=torch.device(kind),
-            layout=torch.channels_last_3d,
-        )  # fmt: skip
-    assert asked == [expected]
+    monkeypatch.setattr(training_state, "takes_fused_steps", lambda device: fused)
+    state = training_state.create_state(
+        make_job(tmp_path).configuration, LONG, channels=1, outputs=3, seed=0, device=CPU
+    )
+    assert [group["fused"] for group in state.optimizer.param_groups] == [fused]
 
 
 def test_cpus_keep_the_optimizer_of_bit_equal_runs(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_the_second_data_set_sees_updates_of_low_rank(tmp_path: Path) -> None:
     state, job = started(tmp_path, configuration)
     job = replace(job, auxiliary=second_data_set(tmp_path / "other"), workers=0)
     assert isinstance(state.forward, UpdatedNetwork)
-    part = start_borrowing(job, configuration, range(2))
+    part = start_borrowing(job, configuration, range(2), 0.0)
     assert part is not None
     batch = next(part.batches)
 

@@ -15,6 +15,7 @@ import pytest
 from tinymodel import tiny_configuration, tiny_plan
 from trainingdata import make_folder
 
+from selfseg.networks import precision
 from selfseg.records import serial
 from selfseg.workspace.dataset import DatasetFolder
 
@@ -120,6 +121,8 @@ def test_a_part_that_fails_costs_no_other_and_former_results_stay(
     parts = [replace(good, name="first"), replace(good, name="bad", prepare=fail), good]
     monkeypatch.setattr(versus, "PARTS", parts)
     monkeypatch.setattr(circumstances, "PACKAGES", ("selfseg", "numpy"))
+    monkeypatch.setattr(precision, "cpu_has_native_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "cpu_has_native_float16", lambda: False)
     monkeypatch.setattr(sys, "argv", ["versus", "all of it"])
     out = tmp_path / "found" / "results.json"
     options = ["--folder", str(tmp_path / "work"), "--out", str(out)]
@@ -131,7 +134,7 @@ def test_a_part_that_fails_costs_no_other_and_former_results_stay(
     assert on["command"] == "python -m versus 'all of it'"
     assert len(on["load"]) == 3
     assert on["cpu"] or on["instructions"] == []
-    assert {on["bfloat16"], on["float16"]} <= {True, False}
+    assert (on["bfloat16"], on["float16"]) == (True, False)
     assert on["versions"]["numpy"] == np.__version__
     monkeypatch.setattr(versus, "PARTS", [replace(good, what="again")])
     assert versus.main(options) == 0
@@ -173,7 +176,7 @@ def test_memory_that_processes_share_counts_once() -> None:
 STARTED_BY_A_LARGE_ONE = """
 import subprocess, sys
 block = bytearray(b"x") * (600 * 2**20)
-child = "from versus.measure import peak_mib; print(peak_mib())"
+child = "from peakmemory import peak_mib; print(peak_mib())"
 subprocess.run([sys.executable, "-c", child], check=True)
 """
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfseg.errors import ModelError
+from selfseg.io.archive import DAMAGED
 from selfseg.io.nnunet.facts import EXIT_REFUSED, FACTS, TENSORS, CheckpointFacts
 from selfseg.records import serial
 
@@ -21,13 +22,14 @@ MOST_ENTRIES = 100_000
 SECONDS_EACH = 600.0
 
 # An isolated process sees neither PYTHONPATH nor the current folder, from which this package may
-# come. It imports this package, and nothing else, from where it is here.
-PACKAGES = Path(__file__).resolve().parents[3]
+# come. It is told where this package is, and looks for nothing else there.
+PACKAGE = Path(__file__).resolve().parents[2]
 READER = """
 import sys
-sys.path.insert(0, sys.argv[1])
-import selfseg
-del sys.path[0]
+from importlib import util
+spec = util.spec_from_file_location("selfseg", sys.argv[1])
+sys.modules["selfseg"] = util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["selfseg"])
 from selfseg.io.nnunet.read_checkpoint import main
 sys.exit(main(sys.argv[2:]))
 """
@@ -62,7 +64,7 @@ def read_checkpoints(sources: Sequence[Path], folder: Path) -> tuple[ReadCheckpo
         check_archive(source)
     outputs = [folder / f"checkpoint_{index}" for index in range(len(sources))]
     pairs = [str(part) for pair in zip(sources, outputs, strict=True) for part in pair]
-    command = [sys.executable, "-I", "-c", READER, str(PACKAGES), *pairs]
+    command = [sys.executable, "-I", "-c", READER, str(PACKAGE / "__init__.py"), *pairs]
     try:
         done = subprocess.run(
             command,
@@ -99,7 +101,7 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (OSError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, OSError) as error:
         raise ModelError(f"{path}: no checkpoint of torch ({error})", remedy=AGAIN) from error
     total = sum(entry.file_size for entry in entries)
     pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]

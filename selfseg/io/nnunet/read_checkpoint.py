@@ -81,6 +81,10 @@ def tensors_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
             name = name.removeprefix(wrapper)
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             raise RefusedError(f"network_weights[{name!r}] is no dense tensor")
+        if value.is_complex():
+            raise RefusedError(f"network_weights[{name!r}] has complex numbers")
+        if name in found:
+            raise RefusedError(f"has two network_weights of the name {name!r}")
         room -= 4 * value.numel()
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise RefusedError(f"network_weights[{name!r}] is larger than what is stored of it")
@@ -93,18 +97,44 @@ def tensors_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def facts_of(content: Mapping[str, Any]) -> CheckpointFacts:
-    """Return what a checkpoint says of its training."""
+    """Return what a checkpoint says of its training.
+
+    Raises:
+        RefusedError: It does not say it as nnU-Net does.
+    """
     arguments = content.get("init_args")
     if not isinstance(arguments, dict) or not isinstance(arguments.get("configuration"), str):
         raise RefusedError("has no 'init_args' with a configuration; was it made by nnU-Net v2?")
-    axes = content.get("inference_allowed_mirroring_axes") or ()
+    axes = content.get("inference_allowed_mirroring_axes")
+    if axes is None:
+        axes = ()
+    if not isinstance(axes, tuple | list):
+        raise RefusedError(f"has {_shown(axes)} as 'inference_allowed_mirroring_axes', no axes")
     return CheckpointFacts(
-        trainer=str(content.get("trainer_name", "")),
+        trainer=_name(content.get("trainer_name", ""), "trainer_name"),
         configuration=arguments["configuration"],
-        fold=str(arguments.get("fold", "")),
-        epochs=int(content.get("current_epoch", 0)),
-        mirror_axes=tuple(int(axis) for axis in axes),
+        fold=_name(arguments.get("fold", ""), "fold"),
+        epochs=_count(content.get("current_epoch", 0), "current_epoch"),
+        mirror_axes=tuple(_count(axis, "inference_allowed_mirroring_axes", 2) for axis in axes),
     )
+
+
+def _name(value: object, key: str) -> str:
+    if not isinstance(value, str | int):
+        raise RefusedError(f"has {_shown(value)} as {key!r}, no name")
+    return str(value)
+
+
+def _count(value: object, key: str, largest: int = sys.maxsize) -> int:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        count = int(value)
+        if 0 <= count <= largest:
+            return count
+    raise RefusedError(f"has {_shown(value)} in {key!r}, no whole number that can stand there")
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:40] if isinstance(value, str | int | float) else f"a {type(value).__name__}"
 
 
 def convert(source: Path, output: Path) -> None:

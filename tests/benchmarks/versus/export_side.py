@@ -9,8 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
+from peakmemory import peak_mib
 
-from versus.measure import MIB, Reported, peak_mib, report
+from versus.measure import MIB, Reported, report
 
 LABELS = 60
 SHAPE, SPACING_MM = (200, 256, 256), (1.0, 1.0, 1.0)

@@ -19,7 +19,6 @@ import psutil
 EVERY_S = 0.05
 SHARES_READING = 0.05  # of the time at most: the system walks the tables of all pages for it
 SHARES = "smaps_rollup"  # in /proc/PID, on Linux
-STATUS = Path("/proc/self/status")
 MIB = 2**20
 MARK = "reported: "
 
@@ -82,15 +81,6 @@ def measure(command: Sequence[str], env: Mapping[str, str]) -> Measured:
 def report(found: Reported) -> None:
     """Print what was found, for the observer."""
     sys.stdout.write(f"\n{MARK}{json.dumps(asdict(found))}\n")
-
-
-def peak_mib() -> float:
-    """Return the most resident memory that this process ever had."""
-    # What getrusage tells begins, on Linux, at the peak of the process that started this one.
-    if STATUS.exists():
-        lines = STATUS.read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def cpu_seconds() -> float:

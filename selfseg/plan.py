@@ -33,7 +33,7 @@ from selfseg.replanning import (
 from selfseg.requests import PlanRequest, RunRequest, read_case_list
 from selfseg.starting import is_planned, opened_start, pinned, planned_as
 from selfseg.workspace.dataset import DatasetFolder
-from selfseg.workspace.lookup import dataset_folder, refuse_namesake
+from selfseg.workspace.lookup import dataset_folder, planned_names, refuse_namesake
 
 if TYPE_CHECKING:
     from selfseg.training.transfer import SourceModel
@@ -234,7 +234,8 @@ def data_root(source: str, workspace: Path) -> Path:
     if known.is_file():
         return Path(serial.load(Dataset, known).root)
     raise SelfSegError(
-        f"{source}: neither a folder nor the name of a data set in workspace {workspace}",
+        f"{source}: neither a folder nor the name of a data set in workspace {workspace} "
+        f"(planned there: {', '.join(planned_names(workspace)) or 'none'})",
         remedy="Give the folder that holds dataset.json.",
     )
 

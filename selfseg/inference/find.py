@@ -51,6 +51,11 @@ def choose_model(folder: Path, configuration: str | None, folds: Sequence[str] |
     Raises:
         ModelError: There is no such model, or more than one; the message lists what there is.
     """
+    if not folder.exists():
+        raise ModelError(
+            f"{folder}: no such folder or model file, and no data set of that name is planned",
+            remedy="Check the path, or the name and --workspace.",
+        )
     trained = find_models(folder)
     folders = dict.fromkeys(candidate.folder for candidate in trained)
     lines = [

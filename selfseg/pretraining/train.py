@@ -112,7 +112,8 @@ def _train(state: _State, job: PretrainingJob, *, began_s: float) -> None:
             now_s = time.perf_counter()
             state.position = _moved(state.position, error, flat_error(batch), now_s - zero_s)
             shown = f"error {state.position.error:.3f} (zeros: {state.position.zeros:.3f})"
-            bar.move_to(int(1000 * progress), note=f"step {state.position.step}, {shown}")
+            done = min(_progress(state.position, job), 1.0)
+            bar.move_to(int(1000 * done), note=f"step {state.position.step}, {shown}")
             if now_s - saved_s > CHECKPOINT_EVERY_S:
                 _save(state, job)
                 saved_s = now_s

@@ -41,6 +41,11 @@ def model_folder(root: Path, given: Path) -> Path:
     return named.path if is_name and named.plan.is_file() else given
 
 
+def planned_names(root: Path) -> list[str]:
+    """Return the names of all data sets that are planned in a workspace."""
+    return sorted(path.parent.name for path in root.glob("*/plan.json"))
+
+
 def planned_folder(root: Path, dataset: str) -> DatasetFolder:
     """Return the folder of a planned dataset, given by name or by its data folder.
 
@@ -55,9 +60,9 @@ def planned_folder(root: Path, dataset: str) -> DatasetFolder:
             if is_data_folder(folder, Path(dataset)):
                 refuse_namesake(folder, Path(dataset))
             return folder
-    planned = sorted(path.parent.name for path in root.glob("*/plan.json"))
+    names = ", ".join(planned_names(root)) or "none"
     raise NoPlanError(
-        f"{dataset}: no plan in workspace {root} (planned there: {', '.join(planned) or 'none'})",
+        f"{dataset}: no plan in workspace {root} (planned there: {names})",
         remedy=f"Run 'selfseg plan {shlex.quote(dataset)} --workspace {shlex.quote(str(root))}' "
         "first."
         if Path(dataset).is_dir()

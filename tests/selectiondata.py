@@ -88,12 +88,14 @@ def write_members(
         for fold in (folds or {}).get(configuration.name, ("0", "1", "2", "3")):
             files = dataset.fold(configuration.name, fold)
             held_out = [i for i in range(cases) if str(i % 4) == fold]
+            train = tuple(name for i, name in enumerate(ids) if i not in held_out)
             description = trained_fold(
                 plan,
                 configuration,
                 fold,
+                train=train,
                 held_out=[ids[i] for i in held_out],
-                data_digest=files_digest(data, ()),
+                data_digest=files_digest(data, train),
             )
             serial.save(description, files.description)
             files.weights.write_bytes(f"{configuration.name} {fold}".encode())

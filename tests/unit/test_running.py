@@ -247,6 +247,7 @@ def test_folds_that_are_no_cross_validation_are_refused(known: PlannedDataset) -
 
     rules = find_selector().selection_rules()
     compare(known, rules)
+    known.folder.splits.unlink()  # with folds that are stored it would be left out, see below
     for changes, finding in (
         ({"train_cases": ("case_1", "case_5")}, "was trained on case_1, which it should hold out"),
         ({"validation_cases": ("case_0", "case_5")}, "holds out case_0, as another fold does"),
@@ -262,6 +263,19 @@ def test_folds_that_are_no_cross_validation_are_refused(known: PlannedDataset) -
             compare(known, rules)
         for path, former in kept.items():
             serial.save(former, path)
+
+
+def test_a_fold_that_was_trained_on_other_cases_is_left_out(known: PlannedDataset) -> None:
+    from selfseg.planning import find_selector
+
+    path = known.folder.fold("2d", "1").description
+    cases = ("case_0", "case_4")
+    changed = {"train_cases": cases, "data_digest": _files_digest(known, cases)}
+    serial.save(serial.load(TrainedFold, path).model_copy(update=changed), path)
+    compared = compare(known, find_selector().selection_rules())
+    assert compared.folds == ("0", "2")
+    note = "2d fold 1 was trained on other cases than its fold has now: left out"
+    assert note in compared.notes
 
 
 def _files_digest(known: PlannedDataset, cases: tuple[str, ...]) -> str:

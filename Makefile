@@ -25,7 +25,7 @@ demo: $(STAMP)  ## generate a small data set and run everything on it
 	$(BIN)/selfseg demo --folder demo
 
 test: $(STAMP)  ## unit, golden and integration tests
-	$(BIN)/python -m pytest --numprocesses auto -m "not bench and not gpu"
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not bench and not gpu"
 
 lint: $(STAMP)  ## style
 	$(BIN)/ruff format --check .

@@ -60,9 +60,10 @@ def test_a_model_of_nnunet_needs_no_import_before(tmp_path: Path) -> None:
 
 
 def test_what_is_no_model_is_refused_in_the_words_of_train(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nowhere"):
+    found = {tmp_path: "no trained model", tmp_path / "nowhere": "no such folder or model file"}
+    for path, finding in found.items():
         with (
-            pytest.raises(ModelError, match=r"--init: .*no trained model"),
+            pytest.raises(ModelError, match=rf"--init: .*{finding}"),
             opened_start(StartRequest(path)),
         ):
             pass

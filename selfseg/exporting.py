@@ -11,7 +11,7 @@ from selfseg.io.nnunet.raw import write_raw
 from selfseg.records import serial
 from selfseg.records.dataset import Dataset, Splits
 from selfseg.workspace.dataset import DatasetFolder
-from selfseg.workspace.lookup import planned_folder
+from selfseg.workspace.lookup import planned_folder, planned_names
 
 
 def export_dataset(source: str, output: Path, *, workspace: Path) -> Dataset:
@@ -55,6 +55,7 @@ def _planned(source: str, workspace: Path) -> DatasetFolder | None:
         return planned_folder(workspace, source)
     except NoPlanError as error:
         raise NoPlanError(
-            f"{source}: neither a folder nor the name of a data set in workspace {workspace}",
+            f"{source}: neither a folder nor the name of a data set in workspace {workspace} "
+            f"(planned there: {', '.join(planned_names(workspace)) or 'none'})",
             remedy="Give the folder that holds dataset.json; it need not be planned.",
         ) from error

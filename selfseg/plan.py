@@ -163,11 +163,11 @@ def _write(result: PlanResult, auxiliary: Dataset | None) -> None:
         _forget_facts_of_others(folder, result.dataset)
         serial.save(result.dataset, folder.dataset)
         serial.save(result.fingerprint, folder.fingerprint)
-        serial.save_keeping_former(result.splits, folder.splits)
+        kept = {folder.splits: serial.save_keeping_former(result.splits, folder.splits)}
         if auxiliary is not None:
             serial.save(auxiliary, folder.auxiliary)
         _tell_of_races(result)
-        kept = serial.save_keeping_former(result.plan, folder.plan)
+        kept[folder.plan] = serial.save_keeping_former(result.plan, folder.plan)
         tell_of_outdated(outdated, kept)
 
 

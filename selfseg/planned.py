@@ -35,7 +35,7 @@ def shown_plan(source: str, workspace: Path, request: PlanRequest) -> Plan | Non
         workspace: Root of the workspace.
         request: Options; those that say how to work do not count.
     """
-    is_bare = replace(request, workers=None, preprocess=True) == PlanRequest()
+    is_bare = replace(request, workers=None, preprocess=True, device="auto") == PlanRequest()
     folder = dataset_folder(workspace, source)
     if not is_bare or Path(source).is_dir() or not folder.plan.is_file():
         return None
@@ -60,15 +60,18 @@ def refuse_less(folder: DatasetFolder, found: Dataset, request: PlanRequest) -> 
     now, then = {case.id for case in found.cases}, {case.id for case in known.cases}
     lost = []
     if request.cases is None and then < now:
-        lost.append(f"for {len(then)} of {len(now)} cases (--cases)")
+        lost.append(f"for {len(then)} of the {len(now)} cases that are there now (--cases)")
     if request.start is None and plan.init is not None:
         lost.append(f"to start from {plan.init.title} (--init)")
     if request.auxiliary is None and plan.auxiliary is not None:
         lost.append(f"with the data of {plan.auxiliary.name} (--auxiliary)")
+    given = [f"{item.subject}={item.value}" for item in plan.decisions if item.rule == "user"]
+    if given and not request.settings:
+        lost.append(f"with {', '.join(given)} (--set)")
     if lost:
         name, root = quote(plan.dataset), quote(known.root)
         raise PlanError(
             f"{folder.plan}: was made {' and '.join(lost)}",
-            remedy=f"Give the same again, or leave it out and write 'selfseg plan {root}' for a "
-            f"plan without. 'selfseg plan {name} --explain' alone shows the one that is there.",
+            remedy=f"Give the same again; 'selfseg plan {root}' plans anew, for all cases that are "
+            f"there and without. 'selfseg plan {name} --explain' alone shows what is planned.",
         )

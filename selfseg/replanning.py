@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -135,14 +135,21 @@ def refuse_while_training(folder: DatasetFolder, outdated: Sequence[OutdatedFold
         )
 
 
-def tell_of_outdated(outdated: Sequence[OutdatedFold], kept: Path | None) -> None:
-    """Warn of the folds that a plan has outdated; `kept` is where the former plan is now."""
+def tell_of_outdated(outdated: Sequence[OutdatedFold], kept: Mapping[Path, Path | None]) -> None:
+    """Warn of the folds that a plan has outdated.
+
+    Args:
+        outdated: These folds.
+        kept: By the place of each file that was written, where the former one is now; None: it is
+            the same.
+    """
     if not outdated:
         return
-    back = "" if kept is None else f" Their plan is kept: put {kept} in its place to use them."
+    back = [f"{former} in place of {path.name}" for path, former in kept.items() if former]
+    use = f" To use them again put {' and '.join(back)}." if back else ""
     log.warning(
         "Outdated now: %s. They can neither be gone on with nor selected.%s To keep both, plan "
         "with another --workspace.",
         ", ".join(f"{fold} ({fold.state})" for fold in outdated),
-        back,
+        use,
     )

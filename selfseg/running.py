@@ -250,7 +250,8 @@ def _left(known: PlannedDataset, schedule: Schedule) -> list[Training]:
         command = f"selfseg train {shlex.quote(known.plan.dataset)} {outdated[0].split()[0]}"
         raise SelfSegError(
             f"{known.folder.path}: {'; '.join(outdated)}",
-            remedy=f"Train what is named again ('{command} FOLD --restart'), or restore the plan.",
+            remedy=f"Train what is named again ('{command} FOLD --restart'), or restore plan and "
+            "folds: 'selfseg status' names them.",
         )
     return left
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from shlex import quote
 from typing import Literal
@@ -154,28 +155,38 @@ def _fold_status(known: PlannedDataset, item: Configuration, fold: str) -> FoldS
 
 
 def _way_back(known: PlannedDataset, folds: Sequence[FoldStatus]) -> str:
-    """Name the former plan that outdated folds were trained with; '' if there is none."""
+    """Name the former plan or folds that outdated folds were trained with; '' if there are none."""
     outdated = [fold for fold in folds if fold.state == "outdated"]
-    for path in known.folder.former_plans if outdated else ():
+    folder = known.folder
+    files = product((folder.plan, *folder.former_plans), (folder.splits, *folder.former_splits))
+    for paths in files if outdated else ():
         try:
-            former = PlannedDataset(known.folder, serial.load(Plan, path), known.dataset)
+            plan, splits = serial.load(Plan, paths[0]), serial.load(Splits, paths[1])
+            former = PlannedDataset(folder, plan, known.dataset, splits)
         except RecordError:
             continue
-        fitting = [
-            f"{fold.configuration} fold {fold.fold}"
-            for fold in outdated
-            for item in former.plan.configurations
-            if item.name == fold.configuration
-            and (trained := former.describe(item, fold.fold)) is not None
-            and not former.fault(item, trained)
-        ]
+        fitting = _fitting(former, outdated)
         if fitting:
+            pairs = zip(paths, (folder.plan, folder.splits), strict=True)
+            exchanged = [f"{path} with {now.name}" for path, now in pairs if path != now]
             return (
-                f"{', '.join(fitting)} {'fits' if len(fitting) == 1 else 'fit'} the former plan "
-                f"{path}: exchange it with {known.folder.plan.name} to use what is trained, "
-                "which --restart erases."
+                f"{', '.join(fitting)} {'fits' if len(fitting) == 1 else 'fit'} what stood there "
+                f"before: exchange {' and '.join(exchanged)} to use what is trained, which "
+                "--restart erases."
             )
     return ""
+
+
+def _fitting(former: PlannedDataset, outdated: Sequence[FoldStatus]) -> list[str]:
+    """Return the outdated folds that fit a former plan with former folds."""
+    return [
+        f"{fold.configuration} fold {fold.fold}"
+        for fold in outdated
+        for item in former.plan.configurations
+        if item.name == fold.configuration
+        and (trained := former.describe(item, fold.fold)) is not None
+        and not former.fault(item, trained)
+    ]
 
 
 def _run(folder: DatasetFolder) -> RunRecord | None:

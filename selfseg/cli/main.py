@@ -125,6 +125,6 @@ def _tell_of_interruption() -> None:
 
 def _complain(error: SelfSegError) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-    console.print(f"Error: {error.args[0]}", style="red")
+    console.print(f"Error: {error.message}", style="red")
     if error.remedy:
         console.print(f"  → {error.remedy}", style="yellow")

@@ -54,7 +54,7 @@ def choose_model(folder: Path, configuration: str | None, folds: Sequence[str] |
     if not folder.exists():
         raise ModelError(
             f"{folder}: no such folder or model file, and no data set of that name is planned",
-            remedy="Check the path, or the name and --workspace.",
+            remedy="Check the path, or the name and --workspace; or run 'selfseg train' first.",
         )
     trained = find_models(folder)
     folders = dict.fromkeys(candidate.folder for candidate in trained)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from selfseg.errors import RecordError
 from selfseg.files import DIGITS, file_digest
+from selfseg.io.splits import read_stored_splits
 from selfseg.records import serial
 from selfseg.records.crop import Crop
 from selfseg.records.dataset import Dataset, Splits, Targets
@@ -99,11 +100,15 @@ def changed_members(folder: DatasetFolder, plan: Plan, selection: Selection) -> 
 
 @dataclass(frozen=True)
 class PlannedDataset:
-    """What folds are judged against: the plan and the data as they are now."""
+    """What folds are judged against: the plan and the data as they are now.
+
+    `splits` are those of the folder, if not given.
+    """
 
     folder: DatasetFolder
     plan: Plan
     dataset: Dataset
+    splits: Splits | None = None
 
     def describe(self, configuration: Configuration, fold: str) -> TrainedFold | None:
         """Return how a finished fold was trained; None if it is not finished."""
@@ -129,9 +134,9 @@ class PlannedDataset:
         """
         if fold == ALL_CASES:
             return tuple(case.id for case in self.dataset.cases)
-        if not self.folder.splits.is_file():
+        if self.splits is None and not self.folder.splits.is_file():
             return None
-        folds = serial.load(Splits, self.folder.splits).folds
+        folds = (self.splits or read_stored_splits(self.folder.splits)).folds
         known = fold.isdecimal() and int(fold) < len(folds)
         return folds[int(fold)].train if known else ()
 

@@ -35,7 +35,8 @@ DAMAGED = (
     EOFError,
     NotImplementedError,
     RuntimeError,
-    UnicodeDecodeError,
+    OverflowError,
+    ValueError,
 )
 
 ORIGINAL = "Do not use this file; ask its maker for another."
@@ -70,7 +71,7 @@ def unpack(archive: Path, folder: Path) -> None:
         entries = stream.infolist()
         _check(archive, entries, folder)
         for entry in entries:
-            if entry.is_dir():
+            if _is_folder(entry):
                 continue
             target = folder / entry.filename
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +113,7 @@ def _name_findings(entries: Sequence[zipfile.ZipInfo]) -> tuple[tuple[bool, str]
     """Return whether names are too long, given twice, or those of a file and of a folder."""
     paths = [_parts(entry.filename) for entry in entries]
     counts = Counter(paths)
-    files = {path for path, entry in zip(paths, entries, strict=True) if not entry.is_dir()}
+    files = {path for path, entry in zip(paths, entries, strict=True) if not _is_folder(entry)}
     folders = {path[:end] for path in counts for end in range(1, len(path))}
     long = [entry.filename for entry in entries if _is_long(entry.filename)]
     return (
@@ -120,6 +121,10 @@ def _name_findings(entries: Sequence[zipfile.ZipInfo]) -> tuple[tuple[bool, str]
         (len(counts) < len(paths), "has two files of one name"),
         (bool(files & folders), f"has files that are folders too: {_shown(files & folders)}"),
     )
+
+
+def _is_folder(entry: zipfile.ZipInfo) -> bool:
+    return entry.filename.endswith("/")  # zipfile's own test fails where there is no name
 
 
 def _parts(name: str) -> tuple[str, ...]:

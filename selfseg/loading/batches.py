@@ -18,7 +18,7 @@ import torch
 
 from selfseg.errors import DatasetError
 from selfseg.execution.resources import free_memory_gib
-from selfseg.loading.held import HeldCases, hold_on_device
+from selfseg.loading.held import FREE_SHARE, HeldCases, hold_on_device
 from selfseg.loading.items import Batch, LoadedBatch, Made
 from selfseg.loading.on_device import on_device
 from selfseg.loading.patches import CaseFolder, PreviousStage
@@ -172,7 +172,8 @@ def training_batches(  # noqa: PLR0913 (what a batch depends on)
         DeviceError: A worker process died.
     """
     cases = _open(folder, case_ids, previous, maps)
-    held = hold_on_device(cases, device)
+    share = None if part is None else FREE_SHARE / 2  # two data sets, one for each part
+    held = hold_on_device(cases, device, share)
     if held is None:
         cases.hold_in_memory()
     source = BatchSource(

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 # Share of the device memory that is free once the network was tried out; the rest is for what a
 # trial does not make: the optimizer's moments, the loss, patches that are augmented.
-FREE_SHARE = 0.5
+FREE_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,15 @@ class HeldCases:
         return (image[:, 0], label[0]) if batch.flat else (image, label)
 
 
-def hold_on_device(cases: CaseFolder, device: torch.device) -> HeldCases | None:
+def hold_on_device(
+    cases: CaseFolder, device: torch.device, share: float | None = None
+) -> HeldCases | None:
     """Bring all cases to a device if they fit beside the network, which was tried out there.
+
+    Args:
+        cases: Of a training.
+        device: Where it trains.
+        share: Of the free memory that they may take; None: `FREE_SHARE`.
 
     Returns:
         None for a CPU, for cases with segmentations of a previous stage or maps for the loss (both
@@ -60,7 +67,7 @@ def hold_on_device(cases: CaseFolder, device: torch.device) -> HeldCases | None:
     if device.type == "cpu" or cases.previous is not None or cases.maps is not None:
         return None
     needed = cases.bytes_in_memory()
-    if needed > FREE_SHARE * free_bytes(device):
+    if needed > (FREE_SHARE if share is None else share) * free_bytes(device):
         return None
     images, labels = [], []
     try:

@@ -99,18 +99,18 @@ def compile_for(
     """
     network = trial.network
     best = last = _timed(trial, Way(layout or CHANNELS_LAST[len(trial.shapes[0]) - 2]))
-    if last.forward is network and math.isfinite(last.seconds):
+    if last.forward is network and _fits(last):
         chosen = layout or choose_layout(network, trial.shapes[0], trial.device)
         return Called(network, Way(chosen), last.seconds)
-    if layout is None and run_s(best.seconds) >= LONG_RUN_S:
+    if layout is None and (not _fits(best) or run_s(best.seconds) >= LONG_RUN_S):
         last = _timed(trial, Way(torch.contiguous_format))
         log.info("Layout: %.1f ms %s, %.1f ms %s", *_told(best), *_told(last))
         best = min(best, last, key=lambda called: called.seconds)
-    if len(trial.shapes) == 1 and GRAPHS_RUN_S <= run_s(best.seconds) < math.inf:
+    if len(trial.shapes) == 1 and _fits(best) and run_s(best.seconds) >= GRAPHS_RUN_S:
         last = _timed(trial, Way(best.way.layout, graphs=True))
         log.info("CUDA graphs: %.1f ms %s, %.1f ms %s", *_told(best), *_told(last))
         best = last if last.seconds <= GRAPHS_TIME * best.seconds else best
-    if best is last and math.isfinite(best.seconds):
+    if best is last and _fits(best):
         return best
     set_layout(network, best.way.layout)  # what was compiled is forgotten, but lies on the disk
     return Called(_compiled(trial, best.way), best.way, best.seconds)
@@ -124,8 +124,9 @@ def scoring_for(trial: Trial, called: Called) -> Forward:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        with torch.no_grad(), mixed_precision(trial.device, trial.dtype):
-            forward(blank_image(trial.shapes[0], trial.device, called.way.layout))
+        for _ in range(2 if called.way.graphs else 1):
+            with torch.no_grad(), mixed_precision(trial.device, trial.dtype):
+                forward(blank_image(trial.shapes[0], trial.device, called.way.layout))
     except Exception as error:  # the compiler may fail in any way; training must not
         log.warning("torch.compile failed (%s); scoring epochs without it", error)
         return network
@@ -142,6 +143,10 @@ def forget_compiled(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def _fits(called: Called) -> bool:
+    return math.isfinite(called.seconds)
+
+
 def _told(called: Called) -> tuple[float, Way]:
     return 1e3 * called.seconds, called.way
 
@@ -154,11 +159,18 @@ def _timed(trial: Trial, way: Way) -> Called:
         set_layout(network, way.layout)
         forward = _compiled(trial, way)
         if way.graphs and forward is network:
-            return Called(network, way, math.inf)
+            return none
         seconds = seconds_per_step(network, trial.shapes[0], device, way.layout, forward=forward)
         return Called(forward, way, seconds)
 
-    return unless_full(make) or Called(network, way, math.inf)
+    none = Called(network, way, math.inf)
+    try:
+        return unless_full(make) or none
+    except Exception as error:  # graphs are replayed for the first time when they are timed
+        if not way.graphs:
+            raise
+        log.warning("CUDA graphs failed (%s); training without", error)
+        return none
 
 
 def _compiled(trial: Trial, way: Way) -> Forward:

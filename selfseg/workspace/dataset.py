@@ -50,8 +50,7 @@ class DatasetFolder:
     @property
     def former_plans(self) -> tuple[Path, ...]:
         """Plans that stood in place of the plan before, the last one first."""
-        found = self.path.glob(f"{self.plan.stem}.former-*{self.plan.suffix}")
-        return tuple(sorted(found, key=lambda path: (len(path.name), path.name), reverse=True))
+        return _former(self.plan)
 
     @property
     def plan_lock(self) -> Path:
@@ -62,6 +61,11 @@ class DatasetFolder:
     def splits(self) -> Path:
         """Folds."""
         return self.path / "splits.json"
+
+    @property
+    def former_splits(self) -> tuple[Path, ...]:
+        """Folds that stood in their place before, the last ones first."""
+        return _former(self.splits)
 
     @property
     def models(self) -> Path:
@@ -214,3 +218,9 @@ class RaceFolder:
         if safe != name:  # two names may look alike now
             safe += f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         return ArmFolder(self.path / safe, self.home, configuration)
+
+
+def _former(path: Path) -> tuple[Path, ...]:
+    """Return what `save_keeping_former` kept of a file, the last one first."""
+    found = path.parent.glob(f"{path.stem}.former-*{path.suffix}")
+    return tuple(sorted(found, key=lambda path: (len(path.name), path.name), reverse=True))

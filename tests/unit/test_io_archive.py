@@ -68,6 +68,17 @@ def test_archives_that_lead_out_are_links_or_bombs_are_refused(tmp_path: Path) -
     assert len(list((folder / "a").iterdir())) == 2
 
 
+def test_an_entry_without_a_name_is_refused(tmp_path: Path) -> None:
+    path, folder = tmp_path / "x.zip", tmp_path / "out"
+    folder.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("good", b"1")
+        archive.writestr("none", b"1")
+        archive.filelist[1].filename = ""
+    with pytest.raises(ModelError, match="lead out"):
+        unpack(path, folder)
+
+
 @pytest.mark.parametrize(
     ("names", "finding"),
     [

@@ -128,14 +128,15 @@ def test_batches_are_the_same_whether_cases_stay_on_the_device_or_not(
 def test_what_stays_is_left_as_it_is(cases: CaseFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[HeldCases] = []
 
-    def hold(cases: CaseFolder, device: torch.device) -> HeldCases | None:
+    def hold(cases: CaseFolder, *_: object) -> HeldCases | None:
         kept.append(whole(cases))
         return kept[-1]
 
     monkeypatch.setattr("selfseg.loading.batches.hold_on_device", hold)
     batches(cases, configurations()[0], pretend_device(monkeypatch))
-    for before, after in zip(whole(cases).images, kept[0].images, strict=True):
-        assert torch.equal(before, after)
+    before, after = whole(cases), kept[0]
+    pairs = zip((*before.images, *before.labels), (*after.images, *after.labels), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
 
 
 def test_a_cpu_holds_nothing_and_neither_do_cascades(

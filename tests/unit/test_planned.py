@@ -58,7 +58,10 @@ def test_a_part_of_the_cases_is_not_given_up_by_name(
     data: Path, part: Path, tmp_path: Path
 ) -> None:
     before = written(tmp_path)
-    with pytest.raises(PlanError, match=r"was made for 5 of 6 cases \(--cases\)") as caught:
+    assert shown_plan("tiny", tmp_path, replace(REQUEST, device="cpu")) is not None
+    with pytest.raises(
+        PlanError, match=r"was made for 5 of the 6 cases that are there now \(--cases\)"
+    ) as caught:
         plan_dataset("tiny", tmp_path, replace(REQUEST, settings=("proposed=[]",)))
     assert f"'selfseg plan {data}'" in caught.value.remedy
     assert written(tmp_path) == before
@@ -67,6 +70,15 @@ def test_a_part_of_the_cases_is_not_given_up_by_name(
     whole = plan_dataset(str(data), tmp_path, REQUEST)
     assert len(whole.dataset.cases) == 6
     plan_dataset("tiny", tmp_path, REQUEST)
+
+
+def test_neither_are_values_that_were_set(data: Path, tmp_path: Path) -> None:
+    batch = "configurations.3d_fullres.batch=5"
+    plan_dataset(str(data), tmp_path, replace(REQUEST, settings=(batch,)))
+    with pytest.raises(PlanError, match=rf"was made with {batch} \(--set\)"):
+        plan_dataset("tiny", tmp_path, REQUEST)
+    other = replace(REQUEST, settings=("configurations.3d_fullres.batch=6",))
+    assert plan_dataset("tiny", tmp_path, other).plan.configurations[-1].batch >= 2
 
 
 def test_neither_is_the_model_to_start_from_nor_a_second_data_set(

@@ -78,12 +78,12 @@ def test_outdated_folds_are_named_with_the_way_back(
     former = planned.path / "plan.former-1.json"
     told = warnings(caplog)
     assert f"Outdated now: {NAME} fold 0 (trained)." in told
-    assert f"put {former} in its place" in told
+    assert f"To use them again put {former} in place of plan.json." in told
     assert "--workspace" in told
     fold, command, note = status_of_fold_0(tmp_path)
     assert fold.state == "outdated"
     assert command == f"selfseg train 'my data' {NAME} 0 --restart"
-    assert f"{NAME} fold 0 fits the former plan {former}: exchange it" in note
+    assert f"fold 0 fits what stood there before: exchange {former} with plan.json to" in note
     planned.plan.rename(tmp_path / "other.json")
     former.rename(planned.plan)
     fold, _, note = status_of_fold_0(tmp_path)
@@ -137,6 +137,8 @@ def test_other_cases_outdate_the_folds_that_were_trained_on_them(
     with caplog.at_level(logging.WARNING):
         plan_dataset(str(data), tmp_path, request)
     assert f"Outdated now: {NAME} fold 0 (trained)." in warnings(caplog)
+    former = planned.path / "splits.former-1.json"
+    assert f"put {former} in place of splits.json and" in warnings(caplog)
 
 
 def test_other_folds_outdate_those_that_were_trained_on_the_former_ones(
@@ -145,9 +147,12 @@ def test_other_folds_outdate_those_that_were_trained_on_the_former_ones(
     """Every command but `train` took such a fold for a finished one."""
     assert status_of_fold_0(tmp_path)[0].state == "done"
     splits = serial.load(Splits, planned.splits)
-    serial.save(splits.model_copy(update={"folds": splits.folds[::-1]}), planned.splits)
-    fold, command, _ = status_of_fold_0(tmp_path)
+    other = splits.model_copy(update={"folds": splits.folds[::-1]})
+    kept = serial.save_keeping_former(other, planned.splits)
+    assert kept is not None
+    fold, command, note = status_of_fold_0(tmp_path)
     assert fold.state == "outdated"
+    assert f"fold 0 fits what stood there before: exchange {kept} with splits.json to" in note
     assert command.endswith(f"train 'my data' {NAME} 0 --restart")
     with pytest.raises(ModelError, match="other cases than its fold has now"):
         pipeline.select_models("my data", tmp_path, SelectRequest())

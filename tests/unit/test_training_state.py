@@ -218,6 +218,32 @@ def test_the_fastest_way_of_the_compiled_network_is_taken(
     assert network.weight.is_contiguous(memory_format=chosen.layout)
 
 
+@pytest.mark.parametrize("run_s", [0.0, 1800.0, 1e5])
+def test_a_run_of_a_given_time_takes_the_layout_that_fits(
+    monkeypatch: pytest.MonkeyPatch, run_s: float
+) -> None:
+    """Its length says nothing of a step that does not fit."""
+    tried = Compiled(monkeypatch, {L: FULL, P: 0.2, PG: FULL})
+    trial = Trial(nn.Conv3d(2, 4, 3), (SHAPE,), CPU)
+    assert compiling.compile_for(trial, None, run_s=lambda _: run_s).way == P
+    assert tried.made[:2] == [L, P]
+
+
+def test_graphs_that_fail_when_they_are_replayed_are_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> float:
+        if tried.made[-1].graphs:
+            raise ValueError("no graph of this")
+        return 0.1
+
+    tried = Compiled(monkeypatch, {L: 0.1, LG: 0.05})
+    monkeypatch.setattr(compiling, "seconds_per_step", fail)
+    trial = Trial(nn.Conv3d(2, 4, 3), (SHAPE,), CPU)
+    assert compiling.compile_for(trial, LAST, run_s=lambda _: 1e9).way == L
+    assert "no graph of this" in caplog.text
+
+
 def test_graphs_that_cannot_be_made_are_infinitely_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     network, made = nn.Conv3d(2, 4, 3), []
 

@@ -191,6 +191,17 @@ def previous_maps(
     return out_of_fold_maps(known, stage, splits, cases)
 
 
+def _refuse_unknown(known: PlannedDataset, fold: str, cases: Sequence[str]) -> None:
+    """Refuse folds of other cases than the data set has now, as after an exchange of files."""
+    unknown = sorted(set(cases) - {case.id for case in known.dataset.cases})
+    if unknown:
+        raise SelfSegError(
+            f"fold {fold}: {known.folder.splits} has {counted(len(unknown), 'case')} that "
+            f"{known.folder.dataset} does not have: {', '.join(unknown[:5])}",
+            remedy="Run 'selfseg plan' again with the cases of these folds, or restore the folds.",
+        )
+
+
 def _fold_cases(known: PlannedDataset, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if fold == "all":
         return tuple(case.id for case in known.dataset.cases), ()
@@ -199,6 +210,7 @@ def _fold_cases(known: PlannedDataset, fold: str) -> tuple[tuple[str, ...], tupl
     splits = read_stored_splits(known.folder.splits)
     for number, chosen in enumerate(splits.folds):
         if fold == str(number):
+            _refuse_unknown(known, fold, (*chosen.train, *chosen.validation))
             return chosen.train, chosen.validation
     raise SelfSegError(
         f"fold {fold!r}: {known.folder.splits} has {counted(len(splits.folds), 'fold')}",

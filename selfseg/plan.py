@@ -160,6 +160,7 @@ def _write(result: PlanResult, auxiliary: Dataset | None) -> None:
         state = PlannedState(result.plan, result.dataset, result.splits, auxiliary)
         outdated = newly_outdated(folder, state)
         refuse_while_training(folder, outdated)
+        gone = _known_cases(folder) - {case.id for case in result.dataset.cases}
         _forget_facts_of_others(folder, result.dataset)
         serial.save(result.dataset, folder.dataset)
         serial.save(result.fingerprint, folder.fingerprint)
@@ -168,7 +169,14 @@ def _write(result: PlanResult, auxiliary: Dataset | None) -> None:
             serial.save(auxiliary, folder.auxiliary)
         _tell_of_races(result)
         kept[folder.plan] = serial.save_keeping_former(result.plan, folder.plan)
-        tell_of_outdated(outdated, kept)
+        tell_of_outdated(outdated, {} if gone else kept)
+
+
+def _known_cases(folder: DatasetFolder) -> set[str]:
+    try:
+        return {case.id for case in serial.load(Dataset, folder.dataset).cases}
+    except RecordError:
+        return set()
 
 
 def _tell_of_races(result: PlanResult) -> None:

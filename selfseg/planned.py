@@ -72,6 +72,7 @@ def refuse_less(folder: DatasetFolder, found: Dataset, request: PlanRequest) -> 
         name, root = quote(plan.dataset), quote(known.root)
         raise PlanError(
             f"{folder.plan}: was made {' and '.join(lost)}",
-            remedy=f"Give the same again; 'selfseg plan {root}' plans anew, for all cases that are "
-            f"there and without. 'selfseg plan {name} --explain' alone shows what is planned.",
+            remedy="Give these options again (--cases FILE, …), or plan anew without them, for all "
+            f"cases that are there: 'selfseg plan {root}'. To see what is planned: 'selfseg plan "
+            f"{name} --explain'.",
         )

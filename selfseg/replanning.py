@@ -141,12 +141,14 @@ def tell_of_outdated(outdated: Sequence[OutdatedFold], kept: Mapping[Path, Path 
     Args:
         outdated: These folds.
         kept: By the place of each file that was written, where the former one is now; None: it is
-            the same.
+            the same. Empty where cases are gone, which these files alone do not bring back.
     """
     if not outdated:
         return
     back = [f"{former} in place of {path.name}" for path, former in kept.items() if former]
     use = f" To use them again put {' and '.join(back)}." if back else ""
+    if not kept:
+        use = " Planned again with the cases of before (--cases) they are valid again."
     log.warning(
         "Outdated now: %s. They can neither be gone on with nor selected.%s To keep both, plan "
         "with another --workspace.",

@@ -16,6 +16,7 @@ def intensity_features(values: Floats) -> dict[str, float]:
     mean, variance = float(values.mean()), float(values.var())
     p10, p25, median, p75, p90 = (float(p) for p in np.percentile(values, (10, 25, 50, 75, 90)))
     inner = values[(values >= p10) & (values <= p90)]
+    inner = inner if len(inner) else values  # of two voxels none lies between
     energy = float(np.square(values).sum())
     return {
         "mean": mean,

@@ -43,7 +43,8 @@ def agreement(values: Floats) -> Floats:
         values: (regions, readings, features); at least two regions and two readings.
 
     Returns:
-        One number a feature, 1 for features that no reading changes.
+        One number a feature, 1 for features that no reading changes, 0 for those that a reading
+        leaves undefined.
     """
     n, k, _ = values.shape
     mean = values.mean(axis=(0, 1))
@@ -54,6 +55,7 @@ def agreement(values: Floats) -> Floats:
     error = np.square(rest).sum(axis=(0, 1)) / ((n - 1) * (k - 1))
     below = between + (k - 1) * error + k * (readings - error) / n
     found: Floats = np.divide(between - error, below, out=np.ones_like(below), where=below > 0)
+    found[~np.isfinite(below)] = 0.0
     return found
 
 

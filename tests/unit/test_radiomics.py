@@ -258,6 +258,18 @@ def test_mirroring_and_turning_change_no_feature() -> None:
     assert turned == pytest.approx(plain, rel=1e-6, abs=1e-9)
 
 
+def test_a_feature_that_a_reading_leaves_undefined_agrees_with_nothing() -> None:
+    values = np.random.default_rng(0).normal(size=(50, 3, 2))
+    values[4, 1, 1] = np.nan
+    assert agreement(values)[1] == 0
+    assert np.isfinite(agreement(values)).all()
+
+
+def test_intensities_of_two_voxels_are_defined() -> None:
+    found = intensity_features(np.array([1.0, 5.0]))
+    assert found["robust_mean_absolute_deviation"] == found["mean_absolute_deviation"] == 2
+
+
 def test_agreement_is_that_of_the_published_example() -> None:
     # Shrout & Fleiss (1979), table 2: six targets, four judges; ICC(2,1) = 0.29.
     ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]

@@ -137,8 +137,13 @@ def test_other_cases_outdate_the_folds_that_were_trained_on_them(
     with caplog.at_level(logging.WARNING):
         plan_dataset(str(data), tmp_path, request)
     assert f"Outdated now: {NAME} fold 0 (trained)." in warnings(caplog)
+    assert "Planned again with the cases of before (--cases) they are valid" in warnings(caplog)
     former = planned.path / "splits.former-1.json"
-    assert f"put {former} in place of splits.json and" in warnings(caplog)
+    former.replace(planned.splits)
+    with pytest.raises(SelfSegError, match=f"has 1 case that .* does not have: {ids[-1]}"):
+        pipeline.train_fold("my data", tmp_path, TrainRequest(configuration=NAME, fold="1"))
+    replan(data, tmp_path)
+    assert status_of_fold_0(tmp_path)[0].state == "done"
 
 
 def test_other_folds_outdate_those_that_were_trained_on_the_former_ones(
